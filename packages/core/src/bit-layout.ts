@@ -62,7 +62,10 @@ export function bitLayout<const F extends FieldSpecs>(
         if (value === undefined) continue
         const { word, shift, mask } = at(field)
         if (value < 0n || value > mask) {
-          throw new IommuError("EINVAL", `${name}.${field} takes at most 0x${mask.toString(16)}, got ${value}`)
+          throw new IommuError(
+            "EINVAL",
+            `${name}.${field} takes at most 0x${mask.toString(16)}, got ${value}`,
+          )
         }
         words[word] = (words[word] as bigint) | (value << shift)
       }

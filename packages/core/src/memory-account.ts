@@ -13,7 +13,8 @@ export class MemoryAccount {
   #peak = 0
 
   constructor(name: string, limitPages: number = Number.POSITIVE_INFINITY) {
-    if (!(limitPages >= 0)) throw new IommuError("EINVAL", "the limit of a memory account is a count of pages")
+    if (!(limitPages >= 0))
+      throw new IommuError("EINVAL", "the limit of a memory account is a count of pages")
     this.name = name
     this.limitPages = limitPages
   }

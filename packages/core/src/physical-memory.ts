@@ -46,10 +46,10 @@ export class PhysicalMemory {
   readonly #last: Int32Array
   readonly #word: Int32Array
   // The segment hit last. Kept as signed 32-bit so that V8 stores small integers.
-  private hitHi = -1
-  private hitLo = 0
-  private hitLast = 0
-  private hitWord = 0
+  private hitHi: number
+  private hitLo: number
+  private hitLast: number
+  private hitWord: number
 
   /** Use {@link createMemory}, {@link memoryFromPages} or {@link view}. */
   constructor(buffer: ArrayBufferLike, segments: readonly Segment[]) {
@@ -61,6 +61,11 @@ export class PhysicalMemory {
     this.#lo = Int32Array.from(segments, s => lo32(s.base) | 0)
     this.#last = Int32Array.from(segments, s => lo32(s.size - 1n) | 0)
     this.#word = Int32Array.from(segments, s => s.word)
+    if (segments.length === 0) throw new IommuError("EINVAL", "a memory needs at least one range")
+    this.hitHi = this.#hi[0] as number
+    this.hitLo = this.#lo[0] as number
+    this.hitLast = this.#last[0] as number
+    this.hitWord = this.#word[0] as number
   }
 
   /**
@@ -69,7 +74,7 @@ export class PhysicalMemory {
    */
   find(hi: number, lo: number): number {
     const offset = (lo - this.hitLo) >>> 0
-    if ((hi | 0) === this.hitHi && offset <= this.hitLast >>> 0 && this.hitWord >= 0) {
+    if ((hi | 0) === this.hitHi && offset <= this.hitLast >>> 0) {
       return this.hitWord + (offset >>> 2)
     }
     return this.#search(hi, lo)
@@ -247,7 +252,10 @@ function checkRange(range: MemoryRange): { base: bigint; size: bigint } {
   const size = toU64(range.size, "size")
   const page = BigInt(PAGE_SIZE)
   if (size === 0n || base % page !== 0n || size % page !== 0n || base + size > 1n << 64n) {
-    throw new IommuError("EINVAL", `memory at 0x${base.toString(16)}+0x${size.toString(16)} is not whole pages`)
+    throw new IommuError(
+      "EINVAL",
+      `memory at 0x${base.toString(16)}+0x${size.toString(16)} is not whole pages`,
+    )
   }
   return { base, size }
 }

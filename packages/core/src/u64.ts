@@ -29,7 +29,8 @@ export function toU64(value: U64Like, what: string): bigint {
     }
     return BigInt(value)
   }
-  if (value < 0n || value > U64_MAX) throw new IommuError("EINVAL", `${what} must fit in 64 bits, got ${value}`)
+  if (value < 0n || value > U64_MAX)
+    throw new IommuError("EINVAL", `${what} must fit in 64 bits, got ${value}`)
   return value
 }
 

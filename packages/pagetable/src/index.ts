@@ -1,0 +1,7 @@
+/**
+ * One builder of radix page tables for every IOMMU format.
+ * @packageDocumentation
+ */
+export * from "./format.ts"
+export * from "./gather.ts"
+export * from "./page-table.ts"
