@@ -11,8 +11,8 @@ export const DTE_BYTES_LG2 = 5
 export const MAX_DEVICES = 0x1_0000
 
 // Dword 0.
-export const V = 1 << 0
-export const TV = 1 << 1
+export const V: number = 1 << 0
+export const TV: number = 1 << 1
 export const HAD_SHIFT = 7
 export const HAD_MASK = 3
 /** HAD bit 0: hardware sets A (and D with bit 1) in the host tables. */
@@ -27,10 +27,10 @@ export const RESERVED_0 = 0x0000_000c
 
 // Dword 1.
 export const ROOT_HI = 0x000f_ffff
-export const PPR = 1 << 20
-export const GPRP = 1 << 21
-export const GIOV = 1 << 22
-export const GV = 1 << 23
+export const PPR: number = 1 << 20
+export const GPRP: number = 1 << 21
+export const GIOV: number = 1 << 22
+export const GV: number = 1 << 23
 export const GLX_SHIFT = 24
 export const GLX_MASK = 3
 /** GLX 3 is reserved. */
@@ -39,8 +39,8 @@ export const GLX_MAX = 2
 export const GCR3_14_12_SHIFT = 26
 export const GCR3_14_12_MASK = 7
 /** IR and IW stand at the same bits in the high dword of a v1 page table entry. */
-export const IR = 1 << 29
-export const IW = 1 << 30
+export const IR: number = 1 << 29
+export const IW: number = 1 << 30
 export const RESERVED_1 = 0x8000_0000
 
 // Dword 2.
@@ -49,22 +49,22 @@ export const DOMAIN_ID_MASK = 0xffff
 export const GCR3_30_15_SHIFT = 16
 
 // Dword 3.
-export const I = 1 << 0
-export const SE = 1 << 1
-export const SA = 1 << 2
+export const I: number = 1 << 0
+export const SE: number = 1 << 1
+export const SA: number = 1 << 2
 export const IOCTL_SHIFT = 3
 export const IOCTL_MASK = 3
-export const CACHE = 1 << 5
-export const SD = 1 << 6
-export const EX = 1 << 7
+export const CACHE: number = 1 << 5
+export const SD: number = 1 << 6
+export const EX: number = 1 << 7
 export const SYSMGT_SHIFT = 8
 export const SYSMGT_MASK = 3
-export const SATS = 1 << 10
+export const SATS: number = 1 << 10
 /** GCR3 table root pointer, address bits 51:31. */
 export const GCR3_51_31_SHIFT = 11
 
 // Dwords 4 and 5: interrupts, and the levels of guest tables.
-export const IV = 1 << 0
+export const IV: number = 1 << 0
 export const GUEST_PAGING_MODE_SHIFT = 22
 export const GUEST_PAGING_MODE_MASK = 3
 export const GUEST_PAGING_4_LEVEL = 0

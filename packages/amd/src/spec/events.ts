@@ -28,15 +28,15 @@ export const EVENT = {
 export type EventName = keyof typeof EVENT
 
 /** Flags in dword 1, as in IO_PAGE_FAULT; other events use a subset at the same places. */
-export const GN = 1 << 16
-export const NX = 1 << 17
-export const US = 1 << 18
-export const I = 1 << 19
-export const PR = 1 << 20
-export const RW = 1 << 21
-export const PE = 1 << 22
-export const RZ = 1 << 23
-export const TR = 1 << 24
+export const GN: number = 1 << 16
+export const NX: number = 1 << 17
+export const US: number = 1 << 18
+export const I: number = 1 << 19
+export const PR: number = 1 << 20
+export const RW: number = 1 << 21
+export const PE: number = 1 << 22
+export const RZ: number = 1 << 23
+export const TR: number = 1 << 24
 
 /** Type of DEV_TAB_, PAGE_TAB_ and COMMAND_HARDWARE_ERROR, in dword 1. */
 export const HARDWARE_ERROR_TYPE_SHIFT = 25

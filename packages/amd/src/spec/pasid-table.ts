@@ -12,7 +12,7 @@ export const GCR3_INDEX_MASK = 0x1ff
 export const PASID_BITS = 20
 
 /** Low dword. */
-export const V = 1 << 0
+export const V: number = 1 << 0
 export const ADDRESS_LO = 0xffff_f000
 export const RESERVED_LO = 0x0000_0ffe
 /** High dword. */

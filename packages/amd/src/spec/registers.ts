@@ -99,23 +99,23 @@ export const BUFFER_LEN_MIN = 8
 export const POINTER_MASK = 0x7_fff0
 
 // CONTROL, low half.
-export const CONTROL_IommuEn = 1 << 0
-export const CONTROL_HtTunEn = 1 << 1
-export const CONTROL_EventLogEn = 1 << 2
-export const CONTROL_EventIntEn = 1 << 3
-export const CONTROL_ComWaitIntEn = 1 << 4
+export const CONTROL_IommuEn: number = 1 << 0
+export const CONTROL_HtTunEn: number = 1 << 1
+export const CONTROL_EventLogEn: number = 1 << 2
+export const CONTROL_EventIntEn: number = 1 << 3
+export const CONTROL_ComWaitIntEn: number = 1 << 4
 export const CONTROL_InvTimeOut_SHIFT = 5
 export const CONTROL_InvTimeOut_MASK = 7
-export const CONTROL_PassPW = 1 << 8
-export const CONTROL_ResPassPW = 1 << 9
-export const CONTROL_Coherent = 1 << 10
-export const CONTROL_Isoc = 1 << 11
-export const CONTROL_CmdBufEn = 1 << 12
-export const CONTROL_PPRLogEn = 1 << 13
-export const CONTROL_PPRIntEn = 1 << 14
-export const CONTROL_PPREn = 1 << 15
-export const CONTROL_GTEn = 1 << 16
-export const CONTROL_GAEn = 1 << 17
+export const CONTROL_PassPW: number = 1 << 8
+export const CONTROL_ResPassPW: number = 1 << 9
+export const CONTROL_Coherent: number = 1 << 10
+export const CONTROL_Isoc: number = 1 << 11
+export const CONTROL_CmdBufEn: number = 1 << 12
+export const CONTROL_PPRLogEn: number = 1 << 13
+export const CONTROL_PPRIntEn: number = 1 << 14
+export const CONTROL_PPREn: number = 1 << 15
+export const CONTROL_GTEn: number = 1 << 16
+export const CONTROL_GAEn: number = 1 << 17
 // CONTROL, high half.
 export const CONTROL_DevTblSegEn_HI_SHIFT = 2
 export const CONTROL_DevTblSegEn_MASK = 7
@@ -123,11 +123,11 @@ export const CONTROL_PrivAbrtEn_HI_SHIFT = 5
 export const CONTROL_PrivAbrtEn_MASK = 3
 export const CONTROL_HADUpdate_HI_SHIFT = 14
 export const CONTROL_HADUpdate_MASK = 3
-export const CONTROL_GDUpdateDis_HI = 1 << 16
-export const CONTROL_XTEn_HI = 1 << 18
-export const CONTROL_IntCapXTEn_HI = 1 << 19
-export const CONTROL_GAUpdateDis_HI = 1 << 22
-export const CONTROL_GCR3TRPMode_HI = 1 << 26
+export const CONTROL_GDUpdateDis_HI: number = 1 << 16
+export const CONTROL_XTEn_HI: number = 1 << 18
+export const CONTROL_IntCapXTEn_HI: number = 1 << 19
+export const CONTROL_GAUpdateDis_HI: number = 1 << 22
+export const CONTROL_GCR3TRPMode_HI: number = 1 << 26
 
 export const fieldsCONTROL = {
   IommuEn: [0, 0, "translate and check; 0: pass everything through"],
@@ -185,25 +185,25 @@ export const CONTROL: BitLayout<typeof fieldsCONTROL> = bitLayout(
 )
 
 // EXT_FEATURES, low half.
-export const EFR_PreFSup = 1 << 0
-export const EFR_PPRSup = 1 << 1
-export const EFR_XTSup = 1 << 2
-export const EFR_NXSup = 1 << 3
-export const EFR_GTSup = 1 << 4
-export const EFR_IASup = 1 << 6
-export const EFR_GASup = 1 << 7
-export const EFR_HESup = 1 << 8
+export const EFR_PreFSup: number = 1 << 0
+export const EFR_PPRSup: number = 1 << 1
+export const EFR_XTSup: number = 1 << 2
+export const EFR_NXSup: number = 1 << 3
+export const EFR_GTSup: number = 1 << 4
+export const EFR_IASup: number = 1 << 6
+export const EFR_GASup: number = 1 << 7
+export const EFR_HESup: number = 1 << 8
 export const EFR_HATS_SHIFT = 10
 export const EFR_GATS_SHIFT = 12
 export const EFR_GLXSup_SHIFT = 14
 // EXT_FEATURES, high half.
 export const EFR_PASmax_HI_SHIFT = 0
 export const EFR_PASmax_MASK = 0x1f
-export const EFR_USSup_HI = 1 << 5
+export const EFR_USSup_HI: number = 1 << 5
 export const EFR_DevTblSegSup_HI_SHIFT = 6
-export const EFR_GIoSup_HI = 1 << 16
-export const EFR_HASup_HI = 1 << 17
-export const EFR_HDSup_HI = 1 << 20
+export const EFR_GIoSup_HI: number = 1 << 16
+export const EFR_HASup_HI: number = 1 << 17
+export const EFR_HDSup_HI: number = 1 << 20
 
 export const fieldsEXT_FEATURES = {
   PreFSup: [0, 0, "PREFETCH_IOMMU_PAGES"],
@@ -256,7 +256,7 @@ export const EXT_FEATURES: BitLayout<typeof fieldsEXT_FEATURES> = bitLayout(
 )
 
 /** EXT_FEATURES2, low half: the GCR3 table may be addressed by guest physical addresses. */
-export const EFR2_GCR3TRPModeSup = 1 << 3
+export const EFR2_GCR3TRPModeSup: number = 1 << 3
 
 export const fieldsEXT_FEATURES2 = {
   SEVSNPIOSup: [1, 1, "SEV-SNP trusted I/O"],
@@ -273,14 +273,14 @@ export const EXT_FEATURES2: BitLayout<typeof fieldsEXT_FEATURES2> = bitLayout(
 )
 
 // STATUS, low half. Bits marked RW1C are cleared by writing 1, the others are RO.
-export const STATUS_EventOverflow = 1 << 0
-export const STATUS_EventLogInt = 1 << 1
-export const STATUS_ComWaitInt = 1 << 2
-export const STATUS_EventLogRun = 1 << 3
-export const STATUS_CmdBufRun = 1 << 4
-export const STATUS_PprOverflow = 1 << 5
-export const STATUS_PprInt = 1 << 6
-export const STATUS_PprLogRun = 1 << 7
+export const STATUS_EventOverflow: number = 1 << 0
+export const STATUS_EventLogInt: number = 1 << 1
+export const STATUS_ComWaitInt: number = 1 << 2
+export const STATUS_EventLogRun: number = 1 << 3
+export const STATUS_CmdBufRun: number = 1 << 4
+export const STATUS_PprOverflow: number = 1 << 5
+export const STATUS_PprInt: number = 1 << 6
+export const STATUS_PprLogRun: number = 1 << 7
 export const STATUS_RW1C = 0x0006_8e67
 
 export const fieldsSTATUS = {
@@ -310,8 +310,8 @@ export const STATUS: BitLayout<typeof fieldsSTATUS> = bitLayout(
 )
 
 // EXCL_BASE; EXCL_LIMIT holds bits 51:12 of the last page.
-export const EXCL_ExEn = 1 << 0
-export const EXCL_Allow = 1 << 1
+export const EXCL_ExEn: number = 1 << 0
+export const EXCL_Allow: number = 1 << 1
 
 // MSI_CAP_HEADER: messages are sent while MsiEn is 1.
-export const MSI_MsiEn = 1 << 16
+export const MSI_MsiEn: number = 1 << 16
