@@ -5,7 +5,7 @@
  * are those that dumps use. Bits are in 32-bit halves:
  * a constant that ends in `_HI` belongs to bits 63:32 and is shifted down by 32.
  */
-import { type BitLayout, bitLayout, type RegisterSpecs } from "@iommu/core"
+import { type BitLayout, bitLayout } from "@iommu/core"
 
 /** Bytes of the register region with everything that this project knows; §3.2.2 aligns its base to it. */
 export const MMIO_BYTES = 0x4000
@@ -66,7 +66,7 @@ export const REGISTERS = {
   PPR_AUTO_RESPONSE: [0x2080, 8, "RW", "PPR Log Auto Response"],
   PPR_OVERFLOW_EARLY: [0x2088, 8, "RW", "PPR Log Overflow Early Indicator"],
   PPRB_OVERFLOW_EARLY: [0x2090, 8, "RW", "PPR Log B Overflow Early Indicator"],
-} as const satisfies RegisterSpecs
+} as const
 
 export type RegisterName = keyof typeof REGISTERS
 
@@ -80,7 +80,7 @@ export const DEVTAB_SEGMENTS = [
   "DEVTAB_SEG5_BASE",
   "DEVTAB_SEG6_BASE",
   "DEVTAB_SEG7_BASE",
-] as const satisfies readonly RegisterName[]
+] as const
 
 // DEVTAB_BASE: bytes of the table = (Size + 1) * 4096.
 export const DEVTAB_SIZE = 0x1ff
