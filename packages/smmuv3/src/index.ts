@@ -1,0 +1,5 @@
+/**
+ * Arm SMMUv3: driver for user-owned domains and executable hardware model.
+ * @packageDocumentation
+ */
+export type { RegisterName } from "./spec/registers.ts"
