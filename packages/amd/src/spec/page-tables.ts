@@ -1,0 +1,150 @@
+/**
+ * I/O page table entries. AMD I/O Virtualization Technology (IOMMU) Specification, 48882 revision 3.10.
+ *
+ * v1: host tables, §2.2.3, figures 8 to 10 and tables 14 to 18. Levels are the book's: 1 (4 KiB entries) to 6; the
+ * DTE's Mode and an entry's NextLevel name the level of the table they point to.
+ * v2: guest tables in the format of AMD64 long mode, §2.2.6 and AMD 24593 revision 3.42 §5.3; levels 1 (PTE) to 5
+ * (PML5E). Names ending in `_HI` are masks of bits 63:32, all others of bits 31:0.
+ */
+import { type BitLayout, bitLayout } from "@iommu/core"
+
+/** Bits of the address that a table resolves; 512 entries, 128 in a v1 table of level 6 (bits 63:57). */
+export const INDEX_BITS = 9
+export const V1_TOP_LEVEL = 6
+
+/** Bits 31:12 and 51:32 of the address in any entry. */
+export const ADDR_LO = 0xffff_f000
+export const ADDR_HI = 0x000f_ffff
+
+export const V1_PR: number = 1 << 0
+/** Accessed and dirty, where the DTE's HAD lets hardware set them. */
+export const V1_A: number = 1 << 5
+/** Leaves only. */
+export const V1_D: number = 1 << 6
+export const V1_NEXT_LEVEL = 0xe00
+export const V1_NEXT_LEVEL_SHIFT = 9
+/** NextLevel of a leaf of the size that its table's level has by default. */
+export const V1_NEXT_LEVEL_LEAF = 0
+/**
+ * NextLevel of a leaf whose size stands in its address: with the lowest 0 of bits 51:12 at bit n, the page has
+ * 2^(n + 1) bytes. The entry is repeated in every slot that the page covers. Table 14.
+ */
+export const V1_NEXT_LEVEL_SIZED = 7
+/** U of an ATS translation response. Leaves only. */
+export const V1_U_HI: number = 1 << 27
+/** Force coherent: what an ATS response with N = 0 promises. Leaves only. */
+export const V1_FC_HI: number = 1 << 28
+/** Read and write permission; the AND of DTE and all levels counts. */
+export const V1_IR_HI: number = 1 << 29
+export const V1_IW_HI: number = 1 << 30
+
+export const V2_P: number = 1 << 0
+export const V2_RW: number = 1 << 1
+export const V2_US: number = 1 << 2
+export const V2_PWT: number = 1 << 3
+export const V2_PCD: number = 1 << 4
+export const V2_A: number = 1 << 5
+/** Leaves only. */
+export const V2_D: number = 1 << 6
+/** Leaf at levels 2 and 3; at level 1 the bit is PAT. */
+export const V2_PS: number = 1 << 7
+export const V2_PAT: number = 1 << 7
+/** Leaves only. */
+export const V2_G: number = 1 << 8
+/** PAT of a leaf at levels 2 and 3. */
+export const V2_PAT_LARGE: number = 1 << 12
+export const V2_NX_HI = 0x8000_0000
+/** Largest v2 level with leaves (1 GiB). */
+export const V2_MAX_LEAF_LEVEL = 3
+
+export const fieldsV1Pte = {
+  PR: [0, 0, "present"],
+  Ignored1: [4, 1, "ignored"],
+  A: [5, 5, "accessed"],
+  D: [6, 6, "dirty"],
+  Ignored7: [8, 7, "ignored"],
+  NextLevel: [11, 9, "0: default page size, 7: size in the address"],
+  PageAddress: [51, 12, "page, with its size in the low bits where NextLevel is 7"],
+  U: [59, 59, "U of an ATS response"],
+  FC: [60, 60, "force coherent"],
+  IR: [61, 61, "reads allowed"],
+  IW: [62, 62, "writes allowed"],
+  Ignored63: [63, 63, "ignored"],
+} as const
+export const V1Pte: BitLayout<typeof fieldsV1Pte> = bitLayout(
+  "I/O page translation entry",
+  "AMD 48882 rev 3.10 §2.2.3",
+  64,
+  fieldsV1Pte,
+)
+
+export const fieldsV1Pde = {
+  PR: [0, 0, "present"],
+  Ignored1: [4, 1, "ignored"],
+  A: [5, 5, "accessed"],
+  Ignored6: [8, 6, "ignored"],
+  NextLevel: [11, 9, "level of the next table, 1 to 6 and below this one's"],
+  NextTableAddress: [51, 12, "next table"],
+  IR: [61, 61, "reads allowed"],
+  IW: [62, 62, "writes allowed"],
+  Ignored63: [63, 63, "ignored"],
+} as const
+export const V1Pde: BitLayout<typeof fieldsV1Pde> = bitLayout(
+  "I/O page directory entry",
+  "AMD 48882 rev 3.10 §2.2.3",
+  64,
+  fieldsV1Pde,
+)
+
+const commonV2 = {
+  P: [0, 0, "present"],
+  RW: [1, 1, "writes allowed"],
+  US: [2, 2, "user accesses allowed"],
+  PWT: [3, 3, "page-level write-through"],
+  PCD: [4, 4, "page-level cache disable"],
+  A: [5, 5, "accessed"],
+  AVL: [11, 9, "for software"],
+  Available: [62, 52, "for software"],
+  NX: [63, 63, "no execute"],
+} as const
+
+const fieldsV2Pte = {
+  D: [6, 6, "dirty"],
+  PAT: [7, 7, "page attribute"],
+  G: [8, 8, "global"],
+  Address: [51, 12, "4 KiB page"],
+} as const
+export const V2Pte: BitLayout<typeof commonV2 & typeof fieldsV2Pte> = bitLayout(
+  "PTE",
+  "AMD 48882 rev 3.10 §2.2.6",
+  64,
+  { ...commonV2, ...fieldsV2Pte },
+)
+
+const fieldsV2Large = {
+  D: [6, 6, "dirty"],
+  PS: [7, 7, "1: leaf"],
+  G: [8, 8, "global"],
+  PAT: [12, 12, "page attribute"],
+  Address: [51, 21, "2 MiB page; bits 29:21 are reserved in a 1 GiB page"],
+} as const
+/** PDE of a 2 MiB page and PDPE of a 1 GiB page. */
+export const V2Large: BitLayout<typeof commonV2 & typeof fieldsV2Large> = bitLayout(
+  "PDE or PDPE of a large page",
+  "AMD 48882 rev 3.10 §2.2.6",
+  64,
+  { ...commonV2, ...fieldsV2Large },
+)
+
+const fieldsV2Table = {
+  Ignored6: [6, 6, "ignored"],
+  PS: [7, 7, "0: table"],
+  Ignored8: [8, 8, "ignored"],
+  Address: [51, 12, "next table"],
+} as const
+export const V2Table: BitLayout<typeof commonV2 & typeof fieldsV2Table> = bitLayout(
+  "PML5E, PML4E, PDPE, PDE",
+  "AMD 48882 rev 3.10 §2.2.6",
+  64,
+  { ...commonV2, ...fieldsV2Table },
+)
