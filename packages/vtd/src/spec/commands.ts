@@ -1,12 +1,13 @@
 /**
- * Invalidation descriptors, as they stand in the invalidation queue. Intel VT-d 4.1 §6.5.2, page group response §7.7.1.
+ * Invalidation descriptors, as they stand in the invalidation queue. Intel VT-d 5.10 (D51397-018) §6.5.2, page group
+ * response §7.6.1.
  *
- * A descriptor has 128 bits, or 256 when IQA_REG.DW is set; the upper 128 bits are reserved except in a page group
- * response. Layouts have all 256: with DW clear, software drops the last two words.
+ * A descriptor has 128 bits, or 256 when IQA_REG.DW is set; the upper 128 bits are reserved then.
+ * Layouts have all 256: with DW clear, software drops the last two words.
  */
 import { type BitLayout, bitLayout } from "@iommu/core"
 
-/** Bits 11:9 and 3:0 of a descriptor together. */
+/** Type: bits 11:9 and 3:0 of a descriptor together. Table 26 says which are valid in which mode. */
 export const CC_INV = 0x1
 export const IOTLB_INV = 0x2
 export const DEV_TLB_INV = 0x3
@@ -48,7 +49,7 @@ const ccFields = {
 /** Context-cache invalidate. §6.5.2.1. */
 export const CC_INV_DSC: BitLayout<typeof ccFields> = bitLayout(
   "cc_inv_dsc",
-  "VT-d 4.1 §6.5.2.1",
+  "VT-d 5.10 §6.5.2.1",
   256,
   ccFields,
 )
@@ -63,7 +64,7 @@ const pcFields = {
 /** PASID-cache invalidate. §6.5.2.2. */
 export const PC_INV_DSC: BitLayout<typeof pcFields> = bitLayout(
   "pc_inv_dsc",
-  "VT-d 4.1 §6.5.2.2",
+  "VT-d 5.10 §6.5.2.2",
   256,
   pcFields,
 )
@@ -82,7 +83,7 @@ const iotlbFields = {
 /** IOTLB invalidate. §6.5.2.3. */
 export const IOTLB_INV_DSC: BitLayout<typeof iotlbFields> = bitLayout(
   "iotlb_inv_dsc",
-  "VT-d 4.1 §6.5.2.3",
+  "VT-d 5.10 §6.5.2.3",
   256,
   iotlbFields,
 )
@@ -100,7 +101,7 @@ const pIotlbFields = {
 /** PASID-based IOTLB invalidate. §6.5.2.4. */
 export const P_IOTLB_INV_DSC: BitLayout<typeof pIotlbFields> = bitLayout(
   "p_iotlb_inv_dsc",
-  "VT-d 4.1 §6.5.2.4",
+  "VT-d 5.10 §6.5.2.4",
   256,
   pIotlbFields,
 )
@@ -118,7 +119,7 @@ const devTlbFields = {
 /** Device-TLB invalidate. §6.5.2.5. */
 export const DEV_TLB_INV_DSC: BitLayout<typeof devTlbFields> = bitLayout(
   "dev_tlb_inv_dsc",
-  "VT-d 4.1 §6.5.2.5",
+  "VT-d 5.10 §6.5.2.5",
   256,
   devTlbFields,
 )
@@ -131,14 +132,14 @@ const pDevTlbFields = {
   SID: [31, 16, "source-id"],
   PASID: [51, 32, "PASID"],
   PFSIDHi: [63, 52, "physical function's source-id, bits 15:4"],
-  G: [64, 64, "all PASIDs"],
+  GI: [64, 64, "global invalidate: all PASIDs"],
   S: [75, 75, "size: the range is encoded in ADDR's low bits"],
   ADDR: [127, 76, "page address"],
 } as const
 /** PASID-based device-TLB invalidate. §6.5.2.6. */
 export const P_DEV_TLB_INV_DSC: BitLayout<typeof pDevTlbFields> = bitLayout(
   "p_dev_tlb_inv_dsc",
-  "VT-d 4.1 §6.5.2.6",
+  "VT-d 5.10 §6.5.2.6",
   256,
   pDevTlbFields,
 )
@@ -150,10 +151,10 @@ const iecFields = {
   IM: [31, 27, "log2 of the entries to invalidate"],
   IIDX: [47, 32, "interrupt index"],
 } as const
-/** Interrupt entry cache invalidate. §6.5.2.7. */
+/** Interrupt entry cache invalidate. §6.5.2.8. */
 export const IEC_INV_DSC: BitLayout<typeof iecFields> = bitLayout(
   "iec_inv_dsc",
-  "VT-d 4.1 §6.5.2.7",
+  "VT-d 5.10 §6.5.2.8",
   256,
   iecFields,
 )
@@ -168,10 +169,10 @@ const waitFields = {
   STDATA: [63, 32, "status data"],
   STADDR: [127, 66, "status address, a multiple of 4"],
 } as const
-/** Invalidation wait. §6.5.2.8. */
+/** Invalidation wait. §6.5.2.9. */
 export const INV_WAIT_DSC: BitLayout<typeof waitFields> = bitLayout(
   "inv_wait_dsc",
-  "VT-d 4.1 §6.5.2.8",
+  "VT-d 5.10 §6.5.2.9",
   256,
   waitFields,
 )
@@ -179,20 +180,17 @@ export const INV_WAIT_DSC: BitLayout<typeof waitFields> = bitLayout(
 const pageGroupFields = {
   Type: [3, 0, "9"],
   PP: [4, 4, "PASID present"],
-  PDP: [5, 5, "private data present"],
   TypeHi: [11, 9, "0"],
   RC: [15, 12, "response code: 0 success, 1 invalid request, 15 failure"],
   RID: [31, 16, "requester-id"],
   PASID: [51, 32, "PASID"],
   LPIG: [66, 66, "last page in group"],
   PRGI: [75, 67, "page request group index"],
-  PrivateLo: [191, 128, "private data"],
-  PrivateHi: [255, 192, "private data"],
 } as const
-/** Page group response. §7.7.1. */
+/** Page group response. §7.6.1. */
 export const PAGE_GRP_RESP_DSC: BitLayout<typeof pageGroupFields> = bitLayout(
   "page_grp_resp_dsc",
-  "VT-d 4.1 §7.7.1",
+  "VT-d 5.10 §7.6.1",
   256,
   pageGroupFields,
 )

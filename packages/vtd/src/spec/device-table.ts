@@ -1,5 +1,5 @@
 /**
- * Root and context entries, legacy and scalable. Intel VT-d 4.1 §9.1 to §9.4.
+ * Root and context entries, legacy and scalable. Intel VT-d 5.10 (D51397-018) §9.1 to §9.4.
  *
  * Plain constants are masks in one 32-bit half; the suffix names the half: `_LO` bits 31:0 of the entry's first 64
  * bits, `_HI` bits 63:32, `_LO1` and `_HI1` those of the second 64 bits. Without a suffix: bits 31:0.
@@ -17,7 +17,7 @@ const rootFields = {
   CTP: [63, 12, "context table address"],
 } as const
 /** Legacy root entry. §9.1. */
-export const ROOT: BitLayout<typeof rootFields> = bitLayout("root entry", "VT-d 4.1 §9.1", 128, rootFields)
+export const ROOT: BitLayout<typeof rootFields> = bitLayout("root entry", "VT-d 5.10 §9.1", 128, rootFields)
 export const ROOT_P: number = 1 << 0
 export const ROOT_RSVD_LO = 0xffe
 
@@ -30,7 +30,7 @@ const scalableRootFields = {
 /** Scalable-mode root entry: two halves of the same form. §9.2. */
 export const SCALABLE_ROOT: BitLayout<typeof scalableRootFields> = bitLayout(
   "scalable-mode root entry",
-  "VT-d 4.1 §9.2",
+  "VT-d 5.10 §9.2",
   128,
   scalableRootFields,
 )
@@ -50,7 +50,7 @@ const contextFields = {
 /** Legacy context entry. §9.3. */
 export const CONTEXT: BitLayout<typeof contextFields> = bitLayout(
   "context entry",
-  "VT-d 4.1 §9.3",
+  "VT-d 5.10 §9.3",
   128,
   contextFields,
 )
@@ -84,7 +84,7 @@ const scalableContextFields = {
 /** Scalable-mode context entry. §9.4. */
 export const SCALABLE_CONTEXT: BitLayout<typeof scalableContextFields> = bitLayout(
   "scalable-mode context entry",
-  "VT-d 4.1 §9.4",
+  "VT-d 5.10 §9.4",
   256,
   scalableContextFields,
 )

@@ -1,5 +1,5 @@
 /**
- * PASID directory and PASID table entries. Intel VT-d 4.1 §9.5, §9.6.
+ * PASID directory and PASID table entries. Intel VT-d 5.10 (D51397-018) §9.5, §9.6.
  *
  * Plain constants are masks in one 32-bit half; `_LO1` is bits 31:0 of the second 64 bits, and so on. Without a
  * suffix: bits 31:0.
@@ -21,7 +21,7 @@ const directoryFields = {
 /** §9.5. */
 export const PASID_DIRECTORY: BitLayout<typeof directoryFields> = bitLayout(
   "PASID directory entry",
-  "VT-d 4.1 §9.5",
+  "VT-d 5.10 §9.5",
   64,
   directoryFields,
 )
@@ -43,7 +43,6 @@ const entryFields = {
   EMTE: [90, 90, "extended memory type enable"],
   PAT: [127, 96, "page attribute table"],
   SRE: [128, 128, "supervisor request enable"],
-  ERE: [129, 129, "execute request enable; only with ECAP.ERS"],
   FSPM: [131, 130, "first-stage paging mode: 0 4 levels, 1 5 levels"],
   WPE: [132, 132, "write protect enable: supervisor writes obey R/W"],
   IGN: [134, 133, "ignored; older software set NXE and SMEP here"],
@@ -53,7 +52,7 @@ const entryFields = {
 /** §9.6. */
 export const PASID_ENTRY: BitLayout<typeof entryFields> = bitLayout(
   "PASID table entry",
-  "VT-d 4.1 §9.6",
+  "VT-d 5.10 §9.6",
   512,
   entryFields,
 )
@@ -76,11 +75,10 @@ export const PE_CD_LO1: number = 1 << 25
 export const PE_EMTE_LO1: number = 1 << 26
 export const PE_RSVD_LO1: number = 0xf87f0000
 export const PE_SRE_LO2: number = 1 << 0
-export const PE_ERE_LO2: number = 1 << 1
 export const PE_FSPM_SHIFT_LO2 = 2
 export const PE_FSPM_MASK = 3
 export const FSPM_4_LEVEL = 0
 export const FSPM_5_LEVEL = 1
 export const PE_WPE_LO2: number = 1 << 4
 export const PE_EAFE_LO2: number = 1 << 7
-export const PE_RSVD_LO2 = 0xf00
+export const PE_RSVD_LO2 = 0xf02

@@ -1,6 +1,7 @@
 /**
- * The remapping hardware's registers. Intel VT-d 4.1 (D51397-017), chapter 11. Offsets and bits as §11.4 gives
- * them; the book's `XXX_REG` is `XXX` here.
+ * The remapping hardware's registers. Intel VT-d 5.10 (D51397-018), chapter 11; what revision 5.0 added over 4.1
+ * (host permission tables, second-stage I/O permissions, PASIDs in translated requests) is left out. The book's
+ * `XXX_REG` is `XXX` here.
  */
 import { type BitLayout, bitLayout } from "@iommu/core"
 
@@ -52,7 +53,7 @@ export type RegisterName = keyof typeof REGISTERS
 
 const capFields = {
   ND: [2, 0, "domain-ids: 4 + 2 * ND bits"],
-  AFL: [3, 3, "advanced fault logging"],
+  AFL: [3, 3, "advanced fault logging; reserved since revision 5.0"],
   RWBF: [4, 4, "write buffers need flushing"],
   PLMR: [5, 5, "protected low-memory region"],
   PHMR: [6, 6, "protected high-memory region"],
@@ -75,7 +76,7 @@ const capFields = {
   ESRTPS: [63, 63, "SRTP invalidates context, PASID and IOTLB caches"],
 } as const
 /** §11.4.2. */
-export const CAP: BitLayout<typeof capFields> = bitLayout("CAP_REG", "VT-d 4.1 §11.4.2", 64, capFields)
+export const CAP: BitLayout<typeof capFields> = bitLayout("CAP_REG", "VT-d 5.10 §11.4.2", 64, capFields)
 
 const ecapFields = {
   C: [0, 0, "page walks in legacy mode are coherent"],
@@ -111,7 +112,7 @@ const ecapFields = {
   SMS: [58, 58, "stop markers"],
 } as const
 /** §11.4.3. */
-export const ECAP: BitLayout<typeof ecapFields> = bitLayout("ECAP_REG", "VT-d 4.1 §11.4.3", 64, ecapFields)
+export const ECAP: BitLayout<typeof ecapFields> = bitLayout("ECAP_REG", "VT-d 5.10 §11.4.3", 64, ecapFields)
 
 /** Bits of GCMD (§11.4.4.1) and, in the same places, of GSTS (§11.4.4.2). */
 export const TE: number = (1 << 31) >>> 0
@@ -133,7 +134,7 @@ const rtaddrFields = {
 /** §11.4.5. */
 export const RTADDR: BitLayout<typeof rtaddrFields> = bitLayout(
   "RTADDR_REG",
-  "VT-d 4.1 §11.4.5",
+  "VT-d 5.10 §11.4.5",
   64,
   rtaddrFields,
 )
@@ -152,7 +153,7 @@ const ccmdFields = {
   ICC: [63, 63, "invalidate the context-cache; cleared when done"],
 } as const
 /** §11.4.6.1. */
-export const CCMD: BitLayout<typeof ccmdFields> = bitLayout("CCMD_REG", "VT-d 4.1 §11.4.6.1", 64, ccmdFields)
+export const CCMD: BitLayout<typeof ccmdFields> = bitLayout("CCMD_REG", "VT-d 5.10 §11.4.6.1", 64, ccmdFields)
 /** Bit 63, in the upper half. */
 export const CCMD_ICC_HI: number = (1 << 31) >>> 0
 
@@ -164,10 +165,10 @@ const iotlbFields = {
   IIRG: [61, 60, "granularity asked for: 1 global, 2 domain, 3 page"],
   IVT: [63, 63, "invalidate the IOTLB; cleared when done"],
 } as const
-/** §11.4.6.2, 8 bytes after IVA. */
+/** §11.4.6.3, 8 bytes after IVA. */
 export const IOTLB: BitLayout<typeof iotlbFields> = bitLayout(
   "IOTLB_REG",
-  "VT-d 4.1 §11.4.6.2",
+  "VT-d 5.10 §11.4.6.3",
   64,
   iotlbFields,
 )
@@ -179,8 +180,8 @@ const ivaFields = {
   IH: [6, 6, "only the leaf entry changed"],
   ADDR: [63, 12, "page address"],
 } as const
-/** §11.4.6.3. */
-export const IVA: BitLayout<typeof ivaFields> = bitLayout("IVA_REG", "VT-d 4.1 §11.4.6.3", 64, ivaFields)
+/** §11.4.6.4. */
+export const IVA: BitLayout<typeof ivaFields> = bitLayout("IVA_REG", "VT-d 5.10 §11.4.6.4", 64, ivaFields)
 
 /** FSTS, §11.4.7.1. */
 export const PFO: number = 1 << 0
@@ -213,7 +214,7 @@ const iqaFields = {
   IQA: [63, 12, "queue address"],
 } as const
 /** §11.4.9.3. */
-export const IQA: BitLayout<typeof iqaFields> = bitLayout("IQA_REG", "VT-d 4.1 §11.4.9.3", 64, iqaFields)
+export const IQA: BitLayout<typeof iqaFields> = bitLayout("IQA_REG", "VT-d 5.10 §11.4.9.3", 64, iqaFields)
 export const IQA_QS_MASK = 7
 export const IQA_DW: number = 1 << 11
 
@@ -225,11 +226,11 @@ const iqercdFields = {
 /** §11.4.9.9. */
 export const IQERCD: BitLayout<typeof iqercdFields> = bitLayout(
   "IQERCD_REG",
-  "VT-d 4.1 §11.4.9.9",
+  "VT-d 5.10 §11.4.9.9",
   64,
   iqercdFields,
 )
-export const IQEI_NONE = 0
+/** Values of IQEI. */
 export const IQEI_TAIL = 1
 export const IQEI_FETCH = 2
 export const IQEI_TYPE = 3
@@ -244,9 +245,9 @@ const irtaFields = {
   IRTA: [63, 12, "interrupt remapping table address"],
 } as const
 /** §11.4.10. */
-export const IRTA: BitLayout<typeof irtaFields> = bitLayout("IRTA_REG", "VT-d 4.1 §11.4.10", 64, irtaFields)
+export const IRTA: BitLayout<typeof irtaFields> = bitLayout("IRTA_REG", "VT-d 5.10 §11.4.10", 64, irtaFields)
 
-/** Bytes from the page's start to IVA; IOTLB follows it. §11.4.6.3. */
+/** Bytes from the page's start to IVA; IOTLB follows it. §11.4.6.2. */
 export function ivaOffset(ecap: bigint): number {
   return Number(ECAP.get([ecap], "IRO")) * 16
 }
