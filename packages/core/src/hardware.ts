@@ -77,6 +77,8 @@ export interface Invalidation {
   readonly command: string
   /** Decoded fields, by the book's names. */
   readonly fields: Readonly<Record<string, bigint>>
+  /** The queue entry as read, in 64-bit words; empty when a register asked. */
+  readonly words: readonly bigint[]
 }
 
 export interface IommuModel {
