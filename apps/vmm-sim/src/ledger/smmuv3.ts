@@ -1,0 +1,111 @@
+/**
+ * QEMU's slips in SMMUv3. Book: IHI 0070 G.b.
+ *
+ * An event record in 64-bit words (§7.3.13): word 1 has RnW in bit 35, S2 in 39, CLASS in 41:40, TTRnW in 44;
+ * word 2 is InputAddr; word 3 has IPA in 55:12.
+ */
+import type { Finding } from "../verify/finding.ts"
+import type { LedgerEntry } from "./entry.ts"
+
+const RNW = 1n << 35n
+const S2 = 1n << 39n
+const TTRNW = 1n << 44n
+const CLASS = 3n << 40n
+const CLASS_TT = 1n << 40n
+const CLASS_IN = 2n << 40n
+const PAGE_OFFSET = 0xfffn
+/** Alignment of a CD, the smallest structure that stage 1 fetches (§5.4). */
+const CD_BYTES = 64n
+
+export const SMMUV3_SLIPS: readonly LedgerEntry[] = [
+  {
+    id: "smmuv3-ipa-offset",
+    vendor: "smmuv3",
+    qemu: "The record's word of the IPA holds the whole address, its offset in the page in bits 11:0.",
+    book: "IPA is bits 55:12 of the address; bits 11:0 of that word are RES0.",
+    section: "IHI 0070 G.b §7.3.13 to §7.3.16",
+    slip: {
+      kind: "record",
+      mask: [0n, 0n, 0n, PAGE_OFFSET],
+      matches: (ours, qemu) =>
+        isStage2(ours) &&
+        (isInput(ours) ? (qemu[3] & PAGE_OFFSET) === (ours[2] & PAGE_OFFSET) : qemu[3] % CD_BYTES === 0n),
+    },
+  },
+  {
+    id: "smmuv3-tt-s2",
+    vendor: "smmuv3",
+    qemu: "When stage 2 refuses the fetch of a stage 1 table below the root, S2 is 0 as if stage 1 had faulted.",
+    book: "A fault of stage 2 has S2 = 1, also with CLASS = TT.",
+    section: "IHI 0070 G.b §7.3.13",
+    slip: { kind: "record", mask: [0n, S2], matches: isTableFetch },
+  },
+  {
+    id: "smmuv3-fetch-rnw",
+    vendor: "smmuv3",
+    qemu: "When stage 2 refuses the fetch of a CD or of the stage 1 root on behalf of a write, RnW is 1.",
+    book: "RnW is the access of the input transaction, whatever was fetched on its way.",
+    section: "IHI 0070 G.b §7.3.13",
+    slip: {
+      kind: "record",
+      mask: [0n, RNW],
+      matches: (ours, qemu) => isStage2(ours) && !isInput(ours) && (qemu[1] & RNW) !== 0n,
+    },
+  },
+  {
+    id: "smmuv3-tt-rnw",
+    vendor: "smmuv3",
+    qemu: "TTRnW is 0 when stage 2 does not let a stage 1 table be read.",
+    book: "With CLASS = TT, TTRnW says whether reading (1) or writing (0) the descriptor faulted.",
+    section: "IHI 0070 G.b §7.3.16",
+    slip: { kind: "record", mask: [0n, TTRNW], matches: isTableFetch },
+  },
+  {
+    id: "smmuv3-ias-silent",
+    vendor: "smmuv3",
+    qemu: "A stage 2 only stream whose input address is beyond the IAS gets an abort and no event.",
+    book: "That is a stage 1 Address Size fault: F_ADDR_SIZE with CLASS = IN and S2 = 0 is recorded.",
+    section: "IHI 0070 G.b §3.4, §7.3.14",
+    slip: {
+      kind: "answer",
+      explains: finding => isSilent(finding, "F_ADDR_SIZE", record => !isStage2(record)),
+    },
+  },
+  {
+    id: "smmuv3-s2-tlb-silent",
+    vendor: "smmuv3",
+    qemu: "A stage 2 only write to a read-only page that the TLB holds already gets an abort and no event.",
+    book: "The fault does not depend on what is cached: with S2R, F_PERMISSION is recorded.",
+    section: "IHI 0070 G.b §7.3.16, §5.2 (STE.S2R)",
+    slip: {
+      kind: "answer",
+      explains: finding =>
+        finding.table === "faults" &&
+        finding.row.access === "write" &&
+        isSilent(finding, "F_PERMISSION", isStage2),
+    },
+  },
+]
+
+/** QEMU refused without a record where the model recorded a fault of the input address. */
+function isSilent(
+  finding: Finding,
+  reason: string,
+  matches: (record: readonly bigint[]) => boolean,
+): boolean {
+  if (finding.table !== "faults" || finding.row.words !== null || finding.outcome.ok) return false
+  const { fault } = finding.outcome
+  return fault.reason === reason && fault.record !== null && isInput(fault.record) && matches(fault.record)
+}
+
+function isTableFetch(record: readonly bigint[]): boolean {
+  return isStage2(record) && (record[1] & CLASS) === CLASS_TT
+}
+
+function isInput(record: readonly bigint[]): boolean {
+  return (record[1] & CLASS) === CLASS_IN
+}
+
+function isStage2(record: readonly bigint[]): boolean {
+  return (record[1] & S2) !== 0n
+}
