@@ -24,7 +24,9 @@ function nestedCommand(): Command {
   return new Command("nested")
     .description("Nested DMA: guest-owned stage 1 over host-owned stage 2")
     .addOption(
-      new Option("--vendor <vendor>", "whose IOMMU").choices([...Object.keys(NESTED_VENDORS), "all"]).default("all"),
+      new Option("--vendor <vendor>", "whose IOMMU")
+        .choices([...Object.keys(NESTED_VENDORS), "all"])
+        .default("all"),
     )
     .option("--json", "print one JSON document")
     .option("--trace", "print each walk, table by table")
@@ -47,7 +49,8 @@ function nested(options: NestedOptions): void {
     console.log(JSON.stringify({ machines: reports, ok }))
   } else {
     console.log(reportTable(reports))
-    for (const { vendor, problems } of reports) for (const problem of problems) console.error(`${vendor}: ${problem}`)
+    for (const { vendor, problems } of reports)
+      for (const problem of problems) console.error(`${vendor}: ${problem}`)
   }
   process.exitCode = ok ? 0 : 1
 }

@@ -4,7 +4,10 @@ import type { NestedReport } from "./scenario.ts"
 
 /** The reports of all vendors side by side, a row for each thing that a reader compares. */
 export function reportTable(reports: readonly NestedReport[]): string {
-  const table = new Table({ head: ["", ...reports.map(report => report.vendor)], style: { head: [], border: [] } })
+  const table = new Table({
+    head: ["", ...reports.map(report => report.vendor)],
+    style: { head: [], border: [] },
+  })
   const row = (title: string, cell: (report: NestedReport) => string | number): void => {
     table.push([title, ...reports.map(report => String(cell(report)))])
   }
