@@ -65,6 +65,7 @@ export const GCR3_51_31_SHIFT = 11
 
 // Dwords 4 and 5: interrupts, and the levels of guest tables.
 export const IV: number = 1 << 0
+export const IG: number = 1 << 5
 export const GUEST_PAGING_MODE_SHIFT = 22
 export const GUEST_PAGING_MODE_MASK = 3
 export const GUEST_PAGING_4_LEVEL = 0

@@ -44,8 +44,9 @@ export const MASTER_ABORT = 1
 export const TARGET_ABORT = 2
 export const DATA_ERROR = 3
 
-/** Type of INVALID_DEVICE_REQUEST, in dword 1; meanings without and with TR. */
-export const INVALID_REQUEST_TYPE_SHIFT = 25
+/** Type of INVALID_DEVICE_REQUEST without TR. */
+export const INVALID_READ_OF_INTERRUPT_RANGE = 0
+export const INTERRUPT_NOT_ALLOWED = 5
 
 export const fieldsILLEGAL_DEV_TABLE_ENTRY = {
   DeviceID: [15, 0, "who asked"],

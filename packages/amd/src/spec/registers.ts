@@ -315,3 +315,10 @@ export const EXCL_Allow: number = 1 << 1
 
 // MSI_CAP_HEADER: messages are sent while MsiEn is 1.
 export const MSI_MsiEn: number = 1 << 16
+
+// XT_GEN_INT_CONTROL, MMIO Offset 0170h.
+export const XT_DestMode: number = 1 << 2
+export const XT_DestinationLo_SHIFT = 8
+export const XT_Vector_HI_MASK = 0xff
+export const XT_DeliveryMode_HI: number = 1 << 8
+export const XT_DestinationHi_HI_SHIFT = 24

@@ -1,0 +1,129 @@
+/**
+ * The AMD-Vi hardware model as a machine sees it: registers to software, translation to devices. AMD I/O
+ * Virtualization Technology (IOMMU) Specification 48882, rev 3.10. What is modelled stands in docs/amd.md.
+ */
+import type { Invalidation, IommuModel, Mmio, TranslationResult } from "@iommu/core"
+import { REGISTERS, type RegisterName } from "../spec/registers.ts"
+import { CommandBuffer, type InvalidationTarget } from "./commands.ts"
+import { DeviceEntries } from "./device-entry.ts"
+import { EventLog } from "./events.ts"
+import { type InterruptHook, InterruptSource } from "./interrupts.ts"
+import { type AmdModelOptions, EVERYTHING, EVERYTHING_2 } from "./options.ts"
+import { type RegisterEffects, Registers } from "./registers.ts"
+import { Trace, type TraceHook } from "./trace.ts"
+import { Transaction } from "./transaction.ts"
+import { Translator } from "./translate.ts"
+import { GuestWalk } from "./walk-stage1.ts"
+import { HostWalk } from "./walk-stage2.ts"
+
+export class AmdModel implements IommuModel, RegisterEffects, InvalidationTarget {
+  readonly vendor = "amd"
+  readonly mmio: Mmio
+  readonly result: TranslationResult = {
+    paHi: 0,
+    paLo: 0,
+    sizeLg2: 0,
+    allowed: 0,
+    ipaHi: 0,
+    ipaLo: 0,
+    stage1SizeLg2: 0,
+    stage2SizeLg2: 0,
+    fault: null,
+  }
+  private readonly registers: Registers = new Registers()
+  private readonly host: HostWalk
+  private readonly guest: GuestWalk
+  private readonly entries: DeviceEntries
+  private readonly events: EventLog
+  private readonly commands: CommandBuffer
+  private readonly interrupts: InterruptSource
+  private readonly translator: Translator
+  private traceHook: TraceHook | null = null
+
+  constructor({ memory, extFeatures = EVERYTHING, extFeatures2 = EVERYTHING_2 }: AmdModelOptions) {
+    const { registers } = this
+    registers.set64("EXT_FEATURES", extFeatures)
+    registers.set64("EXT_FEATURES2", extFeatures2)
+    registers.effects = this
+    this.mmio = registers
+    const transaction = new Transaction()
+    this.host = new HostWalk(memory)
+    this.guest = new GuestWalk(memory, this.host, transaction)
+    this.entries = new DeviceEntries(memory, registers, transaction, this.host, this.guest)
+    this.interrupts = new InterruptSource(registers)
+    this.events = new EventLog(registers, memory, this.interrupts)
+    this.commands = new CommandBuffer(registers, memory, this.events, this.interrupts, this)
+    this.translator = new Translator(
+      registers,
+      transaction,
+      this.entries,
+      this.guest,
+      this.host,
+      this.events,
+      this.result,
+    )
+  }
+
+  translate(device: number, pasid: number, iovaHi: number, iovaLo: number, access: number): number {
+    return this.translator.translate(device, pasid, iovaHi, iovaLo, access)
+  }
+
+  get trace(): TraceHook | null {
+    return this.traceHook
+  }
+
+  set trace(hook: TraceHook | null) {
+    this.traceHook = hook
+    const trace = hook === null ? null : new Trace(hook)
+    this.entries.tracer = trace
+    this.guest.tracer = trace
+    this.host.tracer = trace
+  }
+
+  get onInvalidate(): ((invalidation: Invalidation) => void) | null {
+    return this.commands.hook
+  }
+
+  set onInvalidate(hook: ((invalidation: Invalidation) => void) | null) {
+    this.commands.hook = hook
+  }
+
+  get onInterrupt(): InterruptHook | null {
+    return this.interrupts.hook
+  }
+
+  set onInterrupt(hook: InterruptHook | null) {
+    this.interrupts.hook = hook
+  }
+
+  restoreRegisters(values: Readonly<Record<string, bigint>>): string[] {
+    const unknown: string[] = []
+    for (const [name, value] of Object.entries(values)) {
+      if (isRegister(name)) this.registers.set64(name, BigInt.asUintN(64, value))
+      else unknown.push(name)
+    }
+    return unknown
+  }
+
+  onControl(before: number): void {
+    const now = this.registers.control
+    this.events.applyControl(before, now)
+    this.commands.applyControl(before, now)
+  }
+
+  onCommandTail(): void {
+    this.commands.run()
+  }
+
+  invalidateDevice(device: number): void {
+    this.events.forgetDevice(device)
+  }
+
+  invalidateAll(): void {
+    this.events.forgetAllDevices()
+  }
+}
+
+function isRegister(name: string): name is RegisterName {
+  return Object.hasOwn(REGISTERS, name)
+}

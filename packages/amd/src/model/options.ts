@@ -1,0 +1,54 @@
+/** What a model is made of, and sets of capability registers. AMD 48882 rev 3.10, §3.4. */
+import type { PhysicalMemory } from "@iommu/core"
+import { EXT_FEATURES, EXT_FEATURES2 } from "../spec/registers.ts"
+
+export interface AmdModelOptions {
+  /** The memory that tables, buffers and DMA live in: system physical addresses. */
+  readonly memory: PhysicalMemory
+  /** Extended Feature register; {@link EVERYTHING} when absent. */
+  readonly extFeatures?: bigint
+  /** Extended Feature 2 register; {@link EVERYTHING_2} when absent. */
+  readonly extFeatures2?: bigint
+}
+
+const encode = (values: Parameters<typeof EXT_FEATURES.encode>[0]): bigint =>
+  EXT_FEATURES.encode(values)[0] as bigint
+
+/** Every capability that this model has. */
+export const EVERYTHING: bigint = encode({
+  PreFSup: 1n,
+  PPRSup: 1n,
+  XTSup: 1n,
+  NXSup: 1n,
+  GTSup: 1n,
+  IASup: 1n,
+  GASup: 1n,
+  HESup: 1n,
+  HATS: 2n,
+  GATS: 1n,
+  GLXSup: 2n,
+  PASmax: 19n,
+  USSup: 1n,
+  DevTblSegSup: 3n,
+  MsiCapMmioSup: 1n,
+  GIoSup: 1n,
+  HASup: 1n,
+  HDSup: 1n,
+  V2HDDisSup: 1n,
+  InvIotlbTypeSup: 1n,
+  GAUpdateDisSup: 1n,
+})
+
+export const EVERYTHING_2: bigint = EXT_FEATURES2.encode({ GCR3TRPModeSup: 1n })[0] as bigint
+
+/** What QEMU 11.1's `amd-iommu` announces: host tables of six levels, guest tables behind one-level GCR3 tables. */
+export const QEMU_11: bigint = encode({
+  PreFSup: 1n,
+  PPRSup: 1n,
+  GTSup: 1n,
+  IASup: 1n,
+  GASup: 1n,
+  HESup: 1n,
+  HATS: 2n,
+  GATS: 2n,
+})

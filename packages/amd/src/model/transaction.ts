@@ -1,0 +1,80 @@
+/**
+ * The request in flight and what the walk has learnt about it. One object serves all requests: numbers only, so
+ * that a successful translation allocates nothing.
+ */
+import { ACCESS_WRITE, NO_PASID } from "@iommu/core"
+
+/** Why a request ended. 0 is success; the others say which event to log and with which flags (§2.5). */
+export const OK = 0
+/** IO_PAGE_FAULT, PR = 0: entry not present, address too wide, PASID without tables. */
+export const NOT_PRESENT = 1
+/** IO_PAGE_FAULT, PR = 1, PE = 1. */
+export const NO_PERMISSION = 2
+/** IO_PAGE_FAULT, PR = 1, RZ = 1: a reserved bit is set. */
+export const RESERVED_BIT = 3
+/** IO_PAGE_FAULT, PR = 1: illegal level or page size, or address bits of a skipped level are not zero. */
+export const ILLEGAL_LEVEL = 4
+/** PAGE_TAB_HARDWARE_ERROR. */
+export const TABLE_ERROR = 5
+/** ILLEGAL_DEV_TABLE_ENTRY, RZ = 1. */
+export const DTE_RESERVED_BIT = 6
+/** ILLEGAL_DEV_TABLE_ENTRY, RZ = 0: a field has a value that is reserved or not supported. */
+export const DTE_ILLEGAL_VALUE = 7
+/** DEV_TAB_HARDWARE_ERROR. */
+export const DTE_ERROR = 8
+/** IO_PAGE_FAULT, PR = 0: the DeviceID lies beyond the device table. */
+export const NO_DTE = 9
+/** IO_PAGE_FAULT, PR = 0: DTE.TV = 0. */
+export const NO_TRANSLATION = 10
+/** INVALID_DEVICE_REQUEST: a read in the interrupt address range. */
+export const INTERRUPT_READ = 11
+/** INVALID_DEVICE_REQUEST: an interrupt of a device with DTE.IntCtl = 0. */
+export const INTERRUPT_BLOCKED = 12
+/** IO_PAGE_FAULT, I = 1, PR = 0: an interrupt that no interrupt table entry remaps. */
+export const INTERRUPT_UNMAPPED = 13
+
+export class Transaction {
+  device = 0
+  /** {@link NO_PASID}, or the PASID of the request. */
+  pasid: number = NO_PASID
+  iovaHi = 0
+  iovaLo = 0
+  access = 0
+
+  // From the device table entry.
+  domainId = 0
+  /** Dword 3 of the entry: SE, SA, EX. */
+  dteFlags = 0
+  /** Dword 4 of the entry: IV, IG. */
+  dteInterruptsLo = 0
+  /** Dword 5 of the entry: GuestPagingMode, IntCtl. */
+  dteInterruptsHi = 0
+
+  /** The stage that refused; 0 for a configuration structure. */
+  faultStage: 0 | 1 | 2 = 0
+  /** The address that the event reports, as the stage met it: guest virtual or guest physical. */
+  faultHi = 0
+  faultLo = 0
+  /** Non-zero for a write; a table read is a read even for a write of the device. */
+  faultIsWrite = 0
+  /** 1 while the address of a fault is guest virtual and belongs to a PASID: the event's GN. */
+  faultIsGuest = 0
+  /** Hardware errors: system physical address of the failed access. */
+  errorHi = 0
+  errorLo = 0
+
+  begin(device: number, pasid: number, iovaHi: number, iovaLo: number, access: number): void {
+    this.device = device
+    this.pasid = pasid
+    this.iovaHi = iovaHi | 0
+    this.iovaLo = iovaLo | 0
+    this.access = access
+    this.domainId = 0
+    this.dteFlags = 0
+    this.faultStage = 0
+    this.faultHi = iovaHi | 0
+    this.faultLo = iovaLo | 0
+    this.faultIsWrite = access & ACCESS_WRITE
+    this.faultIsGuest = pasid === NO_PASID ? 0 : 1
+  }
+}

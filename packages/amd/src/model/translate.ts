@@ -1,0 +1,178 @@
+/**
+ * One request from DeviceID and address to system physical address, in the book's order. AMD 48882 rev 3.10, §2.1
+ * and §2.2.
+ */
+import { ACCESS_EXEC, ACCESS_READ, ACCESS_WRITE, NO_PASID, type TranslationResult } from "@iommu/core"
+import * as dte from "../spec/device-table.ts"
+import * as reg from "../spec/registers.ts"
+import type { DeviceEntries } from "./device-entry.ts"
+import type { EventLog } from "./events.ts"
+import { dwordOf, type Registers } from "./registers.ts"
+import {
+  INTERRUPT_BLOCKED,
+  INTERRUPT_READ,
+  INTERRUPT_UNMAPPED,
+  NO_TRANSLATION,
+  OK,
+  type Transaction,
+} from "./transaction.ts"
+import type { GuestWalk } from "./walk-stage1.ts"
+import { type HostWalk, READ, WRITE } from "./walk-stage2.ts"
+
+const CONTROL = dwordOf("CONTROL")
+const EXCL_BASE = dwordOf("EXCL_BASE")
+const EXCL_LIMIT = dwordOf("EXCL_LIMIT")
+
+/** Interrupt messages go to FEEx_xxxxh (§2.1.2). */
+const INTERRUPT_MEGABYTE = 0xfee
+/** A request that passes untranslated reports one page: a table says nothing about its neighbours. */
+const PASS_SIZE_LG2 = 12
+
+export class Translator {
+  private readonly dwords: Uint32Array
+  private readonly transaction: Transaction
+  private readonly entries: DeviceEntries
+  private readonly guest: GuestWalk
+  private readonly host: HostWalk
+  private readonly events: EventLog
+  private readonly result: TranslationResult
+
+  constructor(
+    registers: Registers,
+    transaction: Transaction,
+    entries: DeviceEntries,
+    guest: GuestWalk,
+    host: HostWalk,
+    events: EventLog,
+    result: TranslationResult,
+  ) {
+    this.dwords = registers.dwords
+    this.transaction = transaction
+    this.entries = entries
+    this.guest = guest
+    this.host = host
+    this.events = events
+    this.result = result
+  }
+
+  translate(device: number, pasid: number, hi: number, lo: number, access: number): number {
+    this.transaction.begin(device, pasid, hi, lo, access)
+    if (((this.dwords[CONTROL] as number) & reg.CONTROL_IommuEn) === 0) return this.pass(hi, lo)
+    const { entries } = this
+    const loaded = entries.load()
+    if (loaded !== OK && loaded !== NO_TRANSLATION) return this.refuse(loaded)
+    if (!entries.valid) return this.pass(hi, lo)
+    if (pasid === NO_PASID) {
+      if (hi === 0 && lo >>> 20 === INTERRUPT_MEGABYTE) return this.interrupt(hi, lo, access)
+      if (((this.dwords[EXCL_BASE] as number) & reg.EXCL_ExEn) !== 0 && this.isExcluded(hi, lo)) {
+        return this.pass(hi, lo)
+      }
+    }
+    if (loaded !== OK) return this.refuse(loaded)
+    return entries.usesGuest ? this.throughGuest(hi, lo, access) : this.throughHost(hi, lo, access)
+  }
+
+  private throughHost(hi: number, lo: number, access: number): number {
+    const { host } = this
+    const status = host.walk(hi, lo, needOf(access))
+    if (status !== OK) return this.refuseHost(status, hi, lo, access)
+    const r = this.result
+    r.paHi = host.paHi >>> 0
+    r.paLo = host.paLo >>> 0
+    r.sizeLg2 = host.sizeLg2 === 0 ? PASS_SIZE_LG2 : host.sizeLg2
+    r.allowed = allowedOf(host.permissions)
+    r.ipaHi = hi >>> 0
+    r.ipaLo = lo >>> 0
+    r.stage1SizeLg2 = 0
+    r.stage2SizeLg2 = host.sizeLg2
+    return OK
+  }
+
+  private throughGuest(hi: number, lo: number, access: number): number {
+    const { guest, host } = this
+    const walked = guest.walk(this.entries.pasid, hi, lo, access)
+    if (walked !== OK) return this.refuse(walked)
+    const gpaHi = guest.gpaHi
+    const gpaLo = guest.gpaLo
+    const status = host.walk(gpaHi, gpaLo, needOf(access))
+    if (status !== OK) return this.refuseHost(status, gpaHi, gpaLo, access)
+    const r = this.result
+    r.paHi = host.paHi
+    r.paLo = host.paLo >>> 0
+    r.sizeLg2 = host.sizeLg2 !== 0 && host.sizeLg2 < guest.sizeLg2 ? host.sizeLg2 : guest.sizeLg2
+    const allowed = allowedOf(host.permissions & guest.permissions)
+    r.allowed = guest.executable && (allowed & ACCESS_READ) !== 0 ? allowed | ACCESS_EXEC : allowed
+    r.ipaHi = gpaHi
+    r.ipaLo = gpaLo >>> 0
+    r.stage1SizeLg2 = guest.sizeLg2
+    r.stage2SizeLg2 = host.sizeLg2
+    return OK
+  }
+
+  /** Untranslated and unchecked. */
+  private pass(hi: number, lo: number): number {
+    const r = this.result
+    r.paHi = hi >>> 0
+    r.paLo = lo >>> 0
+    r.sizeLg2 = PASS_SIZE_LG2
+    r.allowed = ACCESS_READ | ACCESS_WRITE
+    r.ipaHi = hi >>> 0
+    r.ipaLo = lo >>> 0
+    r.stage1SizeLg2 = 0
+    r.stage2SizeLg2 = 0
+    return OK
+  }
+
+  /**
+   * The address range of interrupt messages is not memory (§2.1.2): reads are refused, writes are interrupts and
+   * pass or not by DTE.IntCtl (§2.2.5). Interrupt tables are not modelled: where a table would remap, the answer is
+   * that of a table without a valid entry.
+   */
+  private interrupt(hi: number, lo: number, access: number): number {
+    if (access !== ACCESS_WRITE) return this.refuse(INTERRUPT_READ)
+    const t = this.transaction
+    if ((t.dteInterruptsLo & dte.IV) === 0) return this.pass(hi, lo)
+    const control = (t.dteInterruptsHi >>> dte.INTCTL_SHIFT) & dte.INTCTL_MASK
+    if (control === dte.INTCTL_FORWARD) return this.pass(hi, lo)
+    return this.refuse(control === dte.INTCTL_REMAP ? INTERRUPT_UNMAPPED : INTERRUPT_BLOCKED)
+  }
+
+  /** MMIO Offsets 0020h and 0028h: the limit is the last page; DTE.EX or Allow lets a device in. */
+  private isExcluded(hi: number, lo: number): boolean {
+    const { dwords } = this
+    const baseLo = dwords[EXCL_BASE] as number
+    if ((baseLo & reg.EXCL_Allow) === 0 && (this.transaction.dteFlags & dte.EX) === 0) return false
+    const page = (hi >>> 0) * 0x10_0000 + (lo >>> 12)
+    const first = ((dwords[EXCL_BASE + 1] as number) & reg.BASE_HI) * 0x10_0000 + (baseLo >>> 12)
+    const limitHi = (dwords[EXCL_LIMIT + 1] as number) & reg.BASE_HI
+    const last = limitHi * 0x10_0000 + ((dwords[EXCL_LIMIT] as number) >>> 12)
+    return page >= first && page <= last
+  }
+
+  private refuseHost(status: number, hi: number, lo: number, access: number): number {
+    const t = this.transaction
+    t.faultStage = 2
+    t.faultIsGuest = 0
+    t.faultHi = hi
+    t.faultLo = lo
+    t.faultIsWrite = access & ACCESS_WRITE
+    t.errorHi = this.host.errorHi
+    t.errorLo = this.host.errorLo
+    return this.refuse(status)
+  }
+
+  private refuse(status: number): number {
+    this.result.fault = this.events.refuse(status, this.transaction)
+    return status
+  }
+}
+
+function needOf(access: number): number {
+  const read = (access & ACCESS_READ) === 0 ? 0 : READ
+  return (access & ACCESS_WRITE) === 0 ? read : read | WRITE
+}
+
+function allowedOf(permissions: number): number {
+  const read = (permissions & READ) === 0 ? 0 : ACCESS_READ
+  return (permissions & WRITE) === 0 ? read : read | ACCESS_WRITE
+}
