@@ -148,7 +148,7 @@ export const FAULT_REASONS: ReadonlyMap<number, FaultReason> = new Map([
   [SSS_6, qualified("SSS.6", "the A/D update of a second-stage paging entry failed")],
   [SGN_1, qualified("SGN.1", "the address is not canonical")],
   [SGN_2, qualified("SGN.2", "a user request to a supervisor page")],
-  [SGN_3, qualified("SGN.3", "an execute request to an execute-disabled page (revisions before 4.0)")],
+  [SGN_3, qualified("SGN.3", "an execute request to an execute-disabled page (earlier revisions only)")],
   [SGN_4, qualified("SGN.4", "the host address is beyond the host address width")],
   [SGN_5, qualified("SGN.5", "the address is beyond the width of the second stage")],
   [SGN_6, qualified("SGN.6", "no write permission")],

@@ -1,0 +1,288 @@
+/**
+ * From a request's source-id and PASID to how it is translated: root, context, PASID directory and PASID table entry,
+ * checked in the order of their reading. Intel VT-d 5.10 (D51397-018) §3.4, §9.1 to §9.6, fault conditions §7.1.3.
+ */
+import { ACCESS_EXEC, ACCESS_PRIV } from "@iommu/core"
+import * as ctx from "../spec/device-table.ts"
+import * as fr from "../spec/events.ts"
+import * as pt from "../spec/pasid-table.ts"
+import { TTM_ABORT, TTM_LEGACY, TTM_MASK, TTM_SCALABLE, TTM_SHIFT } from "../spec/registers.ts"
+import { traceEntry } from "./trace.ts"
+import { MODE_FIRST, MODE_NESTED, MODE_PASS_THROUGH, MODE_SECOND, type Transaction } from "./transaction.ts"
+import { beyondSecondStage } from "./walk-stage2.ts"
+
+/** Levels of a second stage less its AW encoding. */
+const LEVELS_OF_AW = 2
+
+/** Fills mode, tables and flags of the transaction. @returns 0 or the fault reason */
+export function resolveEntries(t: Transaction): number {
+  const { features } = t
+  const ttm = (t.rootLo >>> TTM_SHIFT) & TTM_MASK
+  t.fpd = false
+  t.legacy = ttm === TTM_LEGACY
+  if (ttm === TTM_LEGACY) return resolveLegacy(t)
+  if (ttm === TTM_SCALABLE && features.scalable) return resolveScalable(t)
+  if (ttm === TTM_ABORT && features.abortDma) return t.fail(fr.RTA_4, 0, t.iovaHi, t.iovaLo)
+  return t.fail(fr.RTA_1, 0, t.rootHi, t.rootLo)
+}
+
+/** §3.4.2. */
+function resolveLegacy(t: Transaction): number {
+  const { features, memory } = t
+  const words = memory.words
+  if (t.pasid >= 0) return t.fail(fr.RTA_2, 0, t.iovaHi, t.iovaLo)
+
+  const rootTableLo = t.rootLo & ctx.ADDR_MASK_LO
+  const bus = t.device >>> 8
+  const rootAddress = rootTableLo + bus * ctx.ROOT_ENTRY_BYTES
+  const rootAt = memory.find(t.rootHi, rootAddress)
+  if (rootAt < 0) return t.fail(fr.LRT_1, 0, t.rootHi, rootAddress)
+  if (t.trace !== null) traceEntry(t, "root entry", t.rootHi, rootTableLo, bus, rootAt, 2)
+  const rootLo = words[rootAt] as number
+  const rootHi = words[rootAt + 1] as number
+  if ((rootLo & ctx.ROOT_P) === 0) return t.fail(fr.LRT_2, 0, t.rootHi, rootAddress)
+  const rootRsvd =
+    (rootLo & ctx.ROOT_RSVD_LO) |
+    (rootHi & features.pointerRsvdHi) |
+    (words[rootAt + 2] as number) |
+    (words[rootAt + 3] as number)
+  if (rootRsvd !== 0) return t.fail(fr.LRT_3, 0, t.rootHi, rootAddress)
+
+  const devfn = t.device & 0xff
+  const tableLo = rootLo & ctx.ADDR_MASK_LO
+  const address = tableLo + devfn * ctx.CONTEXT_ENTRY_BYTES
+  const at = memory.find(rootHi, address)
+  if (at < 0) return t.fail(fr.LCT_1, 0, rootHi, address)
+  if (t.trace !== null) traceEntry(t, "context entry", rootHi, tableLo, devfn, at, 2)
+  const lo = words[at] as number
+  const hi = words[at + 1] as number
+  const lo1 = words[at + 2] as number
+  const hi1 = words[at + 3] as number
+  t.fpd = (lo & ctx.CONTEXT_FPD) !== 0
+  if ((lo & ctx.CONTEXT_P) === 0) return t.fail(fr.LCT_2, 0, rootHi, address)
+
+  const tt = (lo >>> ctx.CONTEXT_TT_SHIFT) & ctx.CONTEXT_TT_MASK
+  // Pass-through ignores SSPTPTR, its upper bits included.
+  const pointerRsvd = tt === ctx.TT_PASS_THROUGH ? 0 : hi & features.pointerRsvdHi
+  const rsvd =
+    (lo & ctx.CONTEXT_RSVD_LO) | pointerRsvd | (lo1 & features.contextRsvdLo1) | (hi1 & ctx.CONTEXT_RSVD_HI1)
+  if (rsvd !== 0) return t.fail(fr.LCT_3, 0, rootHi, address)
+  const aw = lo1 & ctx.CONTEXT_AW_MASK_LO1
+  if (!supportsWidth(t, aw)) return t.fail(fr.LCT_4, 0, rootHi, address)
+  if (!supportsTranslationType(t, tt)) return t.fail(fr.LCT_4, 0, rootHi, address)
+
+  t.domainId = (lo1 >>> ctx.CONTEXT_DID_SHIFT_LO1) & 0xffff
+  t.effectivePasid = 0
+  t.privileged = false
+  t.ssade = false
+  t.pwsnp = false
+  t.mode = tt === ctx.TT_PASS_THROUGH ? MODE_PASS_THROUGH : MODE_SECOND
+  setSecondStage(t, hi, lo, aw)
+  return 0
+}
+
+/** §9.3, AW: one of the widths in CAP_REG.SAGAW. */
+function supportsWidth(t: Transaction, aw: number): boolean {
+  return aw >= 1 && aw <= 3 && ((t.features.sagaw >>> aw) & 1) !== 0
+}
+
+/** §9.3, TT. */
+function supportsTranslationType(t: Transaction, tt: number): boolean {
+  switch (tt) {
+    case ctx.TT_UNTRANSLATED:
+      return true
+    case ctx.TT_DEVICE_TLB:
+      return t.features.deviceTlb
+    case ctx.TT_PASS_THROUGH:
+      return t.features.passThrough
+    default:
+      return false
+  }
+}
+
+function setSecondStage(t: Transaction, hi: number, lo: number, aw: number): void {
+  t.ssTableHi = hi
+  t.ssTableLo = lo & ctx.ADDR_MASK_LO
+  t.ssLevels = aw + LEVELS_OF_AW
+  const width = Math.min(t.features.mgaw, 9 * t.ssLevels + 12)
+  t.ssMaxHi = width > 32 ? 2 ** (width - 32) - 1 : 0
+  t.ssMaxLo = width >= 32 ? 0xffffffff : 2 ** width - 1
+}
+
+/** §3.4.3. */
+function resolveScalable(t: Transaction): number {
+  const { features, memory } = t
+  const words = memory.words
+  if (t.pasid >= 0 && (t.access & ACCESS_EXEC) !== 0 && features.majorVersion >= 8) {
+    return t.fail(fr.RTA_5, 0, t.iovaHi, t.iovaLo)
+  }
+
+  const rootTableLo = t.rootLo & ctx.ADDR_MASK_LO
+  const bus = t.device >>> 8
+  const half = t.device & 0x80 ? 8 : 0
+  const rootAddress = rootTableLo + bus * ctx.ROOT_ENTRY_BYTES + half
+  const rootAt = memory.find(t.rootHi, rootAddress)
+  if (rootAt < 0) return t.fail(fr.SRT_1, 0, t.rootHi, rootAddress)
+  if (t.trace !== null) {
+    const what = half === 0 ? "scalable-mode root entry, lower half" : "scalable-mode root entry, upper half"
+    traceEntry(t, what, t.rootHi, rootTableLo, bus, rootAt, 1)
+  }
+  const rootLo = words[rootAt] as number
+  const rootHi = words[rootAt + 1] as number
+  if ((rootLo & ctx.ROOT_P) === 0) return t.fail(fr.SRT_2, 0, t.rootHi, rootAddress)
+  if (((rootLo & ctx.ROOT_RSVD_LO) | (rootHi & features.pointerRsvdHi)) !== 0) {
+    return t.fail(fr.SRT_3, 0, t.rootHi, rootAddress)
+  }
+
+  const devfn = t.device & 0x7f
+  const tableLo = rootLo & ctx.ADDR_MASK_LO
+  const address = tableLo + devfn * ctx.SCALABLE_CONTEXT_ENTRY_BYTES
+  const at = memory.find(rootHi, address)
+  if (at < 0) return t.fail(fr.SCT_1, 0, rootHi, address)
+  if (t.trace !== null) traceEntry(t, "scalable-mode context entry", rootHi, tableLo, devfn, at, 4)
+  const reason = checkScalableContext(t, at)
+  if (reason !== 0) return t.fail(reason, 0, rootHi, address)
+  return resolvePasid(t, words[at + 1] as number, words[at] as number)
+}
+
+/** §9.4. Sets the PASID that counts. @returns 0 or the fault reason */
+function checkScalableContext(t: Transaction, at: number): number {
+  const { features } = t
+  const words = t.memory.words
+  const lo = words[at] as number
+  const lo1 = words[at + 2] as number
+  t.fpd = (lo & ctx.CONTEXT_FPD) !== 0
+  if ((lo & ctx.CONTEXT_P) === 0) return fr.SCT_2
+  const rsvd =
+    (lo & features.scalableContextRsvdLo) |
+    ((words[at + 1] as number) & features.pointerRsvdHi) |
+    (lo1 & features.scalableContextRsvdLo1) |
+    (words[at + 3] as number) |
+    (words[at + 4] as number) |
+    (words[at + 5] as number) |
+    (words[at + 6] as number) |
+    (words[at + 7] as number)
+  if (rsvd !== 0) return fr.SCT_3
+  if ((lo & ctx.PRE) !== 0 && (lo & ctx.DTE) === 0) return fr.SCT_4
+  const pasidLimit = 1 << (((lo >>> ctx.PDTS_SHIFT) & ctx.PDTS_MASK) + 7 + pt.PASID_TABLE_BITS)
+  const ridPasid = lo1 & ctx.RID_PASID_MASK_LO1
+  if (ridPasid >= pasidLimit) return fr.SCT_4
+
+  if (t.pasid < 0) {
+    t.effectivePasid = ridPasid
+    t.privileged = (lo1 & ctx.RID_PRIV_LO1) !== 0
+    return 0
+  }
+  if ((lo & ctx.PASIDE) === 0) return fr.SCT_6
+  if (t.pasid >= pasidLimit) return fr.SCT_7
+  if (t.pasid === ridPasid) return fr.SCT_9
+  if (t.pasid > features.maxPasid) return fr.SGN_10
+  t.effectivePasid = t.pasid
+  t.privileged = (t.access & ACCESS_PRIV) !== 0
+  return 0
+}
+
+/** §9.5, §9.6. */
+function resolvePasid(t: Transaction, directoryHi: number, contextLo: number): number {
+  const { features, memory } = t
+  const words = memory.words
+  const directoryLo = (contextLo & ctx.ADDR_MASK_LO) >>> 0
+  const directoryIndex = t.effectivePasid >>> pt.PASID_TABLE_BITS
+  // A directory has up to 128 KiB and can cross a multiple of 4 GiB.
+  const sum = directoryLo + directoryIndex * pt.PASID_DIRECTORY_ENTRY_BYTES
+  const entryHi = sum > 0xffffffff ? directoryHi + 1 : directoryHi
+  const directoryAt = memory.find(entryHi, sum)
+  if (directoryAt < 0) return t.fail(fr.SPD_1, 0, entryHi, sum)
+  if (t.trace !== null) {
+    traceEntry(t, "PASID directory entry", directoryHi, directoryLo, directoryIndex, directoryAt, 1)
+  }
+  const lo = words[directoryAt] as number
+  const hi = words[directoryAt + 1] as number
+  if ((lo & pt.PDE_FPD) !== 0) t.fpd = true
+  if ((lo & pt.PDE_P) === 0) return t.fail(fr.SPD_2, 0, entryHi, sum)
+  if (((lo & pt.PDE_RSVD_LO) | (hi & features.pointerRsvdHi)) !== 0) return t.fail(fr.SPD_3, 0, entryHi, sum)
+
+  const index = t.effectivePasid & ((1 << pt.PASID_TABLE_BITS) - 1)
+  const tableLo = lo & ctx.ADDR_MASK_LO
+  const address = tableLo + index * pt.PASID_TABLE_ENTRY_BYTES
+  const at = memory.find(hi, address)
+  if (at < 0) return t.fail(fr.SPT_1, 0, hi, address)
+  if (t.trace !== null) traceEntry(t, "PASID table entry", hi, tableLo, index, at, 8)
+  const reason = checkPasidEntry(t, at)
+  return reason === 0 ? 0 : t.fail(reason, 0, hi, address)
+}
+
+/** §9.6. @returns 0 or the fault reason */
+function checkPasidEntry(t: Transaction, at: number): number {
+  const { features } = t
+  const words = t.memory.words
+  const lo = words[at] as number
+  const hi = words[at + 1] as number
+  const lo1 = words[at + 2] as number
+  const lo2 = words[at + 4] as number
+  const hi2 = words[at + 5] as number
+  if ((lo & pt.PE_FPD) !== 0) t.fpd = true
+  if ((lo & pt.PE_P) === 0) return fr.SPT_2
+  let rsvd =
+    (lo & features.pasidEntryRsvdLo) |
+    (hi & features.pasidEntryRsvdHi) |
+    (lo1 & features.pasidEntryRsvdLo1) |
+    ((words[at + 3] as number) & features.pasidEntryRsvdHi1) |
+    (lo2 & features.pasidEntryRsvdLo2) |
+    (hi2 & features.pasidEntryRsvdHi2)
+  for (let word = 6; word < 16; word++) rsvd |= words[at + word] as number
+  if (rsvd !== 0) return fr.SPT_3
+
+  t.domainId = lo1 & pt.PE_DID_MASK_LO1
+  t.pwsnp = (lo1 & pt.PE_PWSNP_LO1) !== 0
+  t.ssade = false
+  const pgtt = (lo >>> pt.PE_PGTT_SHIFT) & pt.PE_PGTT_MASK
+  switch (pgtt) {
+    case pt.PGTT_FIRST:
+      if (!features.firstStage) return fr.SPT_4
+      t.mode = MODE_FIRST
+      break
+    case pt.PGTT_SECOND:
+      if (!features.secondStage) return fr.SPT_4
+      t.mode = MODE_SECOND
+      break
+    case pt.PGTT_NESTED:
+      if (!features.nested) return fr.SPT_4
+      t.mode = MODE_NESTED
+      break
+    case pt.PGTT_PASS_THROUGH:
+      if (!features.passThrough) return fr.SPT_4
+      t.mode = MODE_PASS_THROUGH
+      break
+    default:
+      return fr.SPT_4
+  }
+  if (t.mode === MODE_SECOND || t.mode === MODE_NESTED) {
+    const aw = (lo >>> pt.PE_AW_SHIFT) & pt.PE_AW_MASK
+    if (!supportsWidth(t, aw)) return fr.SPT_4
+    setSecondStage(t, hi, lo, aw)
+    t.ssade = (lo & pt.PE_SSADE) !== 0
+  }
+  if (t.mode === MODE_FIRST || t.mode === MODE_NESTED) {
+    if (!setFirstStage(t, hi2, lo2)) return fr.SPT_4
+  }
+  return checkPrivilege(t, lo2)
+}
+
+/** @returns false when FSPM or FSPTPTR has a value that this hardware does not support */
+function setFirstStage(t: Transaction, hi2: number, lo2: number): boolean {
+  const fspm = (lo2 >>> pt.PE_FSPM_SHIFT_LO2) & pt.PE_FSPM_MASK
+  if (fspm !== pt.FSPM_4_LEVEL && (fspm !== pt.FSPM_5_LEVEL || !t.features.fs5lp)) return false
+  t.fsLevels = fspm === pt.FSPM_5_LEVEL ? 5 : 4
+  t.fsTableHi = hi2
+  t.fsTableLo = lo2 & ctx.ADDR_MASK_LO
+  t.wpe = (lo2 & pt.PE_WPE_LO2) !== 0
+  t.eafe = (lo2 & pt.PE_EAFE_LO2) !== 0
+  return t.mode === MODE_FIRST || !beyondSecondStage(t, hi2, t.fsTableLo)
+}
+
+function checkPrivilege(t: Transaction, lo2: number): number {
+  if (t.pasid >= 0 && (t.access & ACCESS_EXEC) !== 0 && !t.features.executeRequests) return fr.SPT_5
+  if (t.privileged && (lo2 & pt.PE_SRE_LO2) === 0) return fr.SPT_6
+  return 0
+}

@@ -1,0 +1,97 @@
+/**
+ * One request on its way through the remapping unit: what the device asked, what its entries say, what the walks
+ * found. One object serves all requests, so that a translation allocates nothing.
+ */
+import type { PhysicalMemory, WalkStep } from "@iommu/core"
+import type { Features } from "./options.ts"
+
+/** How a request is translated, once its entries are read. */
+export const MODE_FIRST = 1
+export const MODE_SECOND = 2
+export const MODE_NESTED = 3
+export const MODE_PASS_THROUGH = 4
+
+/** Levels of paging tables at most; arrays by level have one more slot, index 0 is not used. */
+const MAX_LEVELS = 5
+
+export class Transaction {
+  readonly memory: PhysicalMemory
+  features: Features
+  /** RTADDR_REG as of the last SRTP. */
+  rootHi = 0
+  rootLo = 0
+  trace: ((step: WalkStep) => void) | null = null
+
+  device = 0
+  /** PASID of the request, -1 without. */
+  pasid = -1
+  iovaHi = 0
+  iovaLo = 0
+  access = 0
+
+  /** Legacy mode reports other fault reasons than scalable mode. */
+  legacy = false
+  mode = 0
+  domainId = 0
+  /** The PASID that chose the PASID table entry: the request's, or RID_PASID. */
+  effectivePasid = 0
+  privileged = false
+  /** An FPD bit was set in an entry on the way. */
+  fpd = false
+  ssTableHi = 0
+  ssTableLo = 0
+  ssLevels = 0
+  /** The largest address that the second stage takes, by the smaller of MGAW and AGAW. */
+  ssMaxHi = 0
+  ssMaxLo = 0
+  ssade = false
+  fsTableHi = 0
+  fsTableLo = 0
+  fsLevels = 0
+  wpe = false
+  eafe = false
+  /** Page walks snoop caches; without it no A/D flag can be updated. */
+  pwsnp = false
+
+  /** Result of the last second-stage walk. */
+  ssPaHi = 0
+  ssPaLo = 0
+  ssSizeLg2 = 0
+  /** SS_R and SS_W of all levels together. */
+  ssPermissions = 0
+  /** Index in memory.words of the entry at each level. */
+  readonly ssAt: Int32Array = new Int32Array(MAX_LEVELS + 1)
+  ssLeafAt = 0
+
+  /** Result of the first-stage walk: guest physical address when nested. */
+  fsPaHi = 0
+  fsPaLo = 0
+  fsSizeLg2 = 0
+  fsLeafLevel = 0
+  /** FS_RW of all levels together. */
+  fsWritable = 0
+  readonly fsAt: Int32Array = new Int32Array(MAX_LEVELS + 1)
+  /** Nested: permissions of, and the leaf that translated, the address of the entry at each level. */
+  readonly fsEntryPermissions: Int32Array = new Int32Array(MAX_LEVELS + 1)
+  readonly fsEntryLeafAt: Int32Array = new Int32Array(MAX_LEVELS + 1)
+
+  /** Fault reason, 0 while there is none; the stage that refused, and the entry or address it refused at. */
+  reason = 0
+  stage: 0 | 1 | 2 = 0
+  whereHi = 0
+  whereLo = 0
+
+  constructor(memory: PhysicalMemory, features: Features) {
+    this.memory = memory
+    this.features = features
+  }
+
+  /** Notes a fault. Returns its reason, for `return t.fail(...)`. */
+  fail(reason: number, stage: 0 | 1 | 2, whereHi: number, whereLo: number): number {
+    this.reason = reason
+    this.stage = stage
+    this.whereHi = whereHi >>> 0
+    this.whereLo = whereLo >>> 0
+    return reason
+  }
+}

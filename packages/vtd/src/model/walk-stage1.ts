@@ -1,0 +1,150 @@
+/** The first-stage walk, alone and nested. Intel VT-d 5.10 (D51397-018) §3.6, §3.8, §9.7. */
+import { ACCESS_EXEC, ACCESS_WRITE } from "@iommu/core"
+import * as fr from "../spec/events.ts"
+import { FS_A, FS_D, FS_EA, FS_P, FS_PS, FS_RW, FS_US, FS_XD_HI, SS_R, SS_W } from "../spec/page-tables.ts"
+import { traceFirstStage } from "./trace.ts"
+import { MODE_NESTED, type Transaction } from "./transaction.ts"
+import {
+  beyondSecondStage,
+  SS_FLAG_UPDATE,
+  SS_NO_PERMISSION,
+  SS_OK,
+  SS_RESERVED_BIT,
+  SS_ROOT_UNREADABLE,
+  SS_TABLE_UNREADABLE,
+  setSecondStageDirty,
+  walkSecondStage,
+} from "./walk-stage2.ts"
+
+/**
+ * Translates the request's address through the first stage and checks its access rights. Fills the `fs` fields.
+ * @returns 0 or the fault reason
+ */
+export function walkFirstStage(t: Transaction): number {
+  const hi = t.iovaHi
+  const lo = t.iovaLo
+  const unused = t.fsLevels === 5 ? 7 : 16
+  if ((hi << unused) >> unused !== (hi | 0)) return t.fail(fr.SGN_1, 1, hi, lo)
+
+  const memory = t.memory
+  const words = memory.words
+  const features = t.features
+  const nested = t.mode === MODE_NESTED
+  const page = (hi << 20) | (lo >>> 12)
+  let tableHi = t.fsTableHi
+  let tableLo = t.fsTableLo
+  let rights = FS_US | FS_RW
+  let executeDisable = 0
+  let level = t.fsLevels
+  for (;;) {
+    const index = (level > 3 ? hi >>> (9 * level - 29) : page >>> (9 * level - 9)) & 511
+    const entryAddress = tableLo + (index << 3)
+    let at: number
+    if (nested) {
+      const reason = translateEntryAddress(t, level, tableHi, entryAddress)
+      if (reason !== 0) return reason
+      at = memory.find(t.ssPaHi, t.ssPaLo)
+    } else {
+      at = memory.find(tableHi, entryAddress)
+    }
+    if (at < 0) return t.fail(level === t.fsLevels ? fr.SFS_4 : fr.SFS_1, 1, tableHi, entryAddress)
+    const entryLo = words[at] as number
+    const entryHi = words[at + 1] as number
+    t.fsAt[level] = at
+    if (t.trace !== null) traceFirstStage(t, level, tableHi, tableLo, index, entryHi, entryLo)
+    if ((entryLo & FS_P) === 0) return t.fail(fr.SFS_2, 1, tableHi, entryAddress)
+    const leaf = level === 1 || ((entryLo & FS_PS) !== 0 && ((features.fsLargeLevels >> level) & 1) !== 0)
+    const reserved = (leaf ? features.fsLeafRsvdLo : features.fsTableRsvdLo)[level] as number
+    if ((entryLo & reserved) !== 0 || (entryHi & features.fsRsvdHi) !== 0) {
+      return t.fail(fr.SFS_3, 1, tableHi, entryAddress)
+    }
+    if (nested && beyondSecondStage(t, entryHi & 0xfffff, entryLo & 0xfffff000))
+      return t.fail(fr.SFS_5, 1, tableHi, entryAddress)
+    rights &= entryLo
+    executeDisable |= entryHi & FS_XD_HI
+    if (leaf) {
+      const below = level === 1 ? 0xfff : level === 2 ? 0x1fffff : 0x3fffffff
+      t.fsPaHi = entryHi & 0xfffff
+      t.fsPaLo = (entryLo & ~below) | (lo & below)
+      t.fsSizeLg2 = 9 * level + 3
+      t.fsLeafLevel = level
+      t.fsWritable = rights & FS_RW
+      return checkRights(t, rights, executeDisable, tableHi, entryAddress)
+    }
+    tableHi = entryHi & 0xfffff
+    tableLo = entryLo & 0xfffff000
+    level--
+  }
+}
+
+/** §3.6.1. */
+function checkRights(t: Transaction, rights: number, executeDisable: number, hi: number, lo: number): number {
+  if (!t.privileged && (rights & FS_US) === 0) return t.fail(fr.SGN_2, 1, hi, lo)
+  if (executeDisable !== 0 && (t.access & ACCESS_EXEC) !== 0) return t.fail(fr.SGN_3, 1, hi, lo)
+  const obeysRw = !t.privileged || t.wpe
+  if ((t.access & ACCESS_WRITE) !== 0 && obeysRw && (rights & FS_RW) === 0) return t.fail(fr.SGN_6, 1, hi, lo)
+  return 0
+}
+
+/** The guest physical address of a first-stage entry through the second stage. §3.8.1. */
+function translateEntryAddress(t: Transaction, level: number, hi: number, lo: number): number {
+  const status = walkSecondStage(t, hi, lo)
+  if (status !== SS_OK) return t.fail(nestedReason(status), 2, t.whereHi, t.whereLo)
+  // With SSADE, a read of a first-stage table needs both permissions.
+  const needed = t.ssade ? SS_R | SS_W : SS_R
+  if ((t.ssPermissions & needed) !== needed) {
+    return t.fail(level === t.fsLevels ? fr.SFS_6 : fr.SFS_7, 2, hi, lo)
+  }
+  t.fsEntryPermissions[level] = t.ssPermissions
+  t.fsEntryLeafAt[level] = t.ssLeafAt
+  return 0
+}
+
+/** Fault reason in scalable mode for what a second-stage walk came to. */
+export function nestedReason(status: number): number {
+  switch (status) {
+    case SS_ROOT_UNREADABLE:
+      return fr.SSS_4
+    case SS_TABLE_UNREADABLE:
+      return fr.SSS_1
+    case SS_NO_PERMISSION:
+      return fr.SSS_2
+    case SS_RESERVED_BIT:
+      return fr.SSS_3
+    case SS_FLAG_UPDATE:
+      return fr.SSS_5
+    default:
+      return fr.SSS_2
+  }
+}
+
+/**
+ * Accessed, extended accessed and dirty flags of the entries that the last walk used. §3.6.2. Called when the request
+ * is otherwise known to succeed, so that a refused request leaves none.
+ * @returns 0 or the fault reason
+ */
+export function updateFirstStageFlags(t: Transaction): number {
+  const words = t.memory.words
+  const accessed = t.eafe ? FS_A | FS_EA : FS_A
+  const leafFlags = (t.access & ACCESS_WRITE) !== 0 ? accessed | FS_D : accessed
+  for (let level = t.fsLevels; level >= t.fsLeafLevel; level--) {
+    const at = t.fsAt[level] as number
+    const wanted = level === t.fsLeafLevel ? leafFlags : accessed
+    const entry = words[at] as number
+    if ((entry & wanted) !== wanted) {
+      const reason = updateEntry(t, level)
+      if (reason !== 0) return reason
+      words[at] = entry | wanted
+    }
+  }
+  return 0
+}
+
+/** May the flags of the entry at a level be written? Marks the second-stage leaf dirty when it may. */
+function updateEntry(t: Transaction, level: number): number {
+  if (!t.pwsnp) return t.fail(fr.SFS_9, 1, t.iovaHi, t.iovaLo)
+  if (t.mode !== MODE_NESTED) return 0
+  if (((t.fsEntryPermissions[level] as number) & SS_W) === 0) return t.fail(fr.SFS_8, 2, t.iovaHi, t.iovaLo)
+  const status = setSecondStageDirty(t, t.fsEntryLeafAt[level] as number)
+  return status === SS_OK ? 0 : t.fail(fr.SSS_5, 2, t.iovaHi, t.iovaLo)
+}

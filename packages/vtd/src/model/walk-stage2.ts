@@ -1,0 +1,104 @@
+/** The second-stage walk. Intel VT-d 5.10 (D51397-018) §3.7, §9.8. */
+import { SS_A, SS_D, SS_PS, SS_R, SS_W } from "../spec/page-tables.ts"
+import { traceSecondStage } from "./trace.ts"
+import type { Transaction } from "./transaction.ts"
+
+/** What the walk came to. The caller knows the fault reason: it differs by mode and by what the address was. */
+export const SS_OK = 0
+/** The table at SSPTPTR, or a later one, has no memory behind it. */
+export const SS_ROOT_UNREADABLE = 1
+export const SS_TABLE_UNREADABLE = 2
+/** An entry with R and W clear, or none of both left over all levels. */
+export const SS_NO_PERMISSION = 3
+export const SS_RESERVED_BIT = 4
+/** An accessed or dirty flag has to be set, but walks do not snoop. */
+export const SS_FLAG_UPDATE = 5
+
+/**
+ * Translates an address that is known to be within {@link Transaction.ssMaxHi}. Fills the `ss` fields, sets accessed flags.
+ * @returns SS_*; on a fault, `where` is the entry's address
+ */
+export function walkSecondStage(t: Transaction, hi: number, lo: number): number {
+  const memory = t.memory
+  const words = memory.words
+  const features = t.features
+  // Bits 43:12, which hold the indexes of levels 1 to 3 without a seam.
+  const page = (hi << 20) | (lo >>> 12)
+  let tableHi = t.ssTableHi
+  let tableLo = t.ssTableLo
+  let permissions = SS_R | SS_W
+  let level = t.ssLevels
+  for (;;) {
+    const index = (level > 3 ? hi >>> (9 * level - 29) : page >>> (9 * level - 9)) & 511
+    const at = memory.find(tableHi, tableLo + (index << 3))
+    if (at < 0) {
+      note(t, tableHi, tableLo, index)
+      return level === t.ssLevels ? SS_ROOT_UNREADABLE : SS_TABLE_UNREADABLE
+    }
+    const entryLo = words[at] as number
+    const entryHi = words[at + 1] as number
+    t.ssAt[level] = at
+    if (t.trace !== null) traceSecondStage(t, level, tableHi, tableLo, index, entryHi, entryLo)
+    if ((entryLo & (SS_R | SS_W)) === 0) {
+      note(t, tableHi, tableLo, index)
+      return SS_NO_PERMISSION
+    }
+    const leaf = level === 1 || ((entryLo & SS_PS) !== 0 && ((features.ssLargeLevels >> level) & 1) !== 0)
+    const reserved = (leaf ? features.ssLeafRsvdLo : features.ssTableRsvdLo)[level] as number
+    if ((entryLo & reserved) !== 0 || (entryHi & features.ssRsvdHi) !== 0) {
+      note(t, tableHi, tableLo, index)
+      return SS_RESERVED_BIT
+    }
+    permissions &= entryLo
+    if (leaf) {
+      const below = level === 1 ? 0xfff : level === 2 ? 0x1fffff : 0x3fffffff
+      t.ssPaHi = entryHi & 0xfffff
+      t.ssPaLo = (entryLo & ~below) | (lo & below)
+      t.ssSizeLg2 = 9 * level + 3
+      t.ssPermissions = permissions
+      t.ssLeafAt = at
+      if (permissions === 0) {
+        note(t, tableHi, tableLo, index)
+        return SS_NO_PERMISSION
+      }
+      return t.ssade ? setAccessed(t, level) : SS_OK
+    }
+    tableHi = entryHi & 0xfffff
+    tableLo = entryLo & 0xfffff000
+    level--
+  }
+}
+
+function note(t: Transaction, tableHi: number, tableLo: number, index: number): void {
+  t.whereHi = tableHi >>> 0
+  t.whereLo = (tableLo + (index << 3)) >>> 0
+}
+
+/** §3.7.2. All entries or none: a walk that may not write leaves no trace. */
+function setAccessed(t: Transaction, leafLevel: number): number {
+  const words = t.memory.words
+  for (let level = t.ssLevels; level >= leafLevel; level--) {
+    const at = t.ssAt[level] as number
+    if (((words[at] as number) & SS_A) === 0) {
+      if (!t.pwsnp) return SS_FLAG_UPDATE
+      words[at] = (words[at] as number) | SS_A
+    }
+  }
+  return SS_OK
+}
+
+/** Sets the dirty flag in a leaf that a write went through. @returns SS_OK or SS_FLAG_UPDATE */
+export function setSecondStageDirty(t: Transaction, leafAt: number): number {
+  if (!t.ssade) return SS_OK
+  const words = t.memory.words
+  if (((words[leafAt] as number) & SS_D) !== 0) return SS_OK
+  if (!t.pwsnp) return SS_FLAG_UPDATE
+  words[leafAt] = (words[leafAt] as number) | SS_D
+  return SS_OK
+}
+
+/** True when an address does not fit the second stage's input width. §3.7. */
+export function beyondSecondStage(t: Transaction, hi: number, lo: number): boolean {
+  const above = hi >>> 0
+  return above > t.ssMaxHi || (above === t.ssMaxHi && lo >>> 0 > t.ssMaxLo)
+}
