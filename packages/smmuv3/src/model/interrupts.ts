@@ -1,0 +1,50 @@
+/**
+ * Interrupt messages. Arm IHI 0070 G.b §3.18. Wired interrupts are not modelled.
+ */
+import { fromHalves, hi32, lo32, type PhysicalMemory } from "@iommu/core"
+import { GERROR_MSI_GERROR_ABT_ERR, IRQ_CTRL_EVENTQ_IRQEN, IRQ_CTRL_GERROR_IRQEN } from "../spec/registers.ts"
+import type { Registers } from "./registers.ts"
+
+export class Interrupts {
+  onInterrupt: ((address: bigint, data: number) => void) | null = null
+  readonly #memory: PhysicalMemory
+  readonly #registers: Registers
+
+  constructor(memory: PhysicalMemory, registers: Registers) {
+    this.#memory = memory
+    this.#registers = registers
+  }
+
+  /** The Event queue went from empty to non-empty. */
+  eventQueue(): void {
+    const r = this.#registers
+    if ((r.get("IRQ_CTRLACK") & IRQ_CTRL_EVENTQ_IRQEN) === 0) return
+    this.message(r.get64("EVENTQ_IRQ_CFG0"), r.get("EVENTQ_IRQ_CFG1"))
+  }
+
+  /**
+   * Activates a global error, unless it is active already, and signals it. §7.5.
+   * @param error a GERROR_* bit
+   */
+  globalError(error: number): void {
+    const r = this.#registers
+    if (((r.get("GERROR") ^ r.get("GERRORN")) & error) !== 0) return
+    r.set("GERROR", r.get("GERROR") ^ error)
+    const enabled = (r.get("IRQ_CTRLACK") & IRQ_CTRL_GERROR_IRQEN) !== 0
+    if (!enabled || error === GERROR_MSI_GERROR_ABT_ERR) return
+    this.message(r.get64("GERROR_IRQ_CFG0"), r.get("GERROR_IRQ_CFG1"))
+  }
+
+  /**
+   * A 32-bit write to an address that is a doorbell or ordinary memory; none when the address is zero or the
+   * implementation has no messages. Doorbells lie outside the memory, so an address without memory is no abort.
+   */
+  message(address: bigint, data: number): void {
+    if (!this.#registers.features.msi || address === 0n) return
+    const oas = BigInt(this.#registers.features.oasBits)
+    const target = address & ((1n << oas) - 4n)
+    const at = this.#memory.find(hi32(target), lo32(target))
+    if (at >= 0) this.#memory.words[at] = data
+    if (this.onInterrupt !== null) this.onInterrupt(fromHalves(hi32(target), lo32(target)), data >>> 0)
+  }
+}

@@ -1,0 +1,280 @@
+/**
+ * From a SubstreamID to what its Context descriptor says. Arm IHI 0070 G.b §5.3, §5.4.
+ *
+ * Read anew for each transaction, through stage 2 where that is on; checked and decoded again only when the
+ * words, the stream's world or a register changed.
+ */
+import { ACCESS_READ, type PhysicalMemory } from "@iommu/core"
+import { S1FMT_4KB_L2, S1FMT_64KB_L2 } from "../spec/device-table.ts"
+import { CLASS_CD, EVENTS } from "../spec/events.ts"
+import { AP_TABLE_HI, PXN_TABLE_HI, XN_TABLE_HI } from "../spec/page-tables.ts"
+import * as cd from "../spec/pasid-table.ts"
+import { type DeviceEntry, WORLD_EL1, WORLD_EL2 } from "./device-entry.ts"
+import type { FaultSite } from "./events.ts"
+import { type Geometry, GRANULE_LG2_TG0, GRANULE_LG2_TG1, stage1StartLevel } from "./geometry.ts"
+import type { Features } from "./options.ts"
+import type { Registers } from "./registers.ts"
+import type { Tracer } from "./trace.ts"
+import type { Stage1Walk } from "./walk-stage1.ts"
+import type { Stage2Walk } from "./walk-stage2.ts"
+
+/** Words of a CD that have a meaning here. */
+const WORDS_USED = 6
+
+export class ContextTable {
+  /** Fault behaviour of the CD found last. */
+  records = false
+  stalls = false
+  aborts = true
+  asid = 0
+  /** Why the last CD was ILLEGAL. */
+  reason = ""
+  trace: Tracer | null = null
+  readonly #memory: PhysicalMemory
+  readonly #registers: Registers
+  readonly #site: FaultSite
+  readonly #stage1: Stage1Walk
+  readonly #stage2: Stage2Walk
+  readonly #decoded = new Int32Array(WORDS_USED)
+  #generation = -1
+  #world = WORLD_EL1
+  #stallsOff = false
+  #status = 0
+
+  constructor(
+    memory: PhysicalMemory,
+    registers: Registers,
+    site: FaultSite,
+    stage1: Stage1Walk,
+    stage2: Stage2Walk,
+  ) {
+    this.#memory = memory
+    this.#registers = registers
+    this.#site = site
+    this.#stage1 = stage1
+    this.#stage2 = stage2
+  }
+
+  /** @returns 0 with stage 1 configured, or the number of the event */
+  find(entry: DeviceEntry, index: number): number {
+    let tableHi = entry.s1ContextHi
+    let tableLo = entry.s1ContextLo
+    let inTable = index
+    const fmt = entry.s1CdMax === 0 ? 0 : entry.s1Fmt
+    if (fmt === S1FMT_4KB_L2 || fmt === S1FMT_64KB_L2) {
+      const status = this.#level1(entry, index, fmt)
+      if (status !== 0) return status
+      inTable = index & ((1 << leafLg2(fmt)) - 1)
+      tableHi = this.#site.fetchHi
+      tableLo = this.#site.fetchLo
+    } else {
+      tableLo &= -(1 << (entry.s1CdMax + 6))
+    }
+    const at = this.#fetch(entry, tableHi, tableLo | (inTable << 6))
+    if (at < 0) return -at
+    if (this.trace !== null) this.trace.cd(this.#site.fetchHi, this.#site.fetchLo, inTable, at)
+    return this.#matches(entry, at) ? this.#status : this.#decode(entry, at)
+  }
+
+  /** Leaves the leaf table's address in the site. */
+  #level1(entry: DeviceEntry, index: number, fmt: number): number {
+    const leaf = leafLg2(fmt)
+    // The table is aligned to its size, and to 64 bytes.
+    const alignLg2 = Math.max(6, entry.s1CdMax - leaf + 3)
+    const at = this.#fetch(
+      entry,
+      entry.s1ContextHi,
+      (entry.s1ContextLo & -(1 << alignLg2)) | ((index >>> leaf) << 3),
+    )
+    if (at < 0) return -at
+    const { words } = this.#memory
+    const low = words[at] | 0
+    const high = words[at + 1] | 0
+    if (this.trace !== null) this.trace.l1cd(this.#site.fetchHi, this.#site.fetchLo, index >>> leaf, at)
+    if ((low & cd.L1CD_V) === 0) return EVENTS.C_BAD_SUBSTREAMID
+    const pointerHi = high & cd.L1CD_L2PTR_HI
+    // Beyond the IAS stage 2 refuses by itself; beyond the OAS this is C_BAD_SUBSTREAMID. §3.4.3.
+    if (!entry.stage2 && pointerHi >>> (this.#registers.features.oasBits - 32) !== 0) {
+      return EVENTS.C_BAD_SUBSTREAMID
+    }
+    this.#site.fetchHi = pointerHi
+    this.#site.fetchLo = low & cd.L1CD_L2PTR_LO & -(1 << (leaf + 6))
+    return 0
+  }
+
+  /** Word index of a structure, its physical address in the site; or minus the number of the event. */
+  #fetch(entry: DeviceEntry, hi: number, lo: number): number {
+    const site = this.#site
+    site.fetchHi = hi
+    site.fetchLo = lo
+    if (entry.stage2) {
+      let status = this.#stage2.walk(hi, lo, ACCESS_READ)
+      if (status === 0 && this.#stage2.forbidsTable()) status = EVENTS.F_PERMISSION
+      if (status !== 0) {
+        site.stage2(CLASS_CD, hi, lo, true)
+        return -status
+      }
+      site.fetchHi = this.#stage2.outHi
+      site.fetchLo = this.#stage2.outLo
+    }
+    const at = this.#memory.find(site.fetchHi, site.fetchLo)
+    return at < 0 ? -EVENTS.F_CD_FETCH : at
+  }
+
+  #matches(entry: DeviceEntry, at: number): boolean {
+    if (this.#generation !== this.#registers.generation) return false
+    if (this.#world !== entry.world || this.#stallsOff !== entry.stallsOff) return false
+    const { words } = this.#memory
+    const decoded = this.#decoded
+    for (let i = 0; i < WORDS_USED; i++) if ((words[at + i] | 0) !== decoded[i]) return false
+    return true
+  }
+
+  #decode(entry: DeviceEntry, at: number): number {
+    for (let i = 0; i < WORDS_USED; i++) this.#decoded[i] = this.#memory.words[at + i]
+    this.#generation = this.#registers.generation
+    this.#world = entry.world
+    this.#stallsOff = entry.stallsOff
+    this.#status = this.#classify()
+    return this.#status
+  }
+
+  #classify(): number {
+    const w = this.#decoded
+    const { features } = this.#registers
+    const reason = illegal(w, this.#world, this.#stallsOff, features)
+    if (reason !== null) {
+      this.reason = reason
+      return EVENTS.C_BAD_CD
+    }
+    this.records = (w[1] & cd.R) !== 0
+    this.stalls = (w[1] & cd.S) !== 0
+    this.aborts = (w[1] & cd.A) !== 0
+    this.asid = w[1] >>> cd.ASID_SHIFT
+    configureStage1(this.#stage1, w, this.#world, features)
+    return 0
+  }
+}
+
+function leafLg2(fmt: number): number {
+  return fmt === S1FMT_4KB_L2 ? cd.L2_CDS_LG2_4KB : cd.L2_CDS_LG2_64KB
+}
+
+/** One of the two ranges of a CD, as it is in effect. */
+interface Range {
+  readonly enabled: boolean
+  readonly granuleLg2: number
+  readonly size: number
+  readonly ds: boolean
+  readonly rootHi: number
+  readonly rootLo: number
+}
+
+/** EPDx do not exist for EL2 without E2H, which has the lower range alone. §5.4 EPD0. */
+function lowerRange(w: Int32Array, world: number, features: Features): Range {
+  const granuleLg2 = GRANULE_LG2_TG0[(w[0] & cd.TG0) >>> cd.TG0_SHIFT]
+  return {
+    enabled: (w[0] & cd.EPD0) === 0 || world === WORLD_EL2,
+    granuleLg2,
+    size: w[0] & cd.T0SZ,
+    ds: effectiveDs(w, granuleLg2, features),
+    rootHi: w[3] & 0x000f_ffff,
+    rootLo: w[2] & cd.TTB0_LO,
+  }
+}
+
+function upperRange(w: Int32Array, world: number, features: Features): Range {
+  const granuleLg2 = GRANULE_LG2_TG1[(w[0] & cd.TG1) >>> cd.TG1_SHIFT]
+  return {
+    enabled: (w[0] & cd.EPD1) === 0 && world !== WORLD_EL2,
+    granuleLg2,
+    size: (w[0] & cd.T1SZ) >>> cd.T1SZ_SHIFT,
+    ds: effectiveDs(w, granuleLg2, features),
+    rootHi: w[5] & 0x000f_ffff,
+    rootLo: w[4] & cd.TTB1_LO,
+  }
+}
+
+function effectiveDs(w: Int32Array, granuleLg2: number, features: Features): boolean {
+  return features.ds && granuleLg2 !== 16 && (w[5] & cd.DS) !== 0
+}
+
+/** §5.4.2 CdIllegal for Non-secure streams; null when legal. */
+function illegal(w: Int32Array, world: number, stallsOff: boolean, features: Features): string | null {
+  const f = features
+  if ((w[0] & cd.V) === 0) return "V is 0"
+  const stalls = (w[1] & cd.S) !== 0
+  if (stallsOff && stalls) return "S is 1 on a stream with STE.S1STALLD 1"
+  if (f.termModel && (w[1] & cd.A) === 0) return "A is 0 where IDR0.TERM_MODEL allows aborts alone"
+  if (f.stallModel === 1 && stalls) return "S is 1 where IDR0.STALL_MODEL has no stalls"
+  if (f.stallModel === 2 && !stalls) return "S is 0 where IDR0.STALL_MODEL forces stalls"
+  const lower = lowerRange(w, world, features)
+  const upper = upperRange(w, world, features)
+  if (lower.enabled || upper.enabled) {
+    const there = (w[0] & cd.ENDI) !== 0 ? f.bigEndian : f.littleEndian
+    if (!there) return "ENDI selects an endianness that is not there"
+  }
+  if ((w[1] & cd.AA64) === 0 || !f.aarch64) return "AA64 selects a table format that is not there"
+  if ((w[1] & (cd.HA | cd.HD)) !== 0 && f.httu === 0) return "HA or HD is 1 where IDR0.HTTU is 0"
+  if ((w[1] & cd.HD) !== 0 && f.httu === 1) return "HD is 1 where IDR0.HTTU has the Access flag alone"
+  if (world !== WORLD_EL2 && !f.asid16 && w[1] >>> 24 !== 0) return "ASID has more than 8 bits"
+  const outputBits = f.outputBits(w[1] & cd.IPS)
+  return illegalRange(lower, "0", outputBits, f) ?? illegalRange(upper, "1", outputBits, f)
+}
+
+function illegalRange(range: Range, name: string, outputBits: number, features: Features): string | null {
+  if (!range.enabled) return null
+  const large = range.granuleLg2 === 16
+  const most = features.smallTables ? (large ? 47 : 48) : 39
+  const least = features.va52 && (large || range.ds) ? 12 : 16
+  if (range.size > most || range.size < least) return `T${name}SZ is out of range`
+  if (!features.hasGranule(range.granuleLg2)) return `TG${name} selects a granule that is not there`
+  const rootBits = large || range.ds ? outputBits : Math.min(outputBits, 48)
+  if (range.rootHi >>> (rootBits - 32) !== 0) return `TTB${name} exceeds the output size`
+  return null
+}
+
+function configureStage1(walk: Stage1Walk, w: Int32Array, world: number, features: Features): void {
+  const outputBits = features.outputBits(w[1] & cd.IPS)
+  const bigEndian = (w[0] & cd.ENDI) !== 0
+  fillRange(walk.lower, lowerRange(w, world, features), outputBits, bigEndian, features)
+  fillRange(walk.upper, upperRange(w, world, features), outputBits, bigEndian, features)
+  const onePrivilege = world === WORLD_EL2
+  const limits = PXN_TABLE_HI | XN_TABLE_HI | AP_TABLE_HI
+  walk.topByteIgnoredLower = (w[1] & cd.TBI0) !== 0
+  walk.topByteIgnoredUpper = (w[1] & cd.TBI1) !== 0
+  walk.unprivilegedOffLower = features.e0pd && !onePrivilege && (w[2] & cd.E0PD0) !== 0
+  walk.unprivilegedOffUpper = features.e0pd && !onePrivilege && (w[4] & cd.E0PD1) !== 0
+  walk.limitsLower = features.had && (w[2] & cd.HAD0) !== 0 ? 0 : limits
+  walk.limitsUpper = features.had && (w[4] & cd.HAD1) !== 0 ? 0 : limits
+  walk.accessFaultsOff = (w[1] & cd.AFFD) !== 0
+  walk.updateAccess = (w[1] & cd.HA) !== 0
+  walk.updateDirty = walk.updateAccess && (w[1] & cd.HD) !== 0
+  walk.writeExecuteNever = (w[1] & cd.WXN) !== 0
+  walk.privilegedAccessNever = !onePrivilege && (w[1] & cd.PAN) !== 0
+  walk.panCoversExecute = features.epan && (w[3] & cd.EPAN) !== 0
+  walk.singlePrivilege = onePrivilege
+}
+
+function fillRange(
+  geometry: Geometry,
+  range: Range,
+  outputBits: number,
+  bigEndian: boolean,
+  features: Features,
+): void {
+  geometry.enabled = range.enabled
+  if (!range.enabled) return
+  const inputBits = 64 - range.size
+  geometry.fill({
+    granuleLg2: range.granuleLg2,
+    inputBits,
+    startLevel: stage1StartLevel(range.granuleLg2, inputBits),
+    outputBits,
+    oasBits: features.oasBits,
+    ds: range.ds,
+    bigEndian,
+    rootHi: range.rootHi,
+    rootLo: range.rootLo,
+  })
+}
