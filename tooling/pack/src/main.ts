@@ -1,6 +1,7 @@
 /**
- * Packs every library, installs each one alone with what it depends on into an empty folder, and there checks the
- * types of its README's example, runs it in Node, bundles it for a browser and runs the bundle without Node.
+ * Packs every library, checks the tarball, installs each one alone with what it depends on into an empty folder, and
+ * there checks the types of its README's example, runs it in Node, bundles it for a browser and runs the bundle
+ * without Node.
  */
 import { execFileSync } from "node:child_process"
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
@@ -36,6 +37,7 @@ function packAll(): Map<string, string> {
 
 async function check(name: string, tarballs: ReadonlyMap<string, string>): Promise<void> {
   try {
+    checkPackage(tarballs.get(name) as string)
     const folder = install(name, tarballs)
     const example = readmeExample(readFileSync(join(root, "packages", name, "README.md"), "utf8"))
     writeFileSync(join(folder, "example.ts"), example)
@@ -46,8 +48,15 @@ async function check(name: string, tarballs: ReadonlyMap<string, string>): Promi
     console.log(`@iommu/${name}: packed, installed alone, example runs in Node and bundled: ${inNode.trim()}`)
   } catch (error) {
     failed++
-    console.error(`@iommu/${name}: ${error instanceof Error ? error.message : String(error)}`)
+    console.error(`@iommu/${name}: ${describeFailure(error)}`)
   }
+}
+
+/** What registries, bundlers and TypeScript's resolution modes make of the tarball. */
+function checkPackage(tarball: string): void {
+  const bin = join(import.meta.dirname, "../node_modules/.bin")
+  execFileSync(join(bin, "publint"), ["run", tarball, "--strict"], { stdio: "pipe" })
+  execFileSync(join(bin, "attw"), [tarball, "--profile", "esm-only"], { stdio: "pipe" })
 }
 
 /** A folder with the package and its own `@iommu` dependencies, nothing else. */
@@ -113,4 +122,12 @@ async function runBundled(folder: string): Promise<string> {
   }
   runInContext(outputFiles[0]?.text ?? "", createContext({ console: { log } }))
   return printed
+}
+
+/** A command's own output says more than that it failed. */
+function describeFailure(error: unknown): string {
+  if (!(error instanceof Error)) return String(error)
+  const output =
+    "stdout" in error ? `${String(error.stdout)}${"stderr" in error ? String(error.stderr) : ""}` : ""
+  return `${error.message}\n${output}`.trimEnd()
 }
