@@ -5,10 +5,11 @@
 import { ACCESS_EXEC, ACCESS_PRIV } from "@iommu/core"
 import * as ctx from "../spec/device-table.ts"
 import * as fr from "../spec/events.ts"
+import { SS_A } from "../spec/page-tables.ts"
 import * as pt from "../spec/pasid-table.ts"
 import { TTM_ABORT, TTM_LEGACY, TTM_MASK, TTM_SCALABLE, TTM_SHIFT } from "../spec/registers.ts"
 import { traceEntry } from "./trace.ts"
-import { MODE_FIRST, MODE_NESTED, MODE_PASS_THROUGH, MODE_SECOND, type Transaction } from "./transaction.ts"
+import { MODE_FIRST, MODE_PASS_THROUGH, MODE_SECOND, type Transaction } from "./transaction.ts"
 import { beyondSecondStage } from "./walk-stage2.ts"
 
 /** Levels of a second stage less its AW encoding. */
@@ -68,22 +69,17 @@ function resolveLegacy(t: Transaction): number {
     (lo & ctx.CONTEXT_RSVD_LO) | pointerRsvd | (lo1 & features.contextRsvdLo1) | (hi1 & ctx.CONTEXT_RSVD_HI1)
   if (rsvd !== 0) return t.fail(fr.LCT_3, 0, rootHi, address)
   const aw = lo1 & ctx.CONTEXT_AW_MASK_LO1
-  if (!supportsWidth(t, aw)) return t.fail(fr.LCT_4, 0, rootHi, address)
+  if (((features.widths >> aw) & 1) === 0) return t.fail(fr.LCT_4, 0, rootHi, address)
   if (!supportsTranslationType(t, tt)) return t.fail(fr.LCT_4, 0, rootHi, address)
 
   t.domainId = (lo1 >>> ctx.CONTEXT_DID_SHIFT_LO1) & 0xffff
   t.effectivePasid = 0
   t.privileged = false
-  t.ssade = false
+  t.ssAccessed = 0
   t.pwsnp = false
   t.mode = tt === ctx.TT_PASS_THROUGH ? MODE_PASS_THROUGH : MODE_SECOND
   setSecondStage(t, hi, lo, aw)
   return 0
-}
-
-/** §9.3, AW: one of the widths in CAP_REG.SAGAW. */
-function supportsWidth(t: Transaction, aw: number): boolean {
-  return aw >= 1 && aw <= 3 && ((t.features.sagaw >>> aw) & 1) !== 0
 }
 
 /** §9.3, TT. */
@@ -101,12 +97,9 @@ function supportsTranslationType(t: Transaction, tt: number): boolean {
 }
 
 function setSecondStage(t: Transaction, hi: number, lo: number, aw: number): void {
-  t.ssTableHi = hi
+  t.ssTableHi = hi | 0
   t.ssTableLo = lo & ctx.ADDR_MASK_LO
   t.ssLevels = aw + LEVELS_OF_AW
-  const width = Math.min(t.features.mgaw, 9 * t.ssLevels + 12)
-  t.ssMaxHi = width > 32 ? 2 ** (width - 32) - 1 : 0
-  t.ssMaxLo = width >= 32 ? 0xffffffff : 2 ** width - 1
 }
 
 /** §3.4.3. */
@@ -186,11 +179,12 @@ function checkScalableContext(t: Transaction, at: number): number {
 function resolvePasid(t: Transaction, directoryHi: number, contextLo: number): number {
   const { features, memory } = t
   const words = memory.words
-  const directoryLo = (contextLo & ctx.ADDR_MASK_LO) >>> 0
+  const directoryLo = contextLo & ctx.ADDR_MASK_LO
   const directoryIndex = t.effectivePasid >>> pt.PASID_TABLE_BITS
   // A directory has up to 128 KiB and can cross a multiple of 4 GiB.
-  const sum = directoryLo + directoryIndex * pt.PASID_DIRECTORY_ENTRY_BYTES
-  const entryHi = sum > 0xffffffff ? directoryHi + 1 : directoryHi
+  const sum = (directoryLo + directoryIndex * pt.PASID_DIRECTORY_ENTRY_BYTES) | 0
+  const carry = sum >>> 0 < directoryLo >>> 0 ? 1 : 0
+  const entryHi = ((directoryHi | 0) + carry) | 0
   const directoryAt = memory.find(entryHi, sum)
   if (directoryAt < 0) return t.fail(fr.SPD_1, 0, entryHi, sum)
   if (t.trace !== null) {
@@ -230,40 +224,24 @@ function checkPasidEntry(t: Transaction, at: number): number {
     ((words[at + 3] as number) & features.pasidEntryRsvdHi1) |
     (lo2 & features.pasidEntryRsvdLo2) |
     (hi2 & features.pasidEntryRsvdHi2)
-  for (let word = 6; word < 16; word++) rsvd |= words[at + word] as number
+  for (let word = 6; word < 16; word += 2) {
+    rsvd |= (words[at + word] as number) | (words[at + word + 1] as number)
+  }
   if (rsvd !== 0) return fr.SPT_3
 
   t.domainId = lo1 & pt.PE_DID_MASK_LO1
   t.pwsnp = (lo1 & pt.PE_PWSNP_LO1) !== 0
-  t.ssade = false
+  t.ssAccessed = 0
   const pgtt = (lo >>> pt.PE_PGTT_SHIFT) & pt.PE_PGTT_MASK
-  switch (pgtt) {
-    case pt.PGTT_FIRST:
-      if (!features.firstStage) return fr.SPT_4
-      t.mode = MODE_FIRST
-      break
-    case pt.PGTT_SECOND:
-      if (!features.secondStage) return fr.SPT_4
-      t.mode = MODE_SECOND
-      break
-    case pt.PGTT_NESTED:
-      if (!features.nested) return fr.SPT_4
-      t.mode = MODE_NESTED
-      break
-    case pt.PGTT_PASS_THROUGH:
-      if (!features.passThrough) return fr.SPT_4
-      t.mode = MODE_PASS_THROUGH
-      break
-    default:
-      return fr.SPT_4
-  }
-  if (t.mode === MODE_SECOND || t.mode === MODE_NESTED) {
+  if (((features.translationTypes >> pgtt) & 1) === 0) return fr.SPT_4
+  t.mode = pgtt
+  if (pgtt === pt.PGTT_SECOND || pgtt === pt.PGTT_NESTED) {
     const aw = (lo >>> pt.PE_AW_SHIFT) & pt.PE_AW_MASK
-    if (!supportsWidth(t, aw)) return fr.SPT_4
+    if (((features.widths >> aw) & 1) === 0) return fr.SPT_4
     setSecondStage(t, hi, lo, aw)
-    t.ssade = (lo & pt.PE_SSADE) !== 0
+    t.ssAccessed = (lo & pt.PE_SSADE) === 0 ? 0 : SS_A
   }
-  if (t.mode === MODE_FIRST || t.mode === MODE_NESTED) {
+  if (pgtt === pt.PGTT_FIRST || pgtt === pt.PGTT_NESTED) {
     if (!setFirstStage(t, hi2, lo2)) return fr.SPT_4
   }
   return checkPrivilege(t, lo2)
@@ -274,7 +252,7 @@ function setFirstStage(t: Transaction, hi2: number, lo2: number): boolean {
   const fspm = (lo2 >>> pt.PE_FSPM_SHIFT_LO2) & pt.PE_FSPM_MASK
   if (fspm !== pt.FSPM_4_LEVEL && (fspm !== pt.FSPM_5_LEVEL || !t.features.fs5lp)) return false
   t.fsLevels = fspm === pt.FSPM_5_LEVEL ? 5 : 4
-  t.fsTableHi = hi2
+  t.fsTableHi = hi2 | 0
   t.fsTableLo = lo2 & ctx.ADDR_MASK_LO
   t.wpe = (lo2 & pt.PE_WPE_LO2) !== 0
   t.eafe = (lo2 & pt.PE_EAFE_LO2) !== 0

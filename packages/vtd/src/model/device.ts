@@ -56,36 +56,37 @@ export class VtdModel implements IommuModel {
     fault: null as Fault | null,
   }
   readonly #registers: Registers
-  readonly #transaction: Transaction
-  readonly #log: FaultLog
+  // `translate` reads these three: a private name (#) costs 2 ns a call.
+  private readonly transaction: Transaction
+  private readonly log: FaultLog
+  private enabled = false
   readonly #queue: CommandQueue
   readonly #hostAddressWidth: number
   #capabilities: VtdCapabilities
   #features: Features
-  private enabled = false
 
   constructor(options: VtdModelOptions) {
     this.#capabilities = checkCapabilities(options.capabilities ?? EVERYTHING)
     this.#hostAddressWidth = checkHostAddressWidth(options.hostAddressWidth ?? 52)
     this.#features = new Features(this.#capabilities, this.#hostAddressWidth)
     this.#registers = new Registers(this.#capabilities, this.#features)
-    this.#transaction = new Transaction(options.memory, this.#features)
-    this.#log = new FaultLog(this.#registers)
-    this.#queue = new CommandQueue(options.memory, this.#registers, this.#log, this.#features)
+    this.transaction = new Transaction(options.memory, this.#features)
+    this.log = new FaultLog(this.#registers)
+    this.#queue = new CommandQueue(options.memory, this.#registers, this.log, this.#features)
     this.#registers.onWrite = (offset, value) => this.#written(offset, value)
     this.mmio = this.#registers
   }
 
   get memory(): PhysicalMemory {
-    return this.#transaction.memory
+    return this.transaction.memory
   }
 
   get trace(): ((step: WalkStep) => void) | null {
-    return this.#transaction.trace
+    return this.transaction.trace
   }
 
   set trace(hook: ((step: WalkStep) => void) | null) {
-    this.#transaction.trace = hook
+    this.transaction.trace = hook
   }
 
   get onInvalidate(): ((invalidation: Invalidation) => void) | null {
@@ -97,16 +98,16 @@ export class VtdModel implements IommuModel {
   }
 
   get onInterrupt(): ((address: bigint, data: number) => void) | null {
-    return this.#log.onInterrupt
+    return this.log.onInterrupt
   }
 
   set onInterrupt(hook: ((address: bigint, data: number) => void) | null) {
-    this.#log.onInterrupt = hook
+    this.log.onInterrupt = hook
     this.#queue.onInterrupt = hook
   }
 
   translate(device: number, pasid: number, iovaHi: number, iovaLo: number, access: number): number {
-    const t = this.#transaction
+    const t = this.transaction
     const result = this.result
     t.device = device & 0xffff
     t.pasid = pasid < 0 ? -1 : pasid
@@ -120,7 +121,7 @@ export class VtdModel implements IommuModel {
       return 0
     }
     const reason = translateRemapped(t, result)
-    result.fault = reason === 0 ? null : this.#log.report(t)
+    result.fault = reason === 0 ? null : this.log.report(t)
     return reason
   }
 
@@ -131,13 +132,13 @@ export class VtdModel implements IommuModel {
       ecap: BigInt.asUintN(64, values.ECAP ?? this.#capabilities.ecap),
     }
     this.#features = new Features(this.#capabilities, this.#hostAddressWidth)
-    this.#transaction.features = this.#features
+    this.transaction.features = this.#features
     this.#queue.features = this.#features
     this.#registers.configure(this.#capabilities, this.#features)
     const unknown = Object.entries(values).filter(([name, value]) => !this.#restore(name, value))
     if ((this.#registers.get("GSTS") & reg.SRTP) !== 0) this.#latchRoot()
     this.enabled = (this.#registers.get("GSTS") & reg.TE) !== 0
-    this.#log.restoreIndex()
+    this.log.restoreIndex()
     return unknown.map(([name]) => name)
   }
 
@@ -174,11 +175,11 @@ export class VtdModel implements IommuModel {
         if ((value & reg.CCMD_ICC_HI) !== 0) this.#queue.contextCommand()
         return
       case OFFSETS.FSTS:
-        this.#log.refresh()
+        this.log.refresh()
         this.#queue.run()
         return
       case OFFSETS.FECTL:
-        this.#log.deliver()
+        this.log.deliver()
         return
       case OFFSETS.IQT:
         this.#queue.run()
@@ -191,7 +192,7 @@ export class VtdModel implements IommuModel {
         return
     }
     if (offset === r.iotlb + 4 && (value & reg.IOTLB_IVT_HI) !== 0) this.#queue.iotlbCommand()
-    if (offset >= r.frcd && offset < r.frcd + r.frcdCount * FRCD_BYTES) this.#log.refresh()
+    if (offset >= r.frcd && offset < r.frcd + r.frcdCount * FRCD_BYTES) this.log.refresh()
   }
 
   /**
@@ -213,7 +214,7 @@ export class VtdModel implements IommuModel {
     const status = r.get("GSTS")
     this.enabled = (status & reg.TE) !== 0
     if ((status & reg.QIE) === 0) r.set("IQH", 0)
-    if ((status & (reg.TE | reg.IRE)) === 0) this.#log.resetIndex()
+    if ((status & (reg.TE | reg.IRE)) === 0) this.log.resetIndex()
     this.#queue.run()
   }
 
@@ -225,7 +226,7 @@ export class VtdModel implements IommuModel {
 
   /** RTADDR_REG takes effect with SRTP. §11.4.5. */
   #latchRoot(): void {
-    const t = this.#transaction
+    const t = this.transaction
     t.rootHi = this.#registers.getHi("RTADDR")
     t.rootLo = this.#registers.get("RTADDR")
     this.#queue.ttm = (t.rootLo >>> reg.TTM_SHIFT) & reg.TTM_MASK

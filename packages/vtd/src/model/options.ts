@@ -2,7 +2,7 @@
  * What a modelled remapping unit can do: capability registers, and the masks that follow from them.
  * Intel VT-d 5.10 (D51397-018) §11.4.1 to §11.4.3; conditional reserved bits from chapter 9.
  */
-import { IommuError, type PhysicalMemory, toU64, type U64Like } from "@iommu/core"
+import { hi32, IommuError, lo32, type PhysicalMemory, toU64, type U64Like } from "@iommu/core"
 import * as ctx from "../spec/device-table.ts"
 import * as pte from "../spec/page-tables.ts"
 import * as pasid from "../spec/pasid-table.ts"
@@ -97,19 +97,21 @@ export function checkCapabilities(given: { ver: U64Like; cap: U64Like; ecap: U64
   return { ver, cap: toU64(given.cap, "cap"), ecap: toU64(given.ecap, "ecap") }
 }
 
-const ALL = 0xffffffff
+const ALL = -1
 
 /** Capabilities decoded once, in the form that walks and entry checks use. Reserved masks are 32-bit halves. */
 export class Features {
   readonly majorVersion: number
-  readonly sagaw: number
+  /** AW encodings that are supported, as bits. */
+  readonly widths: number
+  /** PGTT encodings that are supported, as bits. */
+  readonly translationTypes: number
   /** Bits of the largest second-stage input address. */
   readonly mgaw: number
   readonly hostAddressWidth: number
   readonly fs5lp: boolean
   readonly deviceTlb: boolean
   readonly passThrough: boolean
-  readonly nested: boolean
   readonly pageRequests: boolean
   readonly pageRequestDrain: boolean
   readonly executeRequests: boolean
@@ -135,9 +137,14 @@ export class Features {
   readonly pasidEntryRsvdHi1: number
   readonly pasidEntryRsvdLo2: number
   readonly pasidEntryRsvdHi2: number
+  /** The largest address that a second stage takes, by its levels: the smaller of MGAW and AGAW. */
+  readonly ssMaxHi: Uint32Array
+  readonly ssMaxLo: Uint32Array
   /** Second-stage entries, by level; index 0 is not used. §3.7. */
   readonly ssTableRsvdLo: Int32Array
   readonly ssLeafRsvdLo: Int32Array
+  /** Of the entry of a 4 KiB page. */
+  readonly ssPageRsvdLo: number
   readonly ssRsvdHi: number
   /** First-stage entries, by level. §3.6. */
   readonly fsTableRsvdLo: Int32Array
@@ -153,13 +160,12 @@ export class Features {
     const cap = CAP.decode([capabilities.cap])
     const ecap = ECAP.decode([capabilities.ecap])
     this.majorVersion = Number((capabilities.ver >> 4n) & 0xfn)
-    this.sagaw = Number(cap.SAGAW)
+    this.widths = Number(cap.SAGAW) & 0b1110
     this.mgaw = Number(cap.MGAW) + 1
     this.hostAddressWidth = hostAddressWidth
     this.fs5lp = cap.FS5LP === 1n
     this.deviceTlb = ecap.DT === 1n
     this.passThrough = ecap.PT === 1n
-    this.nested = ecap.NEST === 1n
     this.pageRequests = ecap.PRS === 1n
     this.pageRequestDrain = ecap.PDS === 1n
     this.executeRequests = ecap.ERS === 1n
@@ -175,45 +181,57 @@ export class Features {
     this.mamv = Number(cap.MAMV)
     this.invalidationThrottle = ecap.DIT === 1n
 
-    const when = (absent: boolean, mask: number): number => (absent ? mask : 0)
+    const when = (condition: boolean, mask: number): number => (condition ? mask : 0)
     const unusedDid = 0xffff & ~(2 ** Math.min(4 + 2 * Number(cap.ND), 16) - 1)
-    this.pointerRsvdHi = (ALL << (hostAddressWidth - 32)) >>> 0
-    this.contextRsvdLo1 = (ctx.CONTEXT_RSVD_LO1 | (unusedDid << ctx.CONTEXT_DID_SHIFT_LO1)) >>> 0
+    this.pointerRsvdHi = (ALL << (hostAddressWidth - 32)) | 0
+    this.contextRsvdLo1 = ctx.CONTEXT_RSVD_LO1 | (unusedDid << ctx.CONTEXT_DID_SHIFT_LO1) | 0
     this.scalableContextRsvdLo =
       ctx.SCALABLE_CONTEXT_RSVD_LO |
       when(!this.deviceTlb, ctx.DTE) |
       when(!this.pasid, ctx.PASIDE) |
       when(!this.pageRequests, ctx.PRE)
     this.scalableContextRsvdLo1 =
-      (ctx.SCALABLE_CONTEXT_RSVD_LO1 |
-        when(ecap.RPS === 0n, ctx.RID_PASID_MASK_LO1) |
-        when(ecap.RPRIVS === 0n, ctx.RID_PRIV_LO1)) >>>
+      ctx.SCALABLE_CONTEXT_RSVD_LO1 |
+      when(ecap.RPS === 0n, ctx.RID_PASID_MASK_LO1) |
+      when(ecap.RPRIVS === 0n, ctx.RID_PRIV_LO1) |
       0
 
     const noSecond = !this.secondStage
     // Revision 5.0 reserves AW, too, without SSTS; Linux sets it in every first-stage entry, and must go on working.
     this.pasidEntryRsvdLo =
-      (pasid.PE_RSVD_LO |
-        when(noSecond, ctx.ADDR_MASK_LO) |
-        when(noSecond || ecap.SSADS === 0n, pasid.PE_SSADE)) >>>
+      pasid.PE_RSVD_LO |
+      when(noSecond, ctx.ADDR_MASK_LO) |
+      when(noSecond || ecap.SSADS === 0n, pasid.PE_SSADE) |
       0
     this.pasidEntryRsvdHi = noSecond ? ALL : this.pointerRsvdHi
     this.pasidEntryRsvdLo1 =
-      (pasid.PE_RSVD_LO1 |
-        unusedDid |
-        when(ecap.SMPWCS === 0n, pasid.PE_PWSNP_LO1) |
-        when(ecap.SC === 0n, pasid.PE_PGSNP_LO1) |
-        when(ecap.MTS === 0n, pasid.PE_CD_LO1 | pasid.PE_EMTE_LO1)) >>>
+      pasid.PE_RSVD_LO1 |
+      unusedDid |
+      when(ecap.SMPWCS === 0n, pasid.PE_PWSNP_LO1) |
+      when(ecap.SC === 0n, pasid.PE_PGSNP_LO1) |
+      when(ecap.MTS === 0n, pasid.PE_CD_LO1 | pasid.PE_EMTE_LO1) |
       0
     this.pasidEntryRsvdHi1 = when(ecap.MTS === 0n, ALL)
     const fspm = pasid.PE_FSPM_MASK << pasid.PE_FSPM_SHIFT_LO2
     this.pasidEntryRsvdLo2 =
-      (pasid.PE_RSVD_LO2 |
-        when(ecap.SRS === 0n, pasid.PE_SRE_LO2) |
-        when(ecap.EAFS === 0n, pasid.PE_EAFE_LO2) |
-        when(!this.firstStage, ctx.ADDR_MASK_LO | fspm | pasid.PE_WPE_LO2)) >>>
+      pasid.PE_RSVD_LO2 |
+      when(ecap.SRS === 0n, pasid.PE_SRE_LO2) |
+      when(ecap.EAFS === 0n, pasid.PE_EAFE_LO2) |
+      when(!this.firstStage, ctx.ADDR_MASK_LO | fspm | pasid.PE_WPE_LO2) |
       0
     this.pasidEntryRsvdHi2 = this.firstStage ? this.pointerRsvdHi : ALL
+
+    const largest = [0, 0, 0, 3, 4, 5].map(levels => {
+      return (1n << BigInt(Math.min(this.mgaw, 9 * levels + 12))) - 1n
+    })
+    this.ssMaxHi = Uint32Array.from(largest, hi32)
+    this.ssMaxLo = Uint32Array.from(largest, lo32)
+
+    this.translationTypes =
+      when(this.firstStage, 1 << pasid.PGTT_FIRST) |
+      when(this.secondStage, 1 << pasid.PGTT_SECOND) |
+      when(ecap.NEST === 1n, 1 << pasid.PGTT_NESTED) |
+      when(this.passThrough, 1 << pasid.PGTT_PASS_THROUGH)
 
     const widthRsvdHi = this.pointerRsvdHi & pte.ADDR_HI
     const large2M = 1 << 2
@@ -226,7 +244,8 @@ export class Features {
     const ssTable = pte.SS_SNP | pte.SS_PS
     this.ssTableRsvdLo = Int32Array.of(0, 0, ssTable, ssTable, ssTable, ssTable)
     this.ssLeafRsvdLo = Int32Array.of(0, snp, snp | 0x1ff000, snp | 0x3ffff000, 0, 0)
-    this.ssRsvdHi = (widthRsvdHi | pte.SS_RSVD_HI) >>> 0
+    this.ssPageRsvdLo = snp
+    this.ssRsvdHi = widthRsvdHi | pte.SS_RSVD_HI | 0
     this.fsTableRsvdLo = Int32Array.of(0, 0, pte.FS_PS, pte.FS_PS, pte.FS_PS, pte.FS_PS)
     this.fsLeafRsvdLo = Int32Array.of(0, 0, 0x1fe000, 0x3fffe000, 0, 0)
     this.fsRsvdHi = widthRsvdHi >>> 0
@@ -234,7 +253,7 @@ export class Features {
   }
 
   #largestWidth(): number {
-    const second = this.sagaw & 8 ? 57 : this.sagaw & 4 ? 48 : this.sagaw & 2 ? 39 : 0
+    const second = this.widths & 8 ? 57 : this.widths & 4 ? 48 : this.widths & 2 ? 39 : 0
     const first = this.firstStage ? (this.fs5lp ? 57 : 48) : 0
     return Math.max(second, first, 39)
   }

@@ -5,7 +5,7 @@
 import type { PhysicalMemory, WalkStep } from "@iommu/core"
 import type { Features } from "./options.ts"
 
-/** How a request is translated, once its entries are read. */
+/** How a request is translated, once its entries are read; numbered as PGTT. */
 export const MODE_FIRST = 1
 export const MODE_SECOND = 2
 export const MODE_NESTED = 3
@@ -41,10 +41,8 @@ export class Transaction {
   ssTableHi = 0
   ssTableLo = 0
   ssLevels = 0
-  /** The largest address that the second stage takes, by the smaller of MGAW and AGAW. */
-  ssMaxHi = 0
-  ssMaxLo = 0
-  ssade = false
+  /** SS_A when SSADE is set, 0 when not. */
+  ssAccessed = 0
   fsTableHi = 0
   fsTableLo = 0
   fsLevels = 0
@@ -70,6 +68,9 @@ export class Transaction {
   fsLeafLevel = 0
   /** FS_RW of all levels together. */
   fsWritable = 0
+  /** The flags of all levels together, and those of the leaf. */
+  fsFlags = 0
+  fsLeafFlags = 0
   readonly fsAt: Int32Array = new Int32Array(MAX_LEVELS + 1)
   /** Nested: permissions of, and the leaf that translated, the address of the entry at each level. */
   readonly fsEntryPermissions: Int32Array = new Int32Array(MAX_LEVELS + 1)

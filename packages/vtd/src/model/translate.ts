@@ -50,7 +50,7 @@ export function identity(t: Transaction, result: TranslationResult): void {
 
 /** §3.9. */
 function translatePassThrough(t: Transaction, result: TranslationResult): number {
-  if (t.iovaHi >>> 0 >= 2 ** (t.features.hostAddressWidth - 32)) {
+  if ((t.iovaHi & t.features.pointerRsvdHi) !== 0) {
     return t.fail(t.legacy ? fr.LGN_1 : fr.SGN_4, 0, t.iovaHi, t.iovaLo)
   }
   identity(t, result)

@@ -13,6 +13,7 @@ import {
   SS_ROOT_UNREADABLE,
   SS_TABLE_UNREADABLE,
   setSecondStageDirty,
+  walkSecondPlain,
   walkSecondStage,
 } from "./walk-stage2.ts"
 
@@ -21,6 +22,63 @@ import {
  * @returns 0 or the fault reason
  */
 export function walkFirstStage(t: Transaction): number {
+  if (t.trace === null && walkFirstPlain(t)) return 0
+  return walkEveryStep(t)
+}
+
+/**
+ * The common walk without its branches: four levels, tables and a 4 KiB page that grant what is asked, flags already
+ * set. One compare per entry.
+ * @returns false when anything is out of the ordinary, nothing written then but scratch
+ */
+function walkFirstPlain(t: Transaction): boolean {
+  const hi = t.iovaHi
+  const lo = t.iovaLo
+  if (t.fsLevels !== 4 || (hi << 16) >> 16 !== hi || (t.access & ACCESS_EXEC) !== 0) return false
+  const words = t.memory.words
+  const nested = t.mode === MODE_NESTED
+  const rsvdHi = t.features.fsRsvdHi
+  const maxHi = nested ? (t.features.ssMaxHi[t.ssLevels] as number) : 0x100000
+  const write = (t.access & ACCESS_WRITE) !== 0
+  const wanted = (t.eafe ? FS_EA : 0) | (write ? FS_RW : 0) | FS_P | FS_US | FS_A
+  const mask = wanted | FS_PS
+  const page = (hi << 20) | (lo >>> 12)
+  let at = plainEntryAt(t, nested, t.fsTableHi, t.fsTableLo + ((hi >>> 4) & 0xff8))
+  let rights = FS_RW
+  for (let shift = 18; ; shift -= 9) {
+    if (at < 0) return false
+    const entryLo = words[at] as number
+    const entryHi = words[at + 1] as number
+    if ((((entryLo & mask) ^ wanted) | (entryHi & rsvdHi)) !== 0 || (entryHi & 0xfffff) >= maxHi) return false
+    rights &= entryLo
+    at = plainEntryAt(t, nested, entryHi & 0xfffff, (entryLo & 0xfffff000) + (((page >>> shift) & 511) << 3))
+    if (shift === 0) break
+  }
+  if (at < 0) return false
+  const leafLo = words[at] as number
+  const leafHi = words[at + 1] as number
+  const leafWanted = write ? wanted | FS_D : wanted
+  if ((((leafLo & leafWanted) ^ leafWanted) | (leafHi & rsvdHi)) !== 0 || (leafHi & 0xfffff) >= maxHi)
+    return false
+  t.fsPaHi = leafHi & 0xfffff
+  t.fsPaLo = (leafLo & 0xfffff000) | (lo & 0xfff)
+  t.fsSizeLg2 = 12
+  t.fsWritable = rights & leafLo
+  t.fsFlags = -1
+  t.fsLeafFlags = -1
+  return true
+}
+
+/** Index in memory.words of a first-stage entry, -1 when its address is not plainly readable. */
+function plainEntryAt(t: Transaction, nested: boolean, hi: number, lo: number): number {
+  if (!nested) return t.memory.find(hi, lo)
+  if (!walkSecondPlain(t, hi, lo)) return -1
+  const needed = t.ssAccessed === 0 ? SS_R : SS_R | SS_W
+  if ((t.ssPermissions & needed) !== needed) return -1
+  return t.memory.find(t.ssPaHi, t.ssPaLo)
+}
+
+function walkEveryStep(t: Transaction): number {
   const hi = t.iovaHi
   const lo = t.iovaLo
   const unused = t.fsLevels === 5 ? 7 : 16
@@ -35,6 +93,7 @@ export function walkFirstStage(t: Transaction): number {
   let tableLo = t.fsTableLo
   let rights = FS_US | FS_RW
   let executeDisable = 0
+  let flags = -1
   let level = t.fsLevels
   for (;;) {
     const index = (level > 3 ? hi >>> (9 * level - 29) : page >>> (9 * level - 9)) & 511
@@ -61,6 +120,7 @@ export function walkFirstStage(t: Transaction): number {
     if (nested && beyondSecondStage(t, entryHi & 0xfffff, entryLo & 0xfffff000))
       return t.fail(fr.SFS_5, 1, tableHi, entryAddress)
     rights &= entryLo
+    flags &= entryLo
     executeDisable |= entryHi & FS_XD_HI
     if (leaf) {
       const below = level === 1 ? 0xfff : level === 2 ? 0x1fffff : 0x3fffffff
@@ -68,6 +128,8 @@ export function walkFirstStage(t: Transaction): number {
       t.fsPaLo = (entryLo & ~below) | (lo & below)
       t.fsSizeLg2 = 9 * level + 3
       t.fsLeafLevel = level
+      t.fsFlags = flags
+      t.fsLeafFlags = entryLo
       t.fsWritable = rights & FS_RW
       return checkRights(t, rights, executeDisable, tableHi, entryAddress)
     }
@@ -91,7 +153,7 @@ function translateEntryAddress(t: Transaction, level: number, hi: number, lo: nu
   const status = walkSecondStage(t, hi, lo)
   if (status !== SS_OK) return t.fail(nestedReason(status), 2, t.whereHi, t.whereLo)
   // With SSADE, a read of a first-stage table needs both permissions.
-  const needed = t.ssade ? SS_R | SS_W : SS_R
+  const needed = t.ssAccessed === 0 ? SS_R : SS_R | SS_W
   if ((t.ssPermissions & needed) !== needed) {
     return t.fail(level === t.fsLevels ? fr.SFS_6 : fr.SFS_7, 2, hi, lo)
   }
@@ -127,6 +189,7 @@ export function updateFirstStageFlags(t: Transaction): number {
   const words = t.memory.words
   const accessed = t.eafe ? FS_A | FS_EA : FS_A
   const leafFlags = (t.access & ACCESS_WRITE) !== 0 ? accessed | FS_D : accessed
+  if ((t.fsFlags & accessed) === accessed && (t.fsLeafFlags & leafFlags) === leafFlags) return 0
   for (let level = t.fsLevels; level >= t.fsLeafLevel; level--) {
     const at = t.fsAt[level] as number
     const wanted = level === t.fsLeafLevel ? leafFlags : accessed

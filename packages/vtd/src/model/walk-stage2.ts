@@ -1,5 +1,5 @@
 /** The second-stage walk. Intel VT-d 5.10 (D51397-018) §3.7, §9.8. */
-import { SS_A, SS_D, SS_PS, SS_R, SS_W } from "../spec/page-tables.ts"
+import { SS_A, SS_D, SS_PS, SS_R, SS_SNP, SS_W } from "../spec/page-tables.ts"
 import { traceSecondStage } from "./trace.ts"
 import type { Transaction } from "./transaction.ts"
 
@@ -15,10 +15,69 @@ export const SS_RESERVED_BIT = 4
 export const SS_FLAG_UPDATE = 5
 
 /**
- * Translates an address that is known to be within {@link Transaction.ssMaxHi}. Fills the `ss` fields, sets accessed flags.
+ * Translates an address that is known to be within `Features.ssMaxHi`. Fills the `ss` fields, sets accessed flags.
  * @returns SS_*; on a fault, `where` is the entry's address
  */
 export function walkSecondStage(t: Transaction, hi: number, lo: number): number {
+  if (t.trace === null && walkSecondPlain(t, hi, lo)) return SS_OK
+  return walkEveryStep(t, hi, lo)
+}
+
+/**
+ * The common walk without its branches: three or four levels, tables that grant everything, a 4 KiB page, flags
+ * already set. One compare per entry; unrolled it takes half the time of the loop (12 ns instead of 25, Node 24).
+ * @returns false when anything is out of the ordinary, nothing written then but scratch
+ */
+export function walkSecondPlain(t: Transaction, hi: number, lo: number): boolean {
+  const memory = t.memory
+  const words = memory.words
+  const rsvdHi = t.features.ssRsvdHi
+  const accessed = t.ssAccessed
+  const wanted = SS_R | SS_W | accessed
+  const mask = SS_PS | SS_SNP | wanted
+  let tableHi = t.ssTableHi
+  let tableLo = t.ssTableLo
+  let at: number
+  let entryLo: number
+  let entryHi: number
+  if (t.ssLevels === 4) {
+    at = memory.find(tableHi, tableLo + ((hi >>> 4) & 0xff8))
+    if (at < 0) return false
+    entryLo = words[at] as number
+    entryHi = words[at + 1] as number
+    if ((((entryLo & mask) ^ wanted) | (entryHi & rsvdHi)) !== 0) return false
+    tableHi = entryHi & 0xfffff
+    tableLo = entryLo & 0xfffff000
+  } else if (t.ssLevels !== 3) {
+    return false
+  }
+  at = memory.find(tableHi, tableLo + (((hi << 5) | (lo >>> 27)) & 0xff8))
+  if (at < 0) return false
+  entryLo = words[at] as number
+  entryHi = words[at + 1] as number
+  if ((((entryLo & mask) ^ wanted) | (entryHi & rsvdHi)) !== 0) return false
+  at = memory.find(entryHi & 0xfffff, (entryLo & 0xfffff000) + ((lo >>> 18) & 0xff8))
+  if (at < 0) return false
+  entryLo = words[at] as number
+  entryHi = words[at + 1] as number
+  if ((((entryLo & mask) ^ wanted) | (entryHi & rsvdHi)) !== 0) return false
+  at = memory.find(entryHi & 0xfffff, (entryLo & 0xfffff000) + ((lo >>> 9) & 0xff8))
+  if (at < 0) return false
+  entryLo = words[at] as number
+  entryHi = words[at + 1] as number
+  const permissions = entryLo & (SS_R | SS_W)
+  const reserved = t.features.ssPageRsvdLo
+  if (permissions === 0 || (((entryLo & (reserved | accessed)) ^ accessed) | (entryHi & rsvdHi)) !== 0)
+    return false
+  t.ssPaHi = entryHi & 0xfffff
+  t.ssPaLo = (entryLo & 0xfffff000) | (lo & 0xfff)
+  t.ssSizeLg2 = 12
+  t.ssPermissions = permissions
+  t.ssLeafAt = at
+  return true
+}
+
+function walkEveryStep(t: Transaction, hi: number, lo: number): number {
   const memory = t.memory
   const words = memory.words
   const features = t.features
@@ -61,7 +120,7 @@ export function walkSecondStage(t: Transaction, hi: number, lo: number): number 
         note(t, tableHi, tableLo, index)
         return SS_NO_PERMISSION
       }
-      return t.ssade ? setAccessed(t, level) : SS_OK
+      return t.ssAccessed === 0 ? SS_OK : setAccessed(t, level)
     }
     tableHi = entryHi & 0xfffff
     tableLo = entryLo & 0xfffff000
@@ -89,7 +148,7 @@ function setAccessed(t: Transaction, leafLevel: number): number {
 
 /** Sets the dirty flag in a leaf that a write went through. @returns SS_OK or SS_FLAG_UPDATE */
 export function setSecondStageDirty(t: Transaction, leafAt: number): number {
-  if (!t.ssade) return SS_OK
+  if (t.ssAccessed === 0) return SS_OK
   const words = t.memory.words
   if (((words[leafAt] as number) & SS_D) !== 0) return SS_OK
   if (!t.pwsnp) return SS_FLAG_UPDATE
@@ -100,5 +159,6 @@ export function setSecondStageDirty(t: Transaction, leafAt: number): number {
 /** True when an address does not fit the second stage's input width. §3.7. */
 export function beyondSecondStage(t: Transaction, hi: number, lo: number): boolean {
   const above = hi >>> 0
-  return above > t.ssMaxHi || (above === t.ssMaxHi && lo >>> 0 > t.ssMaxLo)
+  const maxHi = t.features.ssMaxHi[t.ssLevels] as number
+  return above > maxHi || (above === maxHi && lo >>> 0 > (t.features.ssMaxLo[t.ssLevels] as number))
 }
