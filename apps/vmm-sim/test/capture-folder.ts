@@ -38,15 +38,15 @@ export function folder(files: Readonly<Record<string, string | Uint8Array>>): st
 }
 
 /** The smallest capture that loads: a bypassed stream of an SMMU with one page of memory. */
-export const SMALL = {
+export const SMALL: Readonly<Record<string, unknown>> = {
   schema: 1,
   name: "small",
   vendor: "smmuv3",
   registers: { CR0: "0x0" },
   pages: ["0x40000000"],
-  translations: [] as unknown[],
-  unmapped: [] as unknown[],
-  faults: [] as unknown[],
+  translations: [],
+  unmapped: [],
+  faults: [],
 }
 
 export const ONE_PAGE: Uint8Array = new Uint8Array(4096)

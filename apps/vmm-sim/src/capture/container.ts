@@ -54,7 +54,7 @@ export function unpackFiles(packed: Uint8Array, path: string): ReadonlyMap<strin
     if (at + bytes > plain.length) {
       throw new InputError(path, `ends inside ${name}: ${plain.length - at} of ${bytes} bytes are there`)
     }
-    files.set(name, plain.subarray(at, at + bytes))
+    files.set(name, new Uint8Array(plain.subarray(at, at + bytes)))
     at += bytes
   }
   if (at !== plain.length) throw new InputError(path, `has ${plain.length - at} bytes after its last file`)

@@ -36,7 +36,7 @@ function folderFiles(folder: string): CaptureFiles {
   const pathOf = (file: string): string => join(folder, file)
   const readOptional = (file: string): Uint8Array | null => {
     try {
-      return readFileSync(pathOf(file))
+      return readBytes(pathOf(file))
     } catch (error) {
       if (errorCode(error) === "ENOENT") return null
       throw new InputError(pathOf(file), systemReason(error))
@@ -48,7 +48,7 @@ function folderFiles(folder: string): CaptureFiles {
 function packedFiles(path: string): CaptureFiles {
   let bytes: Uint8Array
   try {
-    bytes = readFileSync(path)
+    bytes = readBytes(path)
   } catch (error) {
     throw new InputError(path, systemReason(error))
   }
@@ -56,6 +56,11 @@ function packedFiles(path: string): CaptureFiles {
   const pathOf = (file: string): string => `${path}:${file}`
   const readOptional = (file: string): Uint8Array | null => files.get(file) ?? null
   return { name: basename(path, PACKED_SUFFIX), pathOf, readOptional, read: required(pathOf, readOptional) }
+}
+
+/** A plain array of its own: a Buffer's `slice` shares memory where that of an array copies. */
+function readBytes(path: string): Uint8Array {
+  return new Uint8Array(readFileSync(path))
 }
 
 function required(

@@ -22,7 +22,7 @@ export function verifyCommand(): Command {
     .description("Check captures of IOMMU tables built by real kernels against the models")
     .argument("<DIR...>", "captures, or folders of captures")
     .option("--json", "print one JSON document")
-    .option("--details", "list the rows that differ")
+    .option("--details", "list the rows that differ; with --json on stderr")
     .addHelpText("after", NOTES)
     .action(verify)
 }
@@ -36,9 +36,10 @@ function verify(paths: readonly string[], options: VerifyOptions): void {
     const report = verifyCapture(capture, table => showProgress(`${capture.name}: ${table}`))
     showProgress("")
     reports.push(report)
-    if (options.json) continue
-    console.log(reportLine(report, nameWidth))
-    if (options.details) for (const line of detailLines(report)) console.log(line)
+    if (!options.json) console.log(reportLine(report, nameWidth))
+    if (!options.details) continue
+    const print = options.json ? console.error : console.log
+    for (const line of detailLines(report)) print(line)
   }
   if (options.json) console.log(JSON.stringify(reportDocument(reports)))
   process.exitCode = reports.every(isClean) ? 0 : 1

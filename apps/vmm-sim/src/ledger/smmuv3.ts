@@ -14,6 +14,8 @@ const CLASS = 3n << 40n
 const CLASS_TT = 1n << 40n
 const CLASS_IN = 2n << 40n
 const PAGE_OFFSET = 0xfffn
+/** Which 4 KiB page of the largest table, one of 64 KiB. */
+const TABLE_PAGES = 0xf000n
 /** Alignment of a CD, the smallest structure that stage 1 fetches (§5.4). */
 const CD_BYTES = 64n
 
@@ -30,6 +32,18 @@ export const SMMUV3_SLIPS: readonly LedgerEntry[] = [
       matches: (ours, qemu) =>
         isStage2(ours) &&
         (isInput(ours) ? (qemu[3] & PAGE_OFFSET) === (ours[2] & PAGE_OFFSET) : qemu[3] % CD_BYTES === 0n),
+    },
+  },
+  {
+    id: "smmuv3-tt-ipa",
+    vendor: "smmuv3",
+    qemu: "IPA is the address of the stage 1 table that stage 2 does not let be read.",
+    book: "With CLASS = TT, IPA is the address of the descriptor, which in a table of 16 or 64 KiB may be in another page.",
+    section: "IHI 0070 G.b §7.3.13",
+    slip: {
+      kind: "record",
+      mask: [0n, 0n, 0n, TABLE_PAGES],
+      matches: (ours, qemu) => isTableFetch(ours) && (qemu[3] & TABLE_PAGES) < (ours[3] & TABLE_PAGES),
     },
   },
   {

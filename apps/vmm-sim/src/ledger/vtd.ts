@@ -33,4 +33,19 @@ export const VTD_SLIPS: readonly LedgerEntry[] = [
         LEGACY_REASONS.get(finding.outcome.fault.reason)?.[finding.row.access] === finding.row.code,
     },
   },
+  {
+    id: "vtd-pasid-entry-present",
+    vendor: "vtd",
+    qemu: "A PASID table entry's type is looked at before its P bit: an entry of zeros gets SPT.4 (5Bh).",
+    book: "An entry that is not present is SPT.2 (59h), whatever its other fields hold.",
+    section: "VT-d 5.10 §7.1.3, Table 30; §9.6 (P)",
+    slip: {
+      kind: "answer",
+      explains: finding =>
+        finding.table === "faults" &&
+        !finding.outcome.ok &&
+        finding.outcome.fault.reason === "SPT.2" &&
+        finding.row.code === 0x5bn,
+    },
+  },
 ]

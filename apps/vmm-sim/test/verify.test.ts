@@ -1,0 +1,286 @@
+import { hi32, lo32, NO_PASID, type WalkStep } from "@iommu/core"
+import { describe, expect, it } from "vitest"
+import type { Capture } from "../src/capture/load.ts"
+import type { FaultRow, TranslationRow } from "../src/capture/schema.ts"
+import { LEDGER } from "../src/ledger/index.ts"
+import { type Leaf, readLeaves } from "../src/verify/leaves.ts"
+import { Machine } from "../src/verify/machine.ts"
+import { type CaptureReport, isClean, TABLES, verifyCapture } from "../src/verify/verify.ts"
+import { fixture, fixtureNames, fixtureText } from "./capture-folder.ts"
+
+const byLedger = new Set<string>()
+
+describe("every committed capture", () => {
+  it("has all vendors and modes among them", () => {
+    expect(fixtureNames.map(name => fixture(name).vendor)).toEqual(
+      expect.arrayContaining(["vtd", "smmuv3", "amd"]),
+    )
+    expect(fixtureNames.length).toBeGreaterThanOrEqual(10)
+  })
+
+  it.each(fixtureNames)("%s agrees in every row", name => {
+    const capture = fixture(name)
+    const report = verifyCapture(capture)
+    expect(report.details.filter(({ explainedBy }) => explainedBy === null).slice(0, 5)).toEqual([])
+    for (const table of TABLES) {
+      const { checked, agree, explained, differ } = report.counts[table]
+      expect(agree + explained + differ, table).toBe(checked)
+      expect(differ, table).toBe(0)
+      if (table !== "ops") expect(checked, table).toBe(capture[table].length)
+    }
+    expect(report.counts.ops.checked > 0).toBe(capture.ops !== null)
+    expect(report.unknownRegisters).toEqual([])
+    for (const { explainedBy } of report.details) for (const id of explainedBy ?? []) byLedger.add(id)
+  })
+
+  it("finds every slip of the ledger, but for those that other captures show", () => {
+    const unseen = LEDGER.map(({ id }) => id).filter(id => !byLedger.has(id))
+    expect(unseen).toEqual(["vtd-pasid-entry-present", "smmuv3-tt-ipa", "smmuv3-s2-tlb-silent"])
+  })
+})
+
+/** Leaf lists of another reader than ours: permissions as letters, everything hex. */
+interface LeafList {
+  readonly devices: readonly string[]
+  readonly leaves: readonly (readonly [iova: string, pa: string, size: string, permissions: string])[]
+}
+
+describe("leaves read through the model", () => {
+  const listed = fixtureNames.filter(name => fixture(name).vendor !== "smmuv3")
+
+  it.each(listed)("%s: are those of leaves.json, all of them and no more", name => {
+    const { model } = new Machine(fixture(name))
+    const tables = Object.values(JSON.parse(fixtureText(name, "leaves.json")) as Record<string, LeafList>)
+    expect(tables.length).toBeGreaterThan(0)
+    for (const { devices, leaves } of tables) {
+      const { leaves: found, complete } = readLeaves(model, deviceOfBdf(devices[0]))
+      expect(complete).toBe(true)
+      expect(found.map(leafRow)).toEqual(
+        leaves.map(([iova, pa, size, permissions]) => [iova, pa, size, permissions.replace("-", "")]),
+      )
+    }
+  })
+})
+
+function deviceOfBdf(bdf: string): number {
+  const [bus, device, fn] = bdf.split(/[:.]/).map(part => Number.parseInt(part, 16))
+  return (bus << 8) | (device << 3) | fn
+}
+
+function leafRow({ iova, pa, size, allowed }: Leaf): string[] {
+  const permissions = `${allowed & 1 ? "r" : ""}${allowed & 2 ? "w" : ""}`
+  return [iova.toString(16), pa.toString(16), size.toString(16), permissions]
+}
+
+describe("what is wrong is found", () => {
+  const simple = "smmuv3-s1-4k"
+  const differing = (report: CaptureReport): string[] =>
+    TABLES.filter(table => report.counts[table].differ > 0)
+
+  /** Only the rows given, of a fixture. */
+  const only = (name: string, rows: Partial<Capture>): Capture => ({
+    ...fixture(name),
+    translations: [],
+    unmapped: [],
+    faults: [],
+    variants: [],
+    ops: null,
+    ...rows,
+  })
+
+  const writable = (name: string): TranslationRow => {
+    const row = fixture(name).translations.find(({ read, write }) => read && write)
+    if (row === undefined) throw new Error("every fixture has a writable page")
+    return row
+  }
+
+  it.each([
+    ["pa", { pa: 0x1234_5000n }],
+    ["size", { size: 1n << 20n }],
+    ["write", { write: false }],
+    ["read", { read: false }],
+    ["device", { device: 0x7f }],
+    ["iova", { iova: 0x7654_3210_0000n }],
+  ])("a translation with another %s", (_, change) => {
+    const good = only(simple, { translations: [writable(simple)] })
+    expect(isClean(verifyCapture(good))).toBe(true)
+    const bad = { ...good, translations: [{ ...writable(simple), ...change }] }
+    expect(differing(verifyCapture(bad))).toEqual(["translations"])
+  })
+
+  it.each(["ipa", "s1Size", "s2Size"] as const)("a nested translation with another %s", field => {
+    const row = fixture("smmuv3-nested-4k").translations[0]
+    const bad = only("smmuv3-nested-4k", {
+      translations: [{ ...row, [field]: (row[field] ?? 0n) + 0x1000n }],
+    })
+    expect(differing(verifyCapture(bad))).toEqual(["translations"])
+  })
+
+  it("a mapped page called unmapped", () => {
+    const mapped = only(simple, { unmapped: [writable(simple)] })
+    expect(differing(verifyCapture(mapped))).toEqual(["unmapped"])
+  })
+
+  it("a leaf that allows nothing called unmapped", () => {
+    const name = "smmuv3-s2-4k"
+    const row = fixture(name).translations.find(({ read, write }) => !read && write)
+    if (row === undefined) throw new Error("the fixture has write-only pages")
+    const capture = fixture(name)
+    const data = capture.data.slice()
+    const view = new DataView(data.buffer)
+    const at = offsetInDump(capture, lastEntry(capture, row))
+    // S2AP 7:6 of a stage 2 descriptor: 2 is write only, 0 nothing.
+    view.setBigUint64(at, view.getBigUint64(at, true) & ~0xc0n, true)
+    expect(differing(verifyCapture(only(name, { unmapped: [row], data })))).toEqual(["unmapped"])
+  })
+
+  it.each(fixtureNames)("%s: any single bit of the address in a leaf", name => {
+    const capture = fixture(name)
+    for (const row of [capture.translations[0], capture.translations.at(-1)]) {
+      if (row === undefined) throw new Error("every fixture has translations")
+      const entry = lastEntry(capture, row)
+      for (const bit of [30n, 36n]) {
+        const data = capture.data.slice()
+        const view = new DataView(data.buffer)
+        const at = offsetInDump(capture, entry)
+        view.setBigUint64(at, view.getBigUint64(at, true) ^ (1n << bit), true)
+        const report = verifyCapture(only(name, { translations: [row], data }))
+        expect(report.counts.translations.differ, `bit ${bit} at 0x${entry.toString(16)}`).toBe(1)
+      }
+    }
+  })
+
+  it.each(fixtureNames)("%s: tables that are gone", name => {
+    const capture = fixture(name)
+    const report = verifyCapture(
+      only(name, { translations: capture.translations, data: new Uint8Array(capture.data.length) }),
+    )
+    expect(report.counts.translations.differ).toBe(capture.translations.length)
+  })
+
+  describe("a fault", () => {
+    const first = (name: string, of: (row: FaultRow) => boolean): FaultRow => {
+      const row = fixture(name).faults.find(of)
+      if (row === undefined) throw new Error("no such row")
+      return row
+    }
+    const translation = first(simple, ({ event }) => event === "F_TRANSLATION")
+    const words = translation.words ?? []
+    const silent = first(simple, ({ qemu }) => qemu === "abort")
+    const bypass = first(simple, ({ qemu }) => qemu === "bypass")
+    const legacy = first("vtd-legacy-48", ({ code }) => code === 5n)
+    const firstStage = first("vtd-scalable-first-48", ({ code }) => code === 0x71n)
+    const amd = first("amd-v1", ({ reason }) => reason === "not-present")
+    const amdPermission = first("amd-v1", ({ reason }) => reason === "no-write-permission")
+
+    it.each([
+      ["with another word", simple, { ...translation, words: [words[0], words[1], words[2] ^ 1n, words[3]] }],
+      [
+        "with another bit of the kind that the ledger knows",
+        simple,
+        { ...translation, words: [words[0], words[1] ^ (1n << 39n), words[2], words[3]] },
+      ],
+      ["with fewer words", simple, { ...translation, words: words.slice(0, 3) }],
+      ["without the record that is written", simple, { ...translation, words: null }],
+      ["of another event", simple, { ...translation, event: "F_PERMISSION", words: undefined }],
+      [
+        "that is an access which succeeds",
+        simple,
+        { ...translation, ...writable(simple), access: "read" as const },
+      ],
+      ["with a record where none is written", simple, { ...silent, words }],
+      ["that is called a bypass", simple, { ...silent, qemu: "bypass" }],
+      ["that is a bypass", simple, { ...bypass, qemu: "abort" }],
+      ["with another VT-d reason", "vtd-legacy-48", { ...legacy, code: 6n }],
+      ["with a VT-d reason of another mode", "vtd-scalable-first-48", { ...firstStage, code: 5n }],
+      ["of a permission that is not at fault", "amd-v1", { ...amd, reason: "no-write-permission" }],
+      ["of a page that is present", "amd-v1", { ...amdPermission, reason: "not-present" }],
+    ])("%s", (_, name, row) => {
+      expect(differing(verifyCapture(only(name, { faults: [row] })))).toEqual(["faults"])
+    })
+  })
+
+  describe("a variant", () => {
+    const { variants } = fixture("smmuv3-nested-4k")
+    const faulting = variants.find(({ events }) => events.length === 2)
+    const passing = variants.find(({ events }) => events.length === 0)
+    if (faulting === undefined || passing === undefined) throw new Error("the fixture has both kinds")
+    const [head, tail] = faulting.events
+
+    it.each([
+      ["with one record less", { ...faulting, events: [] }],
+      [
+        "with another address",
+        { ...faulting, events: [head, tail.map((word, at) => (at === 2 ? word + 4n : word))] },
+      ],
+      [
+        "with another event",
+        { ...faulting, events: [head.map((word, at) => (at === 0 ? word ^ 1n : word)), tail] },
+      ],
+      ["with records where nothing faults", { ...passing, events: faulting.events }],
+      ["without its patch", { ...faulting, patch: [faulting.patch[0], faulting.was ?? 0n] as const }],
+      ["of other memory", { ...faulting, was: 0x1234n }],
+    ])("%s", (_, row) => {
+      expect(differing(verifyCapture(only("smmuv3-nested-4k", { variants: [row] })))).toEqual(["variants"])
+    })
+
+    it("leaves memory as it was", () => {
+      const report = verifyCapture(only("smmuv3-nested-4k", { variants: [faulting, faulting] }))
+      expect(isClean(report)).toBe(true)
+    })
+  })
+
+  describe("a replay", () => {
+    const name = "smmuv3-s1-4k-ops"
+    const replayed = (
+      change: (ops: NonNullable<Capture["ops"]>) => NonNullable<Capture["ops"]>,
+    ): CaptureReport => verifyCapture(only(name, { ops: change(fixture(name).ops ?? []) }))
+
+    it("that ends early", () => {
+      const report = replayed(ops => ops.slice(0, -1))
+      expect(report.counts.ops.differ).toBe(1)
+    })
+
+    it("that maps another page", () => {
+      const report = replayed(ops =>
+        ops.map((op, at) =>
+          at === ops.length - 1 && op.kind === "map" ? { ...op, pa: op.pa ^ 0x1000n } : op,
+        ),
+      )
+      expect(report.counts.ops.differ).toBe(1)
+    })
+
+    it("that maps with another permission", () => {
+      const report = replayed(ops =>
+        ops.map((op, at) => (at === ops.length - 1 && op.kind === "map" ? { ...op, prot: op.prot ^ 2 } : op)),
+      )
+      expect(report.counts.ops.differ).toBe(1)
+    })
+
+    it("that maps twice, or unmaps what is not mapped", () => {
+      const twice = replayed(ops => [...ops, ...ops.slice(-1)])
+      expect(twice.details.map(({ row }) => row)).toEqual([expect.stringMatching(/^ops\.txt line \d+$/)])
+      const hole = replayed(ops => [
+        ...ops,
+        { kind: "unmap", line: 99, domain: "dom0", iova: 0x1000n, pageSize: 0x1000n, count: 1n },
+      ])
+      expect(hole.details.map(({ row }) => row)).toEqual(["ops.txt line 99"])
+    })
+  })
+})
+
+/** Address of the entry that the last step of a walk read. */
+function lastEntry(capture: Capture, row: TranslationRow): bigint {
+  const { model } = new Machine(capture)
+  const steps: WalkStep[] = []
+  model.trace = step => steps.push(step)
+  model.translate(row.device, NO_PASID, hi32(row.iova), lo32(row.iova), row.read ? 1 : 2)
+  const last = steps.at(-1)
+  if (last === undefined) throw new Error("the walk read no table")
+  return last.table + BigInt(last.index * 8)
+}
+
+function offsetInDump(capture: Capture, address: bigint): number {
+  const page = address & ~0xfffn
+  return capture.pages.indexOf(page) * 4096 + Number(address - page)
+}
