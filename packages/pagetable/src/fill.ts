@@ -1,0 +1,128 @@
+/**
+ * The innermost loops: many 8-byte entries at once, as doubles.
+ *
+ * Entries whose bits 62:52 do not change and are not all ones are doubles that grow by the same number of units in
+ * the last place from entry to entry, and such sums are exact, subnormal numbers included. One store of a double and
+ * four running values cost 0.32 ns an entry where two 32-bit stores cost 0.55 and bigint 3.6 (Node 24).
+ */
+
+const double = new Float64Array(1)
+const halves = new Int32Array(double.buffer)
+
+/**
+ * Writes `count` entries that start with `hi`, `lo` and grow by 2^stepLg2, as long as the old ones are zero.
+ * @param at index of the first entry in doubles
+ * @returns how many were written; less than `count` when the next one was not zero
+ */
+export function fillEmpty(
+  doubles: Float64Array,
+  at: number,
+  count: number,
+  hi: number,
+  lo: number,
+  stepLg2: number,
+): number {
+  halves[0] = lo
+  halves[1] = hi
+  const first = double[0] as number
+  halves[stepLg2 >> 5] = (halves[stepLg2 >> 5] as number) ^ (1 << (stepLg2 & 31))
+  // Two neighbours differ by the step in exactly this bit, so their difference is the step as a double.
+  const flipped = double[0] as number
+  const bitWasSet = ((stepLg2 < 32 ? lo : hi) >>> (stepLg2 & 31)) & 1
+  return fillDoubles(doubles, at, count, first, bitWasSet === 1 ? first - flipped : flipped - first)
+}
+
+function fillDoubles(doubles: Float64Array, at: number, count: number, first: number, step: number): number {
+  const end = at + count
+  const step4 = step * 4
+  let a = first
+  let b = a + step
+  let c = b + step
+  let d = c + step
+  let i = at
+  for (; i + 4 <= end; i += 4) {
+    if (doubles[i] !== 0 || doubles[i + 1] !== 0 || doubles[i + 2] !== 0 || doubles[i + 3] !== 0) break
+    doubles[i] = a
+    doubles[i + 1] = b
+    doubles[i + 2] = c
+    doubles[i + 3] = d
+    a += step4
+    b += step4
+    c += step4
+    d += step4
+  }
+  for (; i < end && doubles[i] === 0; i++) {
+    doubles[i] = a
+    a += step
+  }
+  return i - at
+}
+
+/** {@link fillEmpty} for entries that are no finite double (bits 62:52 all ones). */
+export function fillEmptyWords(
+  words: Uint32Array,
+  at: number,
+  count: number,
+  hi: number,
+  lo: number,
+  stepLg2: number,
+): number {
+  const stepLo = stepLg2 < 32 ? 2 ** stepLg2 : 0
+  const stepHi = stepLg2 < 32 ? 0 : 2 ** (stepLg2 - 32)
+  let entryLo = lo >>> 0
+  let entryHi = hi >>> 0
+  let n = 0
+  for (; n < count; n++) {
+    const i = (at + n) * 2
+    if (((words[i] as number) | (words[i + 1] as number)) !== 0) break
+    words[i] = entryLo
+    words[i + 1] = entryHi
+    entryLo += stepLo
+    entryHi += stepHi
+    if (entryLo >= 0x1_0000_0000) {
+      entryLo -= 0x1_0000_0000
+      entryHi += 1
+    }
+  }
+  return n
+}
+
+/** True when {@link fillEmpty} can write entries with these bits 63:32. */
+export function isFiniteDouble(hi: number): boolean {
+  return (hi & 0x7ff0_0000) !== 0x7ff0_0000
+}
+
+/** Index of the first entry in `[at, end)` that is zero, or `end`. */
+export function skipPresent(doubles: Float64Array, at: number, end: number): number {
+  let i = at
+  for (; i + 4 <= end; i += 4) {
+    if (doubles[i] === 0 || doubles[i + 1] === 0 || doubles[i + 2] === 0 || doubles[i + 3] === 0) break
+  }
+  while (i < end && doubles[i] !== 0) i++
+  return i
+}
+
+/** Index of the first entry in `[at, end)` that is not zero, or `end`. */
+export function skipEmpty(doubles: Float64Array, at: number, end: number): number {
+  let i = at
+  while (i < end && doubles[i] === 0) i++
+  return i
+}
+
+/** Index of the first entry in `[at, end)` that is not a present leaf without run bits, or `end`. */
+export function skipPlain(
+  words: Uint32Array,
+  at: number,
+  end: number,
+  presentMask: number,
+  runHi: number,
+  runLo: number,
+): number {
+  let i = at
+  while (i < end) {
+    const lo = words[i * 2] as number
+    if ((lo & presentMask) === 0 || (lo & runLo) !== 0 || ((words[i * 2 + 1] as number) & runHi) !== 0) break
+    i++
+  }
+  return i
+}
