@@ -1,0 +1,217 @@
+/**
+ * The remapping unit as the driver sees it: what it can do, and how it is started. Intel VT-d 5.10 (D51397-018),
+ * chapter 11; nothing outside this file reads a capability register.
+ */
+import {
+  IommuError,
+  type IommuPlatform,
+  MemoryAccount,
+  type PageAllocator,
+  type PhysicalMemory,
+} from "@iommu/core"
+import * as reg from "../spec/registers.ts"
+import { InvalidationQueue } from "./queue.ts"
+
+export interface VtdDriverOptions {
+  /** Translation table mode. Default: scalable when ECAP.SMTS is set, else legacy. */
+  readonly mode?: "legacy" | "scalable"
+  /**
+   * Width of physical addresses, which firmware tells (DMAR table, host address width) and no register does.
+   * Default 52.
+   */
+  readonly hostAddressBits?: number
+  /** How often a status is read before the hardware is given up: ETIMEDOUT. Default 100,000. */
+  readonly maxPolls?: number
+}
+
+/** CAP and ECAP, reduced to what this driver asks about, in the mode it runs in. */
+export interface Features {
+  readonly cap: bigint
+  readonly ecap: bigint
+  readonly scalable: boolean
+  /** Domain-ids run up to 2^domainIdBits - 1. */
+  readonly domainIdBits: number
+  readonly cachingMode: boolean
+  readonly writeBufferFlush: boolean
+  readonly passThrough: boolean
+  readonly nesting: boolean
+  readonly supervisorRequests: boolean
+  readonly extendedAccessed: boolean
+  readonly dirtyTracking: boolean
+  readonly deviceTlb: boolean
+  readonly invalidationThrottle: boolean
+  readonly snoopControl: boolean
+  readonly coherentWalks: boolean
+  readonly pageWalkSnoop: boolean
+  /** 0 when requests with PASID are not taken. */
+  readonly pasidBits: number
+  /** Levels that first-stage tables can have; empty without first stage. */
+  readonly firstStageLevels: readonly number[]
+  /** Levels that second-stage tables can have, ascending; empty without second stage. */
+  readonly secondStageLevels: readonly number[]
+  readonly firstStagePageSizes: bigint
+  readonly secondStagePageSizes: bigint
+  /** Second-stage input addresses have at most this many bits (MGAW). */
+  readonly guestAddressBits: number
+  readonly hostAddressBits: number
+  /** -1 when only whole domains can be invalidated, else log2 of the most pages that one descriptor names. */
+  readonly maxAddressMask: number
+  readonly drainWrites: boolean
+  readonly drainReads: boolean
+}
+
+const SIZE_4K = 1n << 12n
+const SIZE_2M = 1n << 21n
+const SIZE_1G = 1n << 30n
+
+export class Hardware {
+  readonly memory: PhysicalMemory
+  readonly pages: PageAllocator
+  readonly features: Features
+  /** Pays for what serves all owners: root and context tables, the queue, PASID directories. */
+  readonly account: MemoryAccount = new MemoryAccount("vtd driver")
+  readonly queue: InvalidationQueue
+  readonly #platform: IommuPlatform
+  readonly #maxPolls: number
+
+  /** @throws ENODEV when the unit lacks what this driver needs, ENOMEM for the queue */
+  constructor(platform: IommuPlatform, options: VtdDriverOptions) {
+    this.#platform = platform
+    this.#maxPolls = options.maxPolls ?? 100_000
+    this.memory = platform.memory
+    this.pages = platform.pages
+    this.features = readFeatures(platform, options)
+    this.queue = new InvalidationQueue(platform, this.features, this.account, this.#maxPolls)
+  }
+
+  /**
+   * Hands the root table over and turns translation on: §11.4.4, with the global invalidations that §11.4.5 asks
+   * for after a root table changed, each complete before the next.
+   * @throws ETIMEDOUT, EIO
+   */
+  start(rootTable: bigint): void {
+    const { mmio } = this.#platform
+    this.#command(reg.TE, 0)
+    this.#stopQueue()
+    this.queue.reset()
+    this.#command(reg.QIE, reg.QIE)
+    const ttm = this.features.scalable ? reg.TTM_SCALABLE : reg.TTM_LEGACY
+    mmio.write64(reg.REGISTERS.RTADDR[0], rootTable | BigInt(ttm << reg.TTM_SHIFT))
+    this.#command(reg.SRTP, reg.SRTP)
+    this.queue.contextCacheGlobal()
+    this.queue.sync()
+    if (this.features.scalable) {
+      this.queue.pasidCacheGlobal()
+      this.queue.sync()
+    }
+    this.queue.iotlbGlobal()
+    this.queue.sync()
+    this.#command(reg.TE, reg.TE)
+    this.#openProtectedMemory()
+  }
+
+  /** Gives back the queue's pages; for a start that failed. */
+  free(): void {
+    this.queue.free()
+  }
+
+  /** Makes table writes visible to hardware that buffers them. §6.8: only where CAP.RWBF is set. */
+  flushWriteBuffer(): void {
+    if (this.features.writeBufferFlush) this.#command(reg.WBF, reg.WBF)
+  }
+
+  /** A queue that firmware or an earlier kernel left on may only be turned off when it is empty. §6.5.2. */
+  #stopQueue(): void {
+    const { mmio } = this.#platform
+    if ((mmio.read32(reg.REGISTERS.GSTS[0]) & reg.QIE) === 0) return
+    for (let polls = 0; polls < this.#maxPolls; polls++) {
+      if (mmio.read32(reg.REGISTERS.IQH[0]) === mmio.read32(reg.REGISTERS.IQT[0])) break
+    }
+    this.#command(reg.QIE, 0)
+  }
+
+  /**
+   * One step of GCMD (§11.4.4.1): one bit changes at a time, one-shot commands that are done are not repeated,
+   * and GSTS says when it took effect.
+   */
+  #command(bit: number, value: number): void {
+    const { mmio } = this.#platform
+    const status = mmio.read32(reg.REGISTERS.GSTS[0])
+    const isSticky = (reg.GCMD_STICKY & bit) !== 0
+    if (isSticky && (status & bit) === (value | 0)) return
+    mmio.write32(reg.REGISTERS.GCMD[0], ((status & reg.GCMD_STICKY & ~bit) | value) >>> 0)
+    const done = bit === reg.WBF ? 0 : value
+    this.#waitFor(reg.REGISTERS.GSTS[0], bit, done, "GSTS")
+  }
+
+  /** Regions that firmware shut to DMA before translation was on serve no purpose after it. §11.4.8.1. */
+  #openProtectedMemory(): void {
+    const hasRegions = reg.CAP.get([this.features.cap], "PLMR") | reg.CAP.get([this.features.cap], "PHMR")
+    if (hasRegions === 0n) return
+    const { mmio } = this.#platform
+    if ((mmio.read32(reg.REGISTERS.PMEN[0]) & reg.EPM) === 0) return
+    mmio.write32(reg.REGISTERS.PMEN[0], 0)
+    this.#waitFor(reg.REGISTERS.PMEN[0], reg.PMEN_PRS, 0, "PMEN")
+  }
+
+  #waitFor(offset: number, mask: number, value: number, what: string): void {
+    for (let polls = 0; polls < this.#maxPolls; polls++) {
+      if (((this.#platform.mmio.read32(offset) ^ value) & mask) === 0) return
+    }
+    throw new IommuError("ETIMEDOUT", `${what} did not become 0x${value.toString(16)} under its mask`)
+  }
+}
+
+function readFeatures({ mmio }: IommuPlatform, options: VtdDriverOptions): Features {
+  const cap = mmio.read64(reg.REGISTERS.CAP[0])
+  const ecap = mmio.read64(reg.REGISTERS.ECAP[0])
+  const features = decodeFeatures(cap, ecap, options)
+  if (reg.ECAP.get([ecap], "QI") === 0n) {
+    throw new IommuError("ENODEV", "a remapping unit without queued invalidation (ECAP.QI) is not served")
+  }
+  return features
+}
+
+/** @throws ENODEV when the mode asked for is not there, EINVAL for a host address width that cannot be */
+export function decodeFeatures(cap: bigint, ecap: bigint, options: VtdDriverOptions): Features {
+  const c = reg.CAP.decode([cap])
+  const e = reg.ECAP.decode([ecap])
+  const hostAddressBits = options.hostAddressBits ?? 52
+  if (!Number.isInteger(hostAddressBits) || hostAddressBits < 32 || hostAddressBits > 52) {
+    throw new IommuError("EINVAL", "a host address width lies between 32 and 52 bits")
+  }
+  if (options.mode === "scalable" && e.SMTS === 0n) {
+    throw new IommuError("ENODEV", "scalable mode was asked for, and ECAP.SMTS is clear")
+  }
+  const scalable = options.mode !== "legacy" && e.SMTS === 1n
+  const hasSecondStage = !scalable || e.SSTS === 1n
+  const hasFirstStage = scalable && e.FSTS === 1n
+  return {
+    cap,
+    ecap,
+    scalable,
+    domainIdBits: Math.min(16, 4 + 2 * Number(c.ND)),
+    cachingMode: c.CM === 1n,
+    writeBufferFlush: c.RWBF === 1n,
+    passThrough: e.PT === 1n,
+    nesting: scalable && e.NEST === 1n && hasFirstStage && hasSecondStage,
+    supervisorRequests: e.SRS === 1n,
+    extendedAccessed: e.EAFS === 1n,
+    dirtyTracking: scalable && hasSecondStage && e.SSADS === 1n && e.SMPWCS === 1n,
+    deviceTlb: e.DT === 1n,
+    invalidationThrottle: e.DIT === 1n,
+    snoopControl: e.SC === 1n,
+    coherentWalks: scalable ? e.SMPWCS === 1n : e.C === 1n,
+    pageWalkSnoop: e.SMPWCS === 1n,
+    pasidBits: scalable && e.PASID === 1n ? Math.min(20, Number(e.PSS) + 1) : 0,
+    firstStageLevels: hasFirstStage ? (c.FS5LP === 1n ? [4, 5] : [4]) : [],
+    secondStageLevels: hasSecondStage ? [3, 4, 5].filter(levels => (c.SAGAW >> BigInt(levels - 2)) & 1n) : [],
+    firstStagePageSizes: SIZE_4K | SIZE_2M | (c.FS1GP === 1n ? SIZE_1G : 0n),
+    secondStagePageSizes: SIZE_4K | (c.SSLPS & 1n ? SIZE_2M : 0n) | (c.SSLPS & 2n ? SIZE_1G : 0n),
+    guestAddressBits: Number(c.MGAW) + 1,
+    hostAddressBits,
+    maxAddressMask: c.PSI === 1n ? Number(c.MAMV) : -1,
+    drainWrites: c.DWD === 1n,
+    drainReads: c.DRD === 1n,
+  }
+}

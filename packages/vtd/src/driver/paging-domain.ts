@@ -1,0 +1,231 @@
+/** A domain whose tables the driver builds: first stage, second stage, nest parent. */
+import {
+  type DirtyBitmap,
+  type DirtyOps,
+  ERRNO,
+  type Hpa,
+  IOMMU_WRITE,
+  IommuError,
+  isIommuError,
+  type MemoryAccount,
+  PageTableFormatId,
+  type PagingDomain,
+  toU64,
+  type U64Like,
+} from "@iommu/core"
+import { createPageTable, type PageTable } from "@iommu/pagetable"
+import { firstStageFormat } from "../formats/stage1.ts"
+import { secondStageFormat } from "../formats/stage2.ts"
+import { AttachableDomain, type Attachment, applyTracking, NO_ATTACHMENTS } from "./attach.ts"
+import { type Entry, secondStageContext } from "./device-table.ts"
+import { invalidateAll, invalidateGather, invalidateMapped } from "./invalidate.ts"
+import type { VtdNestedDomain } from "./nested-domain.ts"
+import type { VtdDriver } from "./ops.ts"
+import { firstStageEntry, type SecondStage, secondStageEntry } from "./pasid-table.ts"
+import type { PagingPlan } from "./user-data.ts"
+
+/** Shared by all domains without nested ones over them. */
+export const NO_CHILDREN: readonly VtdNestedDomain[] = Object.freeze([])
+/** 4 KiB pages in 2^32 bytes. */
+const PAGES_PER_HI = 0x10_0000
+/** {@link VtdPagingDomain.did} of a freed domain; no domain has it. */
+const FREED = -1
+
+export class VtdPagingDomain extends AttachableDomain implements PagingDomain {
+  readonly table: PageTable
+  readonly nestParent: boolean
+  readonly isSecondStage: boolean
+  readonly dirty?: VtdDirtyOps
+  /** Domain-id, the hardware's tag of what it caches of this domain. */
+  did: number
+  attachments: readonly Attachment[] = NO_ATTACHMENTS
+  children: readonly VtdNestedDomain[] = NO_CHILDREN
+
+  /** @throws ENOSPC without a free domain-id, ENOMEM */
+  constructor(driver: VtdDriver, plan: PagingPlan, account: MemoryAccount) {
+    super(driver)
+    this.nestParent = plan.nestParent
+    this.isSecondStage = plan.format === PageTableFormatId.VTD_SECOND_STAGE
+    this.did = driver.ids.alloc()
+    try {
+      this.table = createTable(driver, plan, account)
+    } catch (error) {
+      driver.ids.free(this.did)
+      throw error
+    }
+    if (plan.dirtyTracking) this.dirty = new VtdDirtyOps(this)
+  }
+
+  get type(): "paging" {
+    return "paging"
+  }
+
+  get format(): number {
+    return this.isSecondStage ? PageTableFormatId.VTD_SECOND_STAGE : PageTableFormatId.X86_64_FIRST_STAGE
+  }
+
+  get pageSizes(): bigint {
+    return this.table.pageSizes
+  }
+
+  get aperture(): PagingDomain["aperture"] {
+    return this.table.aperture
+  }
+
+  map(iova: U64Like, pa: U64Like, size: U64Like, prot: number): void {
+    const start = toU64(iova, "iova")
+    const bytes = toU64(size, "size")
+    this.checkAlive()
+    if (this.#refuses(prot)) {
+      throw new IommuError("EINVAL", "a nest parent holds no read-only mapping (erratum 772415)")
+    }
+    this.table.map(start, toU64(pa, "pa"), bytes, prot)
+    if (this.ops.announcesMaps) this.#announce(Number(start >> 12n), Number(bytes >> 12n))
+  }
+
+  mapPages(iovaHi: number, iovaLo: number, paHi: number, paLo: number, pages: number, prot: number): number {
+    if (this.did === FREED || this.#refuses(prot)) return ERRNO.EINVAL
+    const status = this.table.mapPages(iovaHi, iovaLo, paHi, paLo, pages, prot)
+    if (status !== 0 || !this.ops.announcesMaps) return status
+    try {
+      this.#announce(iovaHi * PAGES_PER_HI + (iovaLo >>> 12), pages)
+    } catch (error) {
+      if (isIommuError(error)) return error.errno
+      throw error
+    }
+    return 0
+  }
+
+  unmap(iova: U64Like, size: U64Like): bigint {
+    const bytes = this.unmapFast(iova, size)
+    this.iotlbSync()
+    return bytes
+  }
+
+  unmapFast(iova: U64Like, size: U64Like): bigint {
+    return this.table.unmap(toU64(iova, "iova"), toU64(size, "size"))
+  }
+
+  unmapPages(iovaHi: number, iovaLo: number, pages: number): number {
+    return this.table.unmapPages(iovaHi, iovaLo, pages)
+  }
+
+  iotlbSync(): void {
+    if (this.did !== FREED) invalidateGather(this)
+  }
+
+  flushIotlbAll(): void {
+    if (this.did !== FREED) invalidateAll(this)
+  }
+
+  iovaToPhys(iova: U64Like): Hpa | null {
+    return this.table.iovaToPhys(toU64(iova, "iova"))
+  }
+
+  iovaToPhysHalves(iovaHi: number, iovaLo: number): number {
+    return this.table.iovaToPhysHalves(iovaHi, iovaLo)
+  }
+
+  get physHi(): number {
+    return this.table.physHi
+  }
+
+  get physLo(): number {
+    return this.table.physLo
+  }
+
+  /** As entries that refer to this second stage describe it. */
+  get secondStage(): SecondStage {
+    const { root, levels } = this.table
+    return { root, levels, isTracking: this.dirty?.isTracking ?? false }
+  }
+
+  pasidEntry(): Entry {
+    const { features } = this.ops.hardware
+    return this.isSecondStage
+      ? secondStageEntry(features, this.did, this.secondStage)
+      : firstStageEntry(features, this.did, this.table.root, this.table.levels)
+  }
+
+  contextEntry(hasDeviceTlb: boolean): Entry {
+    return secondStageContext(this.did, this.table.root, this.table.levels, hasDeviceTlb)
+  }
+
+  /** @throws EINVAL for a freed domain */
+  checkAlive(): void {
+    if (this.did === FREED) throw new IommuError("EINVAL", "the domain is freed")
+  }
+
+  checkAttachable(): void {
+    this.checkAlive()
+  }
+
+  free(): void {
+    this.checkAlive()
+    if (this.attachments.length > 0 || this.children.length > 0) {
+      throw new IommuError("EBUSY", "a device, a PASID or a nested domain uses the domain")
+    }
+    this.table.free()
+    this.ops.ids.free(this.did)
+    this.did = FREED
+  }
+
+  #refuses(prot: number): boolean {
+    return this.nestParent && (prot & IOMMU_WRITE) === 0
+  }
+
+  /** Tells the hardware of new mappings; takes them back when it does not listen. */
+  #announce(firstPage: number, pages: number): void {
+    try {
+      invalidateMapped(this, firstPage, firstPage + pages - 1)
+    } catch (error) {
+      this.table.unmap(BigInt(firstPage) << 12n, BigInt(pages) << 12n)
+      throw error
+    }
+  }
+}
+
+/** Dirty flags of the second stage, which the hardware sets while SSADE is on. VT-d 5.10 §3.7.2. */
+class VtdDirtyOps implements DirtyOps {
+  isTracking = false
+  readonly #domain: VtdPagingDomain
+
+  constructor(domain: VtdPagingDomain) {
+    this.#domain = domain
+  }
+
+  setDirtyTracking(enable: boolean): void {
+    this.#domain.checkAlive()
+    if (enable === this.isTracking) return
+    applyTracking(this.#domain, enable)
+    this.isTracking = enable
+  }
+
+  readAndClearDirty(dirty: DirtyBitmap): void {
+    this.#domain.checkAlive()
+    this.#domain.table.readAndClearDirty(dirty)
+    this.#domain.iotlbSync()
+  }
+
+  readDirty(dirty: DirtyBitmap): void {
+    this.#domain.checkAlive()
+    this.#domain.table.readDirty(dirty)
+  }
+}
+
+function createTable(driver: VtdDriver, plan: PagingPlan, account: MemoryAccount): PageTable {
+  const { memory, pages } = driver.hardware
+  const { levels, inputBits, outputBits, pageSizes, aperture } = plan
+  const isFirst = plan.format === PageTableFormatId.X86_64_FIRST_STAGE
+  return createPageTable({
+    format: isFirst ? firstStageFormat : secondStageFormat,
+    memory,
+    pages,
+    account,
+    levels,
+    inputBits,
+    outputBits,
+    pageSizes,
+    ...(aperture === null ? {} : { apertureStart: aperture.start, apertureLast: aperture.last }),
+  })
+}

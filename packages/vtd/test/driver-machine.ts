@@ -1,0 +1,95 @@
+/** A machine for driver tests: memory, the model, its driver, and a look at what went over the queue. */
+import {
+  ACCESS_READ,
+  createMemory,
+  type Invalidation,
+  type IommuDevice,
+  type IommuOps,
+  iommuDevice,
+  MemoryAccount,
+  NO_PASID,
+  PageAllocator,
+  type PhysicalMemory,
+  translateRequest,
+} from "@iommu/core"
+import type { VtdDriverOptions } from "../src/driver/hardware.ts"
+import { vtdDriver } from "../src/driver/ops.ts"
+import { EVERYTHING, type VtdCapabilities, type VtdModel, vtdModel } from "../src/index.ts"
+import { CAP, ECAP } from "../src/spec/registers.ts"
+
+const MIB = 1n << 20n
+/** Pages that the driver may take; below them is memory for DMA. */
+export const TABLES = 32n * MIB
+
+export interface TestMachine {
+  readonly memory: PhysicalMemory
+  readonly pages: PageAllocator
+  readonly model: VtdModel
+  readonly driver: IommuOps
+  /** Pays for devices made by {@link device}. */
+  readonly owner: MemoryAccount
+  /** A probed device. */
+  device(id: number, options?: { pasidBits?: number; ats?: boolean }): IommuDevice
+  /** Where an access lands, or null when it is refused. */
+  dma(device: IommuDevice, iova: bigint, access?: number, pasid?: number): bigint | null
+  /** Runs something and gives the invalidations that the hardware saw, in order. */
+  during(run: () => void): Invalidation[]
+}
+
+export function machine(
+  capabilities: VtdCapabilities = EVERYTHING,
+  options: VtdDriverOptions = {},
+): TestMachine {
+  const memory = createMemory([{ base: 0n, size: 64n * MIB }])
+  const pages = new PageAllocator(memory, { base: TABLES, size: TABLES })
+  const model = vtdModel({ memory, capabilities })
+  const driver = vtdDriver({ mmio: model.mmio, memory, pages }, options)
+  const owner = new MemoryAccount("owner")
+  return {
+    memory,
+    pages,
+    model,
+    driver,
+    owner,
+    device: (id, given = {}) => {
+      const device = iommuDevice({ id, account: owner, ...given })
+      driver.probeDevice(device)
+      return device
+    },
+    dma: (device, iova, access = ACCESS_READ, pasid = NO_PASID) => {
+      const outcome = translateRequest(model, { device: device.id, pasid, iova, access })
+      return outcome.ok ? outcome.pa : null
+    },
+    during: run => {
+      const seen: Invalidation[] = []
+      model.onInvalidate = invalidation => seen.push(invalidation)
+      try {
+        run()
+      } finally {
+        model.onInvalidate = null
+      }
+      return seen
+    },
+  }
+}
+
+/** Capabilities with some fields of {@link EVERYTHING} changed. */
+export function capabilities(change: {
+  cap?: Partial<ReturnType<typeof CAP.decode>>
+  ecap?: Partial<ReturnType<typeof ECAP.decode>>
+}): VtdCapabilities {
+  const cap = { ...CAP.decode([EVERYTHING.cap]), ...change.cap }
+  const ecap = { ...ECAP.decode([EVERYTHING.ecap]), ...change.ecap }
+  return { ver: EVERYTHING.ver, cap: CAP.encode(cap)[0] as bigint, ecap: ECAP.encode(ecap)[0] as bigint }
+}
+
+/** Name and the fields worth comparing of each invalidation. */
+export function summary(invalidations: readonly Invalidation[]): string[] {
+  return invalidations.map(({ command, fields }) => {
+    const { G, DID, PASID, SID, ADDR, AM, IH, S } = fields
+    const parts = Object.entries({ G, DID, PASID, SID, ADDR, AM, IH, S })
+      .filter(([, value]) => value !== undefined)
+      .map(([name, value]) => `${name}=${(value as bigint).toString(16)}`)
+    return [command, ...parts].join(" ")
+  })
+}
