@@ -1,0 +1,157 @@
+/** One SMMU, brought up through its registers. Arm IHI 0070 G.b §3.11 (reset and enable), §6.3. */
+import {
+  IommuError,
+  type IommuPlatform,
+  MemoryAccount,
+  type Mmio,
+  type PageAllocator,
+  type PhysicalMemory,
+} from "@iommu/core"
+import * as cmd from "../spec/commands.ts"
+import { EVENT_BYTES } from "../spec/events.ts"
+import * as reg from "../spec/registers.ts"
+import { DeviceTable } from "./device-table.ts"
+import { type Features, readFeatures } from "./features.ts"
+import { DomainIds } from "./ids.ts"
+import { allocRun, freeRun, type PageRun } from "./page-run.ts"
+import { CommandQueue } from "./queue.ts"
+
+export interface SmmuV3DriverOptions {
+  /** log2 of the commands that the Command queue holds: 8, one page, by default; at most IDR1.CMDQS. */
+  readonly commandQueueLg2?: number
+  /** log2 of the records that the Event queue holds: 7, one page, by default; at most IDR1.EVENTQS. */
+  readonly eventQueueLg2?: number
+  /** Reads of a register without the awaited change after which the hardware counts as hung: 100,000 by default. */
+  readonly pollLimit?: number
+  /**
+   * Memory accesses of the devices are coherent whatever attributes a guest chooses (IORT's CANWBS), true by
+   * default. Nesting needs it.
+   */
+  readonly canwbs?: boolean
+}
+
+/** Tables and queues in inner shareable write-back memory, §6.3.11: the SH fields 3, the cacheability fields 1. */
+const CR1_WRITE_BACK = (3 << 10) | (1 << 8) | (1 << 6) | (3 << 4) | (1 << 2) | 1
+const COMMAND_QUEUE_LG2 = 8
+const EVENT_QUEUE_LG2 = 7
+const POLL_LIMIT = 100_000
+
+export class Hardware {
+  readonly mmio: Mmio
+  readonly memory: PhysicalMemory
+  readonly pages: PageAllocator
+  /** Pays for what belongs to no owner: queues and the Stream table. */
+  readonly account: MemoryAccount = new MemoryAccount("smmuv3 driver")
+  readonly features: Features
+  readonly canwbs: boolean
+  readonly queue: CommandQueue
+  readonly deviceTable: DeviceTable
+  readonly asids: DomainIds
+  readonly vmids: DomainIds
+  readonly #pollLimit: number
+
+  /** @throws ENODEV for hardware that the driver cannot use, ENOMEM, ETIMEDOUT for hardware that hangs */
+  constructor(platform: IommuPlatform, options: SmmuV3DriverOptions) {
+    this.mmio = platform.mmio
+    this.memory = platform.memory
+    this.pages = platform.pages
+    this.canwbs = options.canwbs ?? true
+    this.#pollLimit = options.pollLimit ?? POLL_LIMIT
+    this.features = readFeatures(this.mmio)
+    this.asids = new DomainIds("ASID", this.features.asidBits)
+    this.vmids = new DomainIds("VMID", this.features.vmidBits)
+    const commandsLg2 = Math.min(options.commandQueueLg2 ?? COMMAND_QUEUE_LG2, this.features.CMDQS)
+    const eventsLg2 = Math.min(options.eventQueueLg2 ?? EVENT_QUEUE_LG2, this.features.EVENTQS)
+    const runs: PageRun[] = []
+    try {
+      const commands = this.#allocRun(runs, 2 ** commandsLg2 * cmd.COMMAND_BYTES)
+      const events = this.#allocRun(runs, 2 ** eventsLg2 * EVENT_BYTES)
+      this.queue = new CommandQueue({
+        memory: this.memory,
+        mmio: this.mmio,
+        base: commands,
+        sizeLg2: commandsLg2,
+        pollLimit: this.#pollLimit,
+      })
+      this.#disable()
+      this.deviceTable = new DeviceTable(this)
+      runs.push(this.deviceTable.run)
+      this.#programTables(queueBase(commands, commandsLg2))
+      this.#enable(queueBase(events, eventsLg2))
+    } catch (error) {
+      this.mmio.write32(reg.offsetOf("CR0"), 0)
+      for (const run of runs) freeRun(this.pages, run)
+      throw error
+    }
+  }
+
+  /** Stops whatever an earlier owner left running; until the end of bring-up its devices' DMA aborts. */
+  #disable(): void {
+    if ((this.mmio.read32(reg.offsetOf("CR0")) & reg.CR0_SMMUEN) !== 0) this.#abortWhileDisabled()
+    this.#setCr0(0)
+    this.mmio.write32(reg.offsetOf("IRQ_CTRL"), 0)
+    this.#waitFor("IRQ_CTRLACK", 0xffff_ffff, 0)
+    this.mmio.write32(reg.offsetOf("GERRORN"), this.mmio.read32(reg.offsetOf("GERROR")))
+  }
+
+  /** The handshake of §6.3.14: Update reads as 1 until the write is in effect. */
+  #abortWhileDisabled(): void {
+    this.#waitFor("GBPA", reg.GBPA_UPDATE, 0)
+    const value = this.mmio.read32(reg.offsetOf("GBPA"))
+    this.mmio.write32(reg.offsetOf("GBPA"), (value | reg.GBPA_ABORT | reg.GBPA_UPDATE) >>> 0)
+    this.#waitFor("GBPA", reg.GBPA_UPDATE, 0)
+  }
+
+  #programTables(commandQueueBase: bigint): void {
+    this.mmio.write32(reg.offsetOf("CR1"), CR1_WRITE_BACK)
+    this.mmio.write32(reg.offsetOf("CR2"), reg.CR2_PTM | reg.CR2_RECINVSID)
+    this.mmio.write64(reg.offsetOf("STRTAB_BASE"), this.deviceTable.baseRegister)
+    this.mmio.write32(reg.offsetOf("STRTAB_BASE_CFG"), this.deviceTable.configRegister)
+    this.mmio.write64(reg.offsetOf("CMDQ_BASE"), commandQueueBase)
+    this.mmio.write32(reg.offsetOf("CMDQ_PROD"), 0)
+    this.mmio.write32(reg.offsetOf("CMDQ_CONS"), 0)
+  }
+
+  /** Nothing cached survives, §3.11; then events, then translation. */
+  #enable(eventQueueBase: bigint): void {
+    this.#setCr0(reg.CR0_CMDQEN)
+    this.queue.push(cmd.CMD_CFGI_STE_RANGE, 0, cmd.CFGI_RANGE_ALL, 0)
+    this.queue.sync()
+    if (this.features.Hyp) this.queue.push(cmd.CMD_TLBI_EL2_ALL, 0, 0, 0)
+    this.queue.push(cmd.CMD_TLBI_NSNH_ALL, 0, 0, 0)
+    this.queue.sync()
+    this.mmio.write64(reg.offsetOf("EVENTQ_BASE"), eventQueueBase)
+    this.mmio.write32(reg.offsetOf("EVENTQ_PROD"), 0)
+    this.mmio.write32(reg.offsetOf("EVENTQ_CONS"), 0)
+    const queues = reg.CR0_CMDQEN | reg.CR0_EVENTQEN
+    this.#setCr0(queues)
+    const ats = this.features.ATS ? reg.CR0_ATSCHK : 0
+    if (ats !== 0) this.#setCr0(queues | ats)
+    this.#setCr0(queues | ats | reg.CR0_SMMUEN)
+  }
+
+  /** CR0ACK follows when the change is in effect, §6.3.9. */
+  #setCr0(value: number): void {
+    this.mmio.write32(reg.offsetOf("CR0"), value)
+    this.#waitFor("CR0ACK", 0xffff_ffff, value)
+  }
+
+  #waitFor(register: reg.RegisterName, mask: number, value: number): void {
+    const offset = reg.offsetOf(register)
+    for (let polls = 0; polls <= this.#pollLimit; polls++) {
+      if (((this.mmio.read32(offset) ^ value) & mask) === 0) return
+    }
+    throw new IommuError("ETIMEDOUT", `${register} does not become ${value} under mask ${mask}`)
+  }
+
+  #allocRun(runs: PageRun[], bytes: number): number {
+    const run = allocRun(this.pages, bytes, this.account)
+    runs.push(run)
+    return run.address
+  }
+}
+
+/** CMDQ_BASE and EVENTQ_BASE, §6.3.26. */
+function queueBase(address: number, sizeLg2: number): bigint {
+  return BigInt(address) | BigInt(sizeLg2) | reg.QUEUE_BASE_ALLOCATE
+}

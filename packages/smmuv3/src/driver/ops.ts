@@ -1,0 +1,205 @@
+/** The driver's face: Linux's `struct iommu_ops` for Arm SMMUv3. */
+import {
+  type DomainUserData,
+  type DriverCapabilities,
+  type HwInfo,
+  HwInfoType,
+  HwptDataType,
+  HwptInvalidateDataType,
+  type IommuCap,
+  type IommuDevice,
+  type IommuDomain,
+  IommuError,
+  type IommuOps,
+  type IommuPlatform,
+  PageTableFormatId,
+} from "@iommu/core"
+import { createPageTable } from "@iommu/pagetable"
+import { stage1Format } from "../formats/stage1.ts"
+import { stage2Format } from "../formats/stage2.ts"
+import { attachRid, type DeviceState } from "./attach.ts"
+import { Hardware, type SmmuV3DriverOptions } from "./hardware.ts"
+import { SmmuNestedDomain } from "./nested-domain.ts"
+import { SmmuPagingDomain } from "./paging-domain.ts"
+import { SmmuBlockedDomain, SmmuIdentityDomain } from "./static-domains.ts"
+import { type Abilities, nestedPlan, type PagingPlan, pagingPlan, userDataLen } from "./user-data.ts"
+
+/**
+ * Brings an SMMU up and takes charge of it. Every stream aborts until its device is probed and attached.
+ * @throws ENODEV for hardware that the driver cannot use, ENOMEM, ETIMEDOUT for hardware that does not answer
+ */
+export function smmuv3Driver(platform: IommuPlatform, options: SmmuV3DriverOptions = {}): IommuOps {
+  return new SmmuV3Driver(platform, options)
+}
+
+/** One SMMU under control: the context of all its domains. */
+export class SmmuV3Driver implements IommuOps {
+  readonly name = "smmuv3"
+  readonly hardware: Hardware
+  readonly capabilities: DriverCapabilities
+  readonly blockedDomain: SmmuBlockedDomain
+  readonly identityDomain: SmmuIdentityDomain
+  readonly #abilities: Abilities
+  /** The plan of a domain without user data, shared by all of them. */
+  readonly #defaultPlan: PagingPlan
+  readonly #devices = new Map<number, DeviceState>()
+
+  constructor(platform: IommuPlatform, options: SmmuV3DriverOptions) {
+    this.hardware = new Hardware(platform, options)
+    this.#abilities = abilitiesOf(this.hardware)
+    this.#defaultPlan = pagingPlan(this.#abilities, null)
+    this.capabilities = capabilitiesOf(this.#abilities)
+    this.blockedDomain = new SmmuBlockedDomain(this)
+    this.identityDomain = new SmmuIdentityDomain(this)
+  }
+
+  capable(device: IommuDevice, cap: IommuCap): boolean {
+    this.stateOf(device)
+    switch (cap) {
+      case "CACHE_COHERENCY":
+        return this.hardware.features.COHACC
+      case "ENFORCE_CACHE_COHERENCY":
+        return this.hardware.canwbs
+      case "DIRTY_TRACKING":
+        return this.capabilities.dirtyTracking
+      case "NOEXEC":
+      case "DEFERRED_FLUSH":
+        return true
+      case "PRE_BOOT_PROTECTION":
+        return false
+    }
+  }
+
+  hwInfo(device: IommuDevice): HwInfo {
+    this.stateOf(device)
+    const { idr, iidr, aidr } = this.hardware.features
+    return { type: HwInfoType.ARM_SMMUV3, flags: 0, __reserved: 0, idr, iidr, aidr }
+  }
+
+  probeDevice(device: IommuDevice): void {
+    if (this.#devices.has(device.id)) {
+      throw new IommuError("EEXIST", `StreamID 0x${device.id.toString(16)} is probed already`)
+    }
+    this.hardware.deviceTable.add(device.id)
+    this.#devices.set(device.id, {
+      device,
+      rid: this.blockedDomain,
+      pasids: new Map(),
+      pasidTable: null,
+      ats: false,
+    })
+  }
+
+  releaseDevice(device: IommuDevice): void {
+    const { rid, pasids } = this.stateOf(device)
+    if (rid.type === "paging" || rid.type === "nested" || pasids.size > 0) {
+      throw new IommuError("EBUSY", "the device or a PASID of it is on a user-owned domain")
+    }
+    attachRid(this, device, this.blockedDomain)
+    this.#devices.delete(device.id)
+    this.hardware.deviceTable.remove(device.id)
+  }
+
+  domainAllocUser(device: IommuDevice, parent: null, userData: DomainUserData | null): SmmuPagingDomain
+  domainAllocUser(device: IommuDevice, parent: IommuDomain, userData: DomainUserData | null): SmmuNestedDomain
+  domainAllocUser(
+    device: IommuDevice,
+    parent: IommuDomain | null,
+    userData: DomainUserData | null,
+  ): SmmuPagingDomain | SmmuNestedDomain
+  domainAllocUser(
+    device: IommuDevice,
+    parent: IommuDomain | null,
+    userData: DomainUserData | null,
+  ): SmmuPagingDomain | SmmuNestedDomain {
+    this.stateOf(device)
+    return parent === null ? this.#allocPaging(device, userData) : this.#allocNested(parent, userData)
+  }
+
+  domainAllocUserDataLen(hwptType: number): number {
+    return userDataLen(this.#abilities, hwptType)
+  }
+
+  #allocPaging(device: IommuDevice, userData: DomainUserData | null): SmmuPagingDomain {
+    if (userData !== null && userData.type !== HwptDataType.PAGING) {
+      throw new IommuError("EOPNOTSUPP", "without a parent, user data is the parameters of a paging domain")
+    }
+    const plan = userData === null ? this.#defaultPlan : pagingPlan(this.#abilities, userData)
+    const { memory, pages, asids, vmids } = this.hardware
+    const ids = plan.stage === 1 ? asids : vmids
+    const { granuleLg2, lpa2, dirty } = plan
+    const options = { lpa2, dirty }
+    const tag = ids.take()
+    try {
+      const table = createPageTable({
+        format: plan.stage === 1 ? stage1Format(granuleLg2, options) : stage2Format(granuleLg2, options),
+        memory,
+        pages,
+        account: device.account,
+        levels: plan.levels,
+        inputBits: plan.inputBits,
+        outputBits: plan.outputBits,
+        apertureStart: plan.apertureStart,
+        apertureLast: plan.apertureLast,
+      })
+      return new SmmuPagingDomain({ ops: this, plan, table, tag })
+    } catch (error) {
+      ids.give(tag)
+      throw error
+    }
+  }
+
+  #allocNested(parent: IommuDomain, userData: DomainUserData | null): SmmuNestedDomain {
+    if (!this.capabilities.nesting) throw new IommuError("EOPNOTSUPP", "this SMMU cannot nest")
+    if (userData === null || userData.type === HwptDataType.PAGING) {
+      throw new IommuError("EOPNOTSUPP", "a nested domain is made from the guest's STE")
+    }
+    if (userData.type !== HwptDataType.ARM_SMMUV3) {
+      throw new IommuError(
+        "EINVAL",
+        `a nested domain of an SMMU takes ARM_SMMUV3 data, not type ${userData.type}`,
+      )
+    }
+    if (
+      !(parent instanceof SmmuPagingDomain) ||
+      parent.ops !== this ||
+      !parent.nestParent ||
+      parent.tag === 0
+    ) {
+      throw new IommuError("EINVAL", "the parent is a nest parent of this driver instance")
+    }
+    return new SmmuNestedDomain(this, parent, nestedPlan(userData))
+  }
+
+  /** @throws ENODEV for a device that is not probed here */
+  stateOf(device: IommuDevice): DeviceState {
+    const state = this.#devices.get(device.id)
+    if (state?.device !== device)
+      throw new IommuError("ENODEV", `${device.name} is not probed by this SMMU's driver`)
+    return state
+  }
+}
+
+function abilitiesOf({ features, canwbs }: Hardware): Abilities {
+  return {
+    features,
+    nesting: features.S1P && features.S2P && canwbs,
+    dirtyTracking: features.S1P && features.dirtyState && features.COHACC,
+    pasidBits: features.S1P ? features.SSIDSIZE : 0,
+  }
+}
+
+function capabilitiesOf({ features, nesting, dirtyTracking, pasidBits }: Abilities): DriverCapabilities {
+  return {
+    nesting,
+    dirtyTracking,
+    pasidBits,
+    formats: [
+      ...(features.S1P ? [PageTableFormatId.ARM_64_LPAE_S1] : []),
+      ...(features.S2P ? [PageTableFormatId.ARM_64_LPAE_S2] : []),
+    ],
+    userDataTypes: nesting ? [HwptDataType.PAGING, HwptDataType.ARM_SMMUV3] : [HwptDataType.PAGING],
+    invalidateDataTypes: nesting ? [HwptInvalidateDataType.ARM_SMMUV3] : [],
+    coherentWalks: features.COHACC,
+  }
+}

@@ -1,0 +1,223 @@
+/** A domain with tables that the driver builds: stage 1 in a CD, or stage 2 in an STE. */
+import {
+  type DirtyBitmap,
+  type DirtyOps,
+  type Hpa,
+  type IommuDevice,
+  IommuError,
+  type Iova,
+  PageTableFormatId,
+  type PagingDomain,
+  type U64Like,
+} from "@iommu/core"
+import type { PageTable } from "@iommu/pagetable"
+import { TG0_4KB, TG0_16KB, TG0_64KB } from "../spec/pasid-table.ts"
+import { type Attachment, attachPasid, attachRid, detachPasid, detachRid } from "./attach.ts"
+import type { Stage2Root } from "./device-table.ts"
+import { invalidateAll, invalidateGather } from "./invalidate.ts"
+import type { SmmuNestedDomain } from "./nested-domain.ts"
+import type { SmmuV3Driver } from "./ops.ts"
+import type { Stage1Root } from "./pasid-table.ts"
+import { addressSizeCode, type PagingPlan } from "./user-data.ts"
+
+const NO_ATTACHMENTS: readonly Attachment[] = Object.freeze([])
+const NO_CHILDREN: readonly SmmuNestedDomain[] = Object.freeze([])
+
+/** What the constructor of a domain takes over. */
+export interface PagingDomainParts {
+  readonly ops: SmmuV3Driver
+  readonly plan: PagingPlan
+  readonly table: PageTable
+  /** ASID of a stage 1, VMID of a stage 2. */
+  readonly tag: number
+}
+
+export class SmmuPagingDomain implements PagingDomain {
+  readonly ops: SmmuV3Driver
+  readonly plan: PagingPlan
+  readonly table: PageTable
+  /** ASID of a stage 1, VMID of a stage 2; 0 after {@link free}. */
+  tag: number
+  /** Who is on the domain. Replaced on change, never mutated. */
+  attachments: readonly Attachment[] = NO_ATTACHMENTS
+  /** Nested domains over this one, likewise. */
+  children: readonly SmmuNestedDomain[] = NO_CHILDREN
+  readonly dirty?: DirtyOps
+  readonly setDevPasid?: (device: IommuDevice, pasid: number) => void
+  readonly removeDevPasid?: (device: IommuDevice, pasid: number) => void
+
+  constructor({ ops, plan, table, tag }: PagingDomainParts) {
+    this.ops = ops
+    this.plan = plan
+    this.table = table
+    this.tag = tag
+    if (plan.dirty) this.dirty = new DirtyTracking(this)
+    if (plan.stage === 1 && ops.capabilities.pasidBits > 0) {
+      this.setDevPasid = setDevPasid
+      this.removeDevPasid = removeDevPasid
+    }
+  }
+
+  get type(): "paging" {
+    return "paging"
+  }
+
+  get format(): number {
+    return this.plan.stage === 1 ? PageTableFormatId.ARM_64_LPAE_S1 : PageTableFormatId.ARM_64_LPAE_S2
+  }
+
+  get nestParent(): boolean {
+    return this.plan.nestParent
+  }
+
+  get pageSizes(): bigint {
+    return this.table.pageSizes
+  }
+
+  get aperture(): { readonly start: Iova; readonly last: Iova } {
+    return { start: this.plan.apertureStart, last: this.plan.apertureLast }
+  }
+
+  attachDev(device: IommuDevice): void {
+    attachRid(this.ops, device, this)
+  }
+
+  detachDev(device: IommuDevice): void {
+    detachRid(this.ops, device, this)
+  }
+
+  free(): void {
+    if (this.tag === 0) throw new IommuError("EINVAL", "the domain is freed already")
+    if (this.attachments.length > 0) throw new IommuError("EBUSY", "a device or a PASID is on the domain")
+    if (this.children.length > 0) throw new IommuError("EBUSY", "nested domains use the domain")
+    this.table.free()
+    const ids = this.plan.stage === 1 ? this.ops.hardware.asids : this.ops.hardware.vmids
+    ids.give(this.tag)
+    this.tag = 0
+  }
+
+  /** A block may take the place of an emptied table, which caches must forget before it is reused. */
+  map(iova: U64Like, pa: U64Like, size: U64Like, prot: number): void {
+    this.table.map(iova, pa, size, prot)
+    if (this.table.gather.count > 0) this.iotlbSync()
+  }
+
+  unmap(iova: U64Like, size: U64Like): bigint {
+    const unmapped = this.unmapFast(iova, size)
+    this.iotlbSync()
+    return unmapped
+  }
+
+  unmapFast(iova: U64Like, size: U64Like): bigint {
+    return this.table.unmap(iova, size)
+  }
+
+  iotlbSync(): void {
+    if (this.table.gather.count > 0) invalidateGather(this)
+    this.table.gatherDone()
+  }
+
+  flushIotlbAll(): void {
+    invalidateAll(this)
+    this.table.gatherDone()
+  }
+
+  iovaToPhys(iova: U64Like): Hpa | null {
+    return this.table.iovaToPhys(iova)
+  }
+
+  mapPages(iovaHi: number, iovaLo: number, paHi: number, paLo: number, pages: number, prot: number): number {
+    const status = this.table.mapPages(iovaHi, iovaLo, paHi, paLo, pages, prot)
+    if (pages !== 1 && this.table.gather.count > 0) this.iotlbSync()
+    return status
+  }
+
+  unmapPages(iovaHi: number, iovaLo: number, pages: number): number {
+    return this.table.unmapPages(iovaHi, iovaLo, pages)
+  }
+
+  iovaToPhysHalves(iovaHi: number, iovaLo: number): number {
+    return this.table.iovaToPhysHalves(iovaHi, iovaLo)
+  }
+
+  get physHi(): number {
+    return this.table.physHi
+  }
+
+  get physLo(): number {
+    return this.table.physLo
+  }
+
+  /** What the CD of a device on this stage 1 says. */
+  get stage1Root(): Stage1Root {
+    const { inputBits, outputBits, granuleLg2, lpa2, dirty } = this.plan
+    return {
+      root: this.table.root,
+      asid: this.tag,
+      inputBits,
+      tg: granuleCode(granuleLg2),
+      ips: addressSizeCode(outputBits),
+      ds: lpa2,
+      dirty,
+    }
+  }
+
+  /** What the STE of a device on this stage 2, or on a nested domain over it, says. */
+  get stage2Root(): Stage2Root {
+    const { inputBits, outputBits, granuleLg2, levels, lpa2 } = this.plan
+    return {
+      root: this.table.root,
+      vmid: this.tag,
+      inputBits,
+      sl0: startLevelCode(granuleLg2, levels),
+      tg: granuleCode(granuleLg2),
+      ps: addressSizeCode(outputBits),
+      ds: lpa2,
+    }
+  }
+}
+
+function setDevPasid(this: SmmuPagingDomain, device: IommuDevice, pasid: number): void {
+  attachPasid(this.ops, device, pasid, this)
+}
+
+function removeDevPasid(this: SmmuPagingDomain, device: IommuDevice, pasid: number): void {
+  detachPasid(this.ops, device, pasid, this)
+}
+
+/** CD.TG0 and STE.S2TG. */
+function granuleCode(granuleLg2: number): number {
+  if (granuleLg2 === 12) return TG0_4KB
+  return granuleLg2 === 14 ? TG0_16KB : TG0_64KB
+}
+
+/** STE.S2SL0_2 and S2SL0 as one number, by the level that is looked up first, §5.2. */
+const START_LEVEL_CODES_4K: readonly number[] = [3, 0, 1, 2, 4]
+
+function startLevelCode(granuleLg2: number, levels: number): number {
+  return granuleLg2 === 12 ? (START_LEVEL_CODES_4K[levels - 1] as number) : levels - 1
+}
+
+/**
+ * Dirty tracking of a stage 1 with HTTU: writable leaves are "writable, clean" (DBM) until the SMMU sets them dirty.
+ * The CDs of the domain have HA and HD from the start, so there is nothing to switch.
+ */
+class DirtyTracking implements DirtyOps {
+  readonly #domain: SmmuPagingDomain
+
+  constructor(domain: SmmuPagingDomain) {
+    this.#domain = domain
+  }
+
+  setDirtyTracking(_enable: boolean): void {}
+
+  /** A leaf that a TLB holds as dirty would not be marked again, so what was cleared is invalidated. */
+  readAndClearDirty(dirty: DirtyBitmap): void {
+    this.#domain.table.readAndClearDirty(dirty)
+    this.#domain.iotlbSync()
+  }
+
+  readDirty(dirty: DirtyBitmap): void {
+    this.#domain.table.readDirty(dirty)
+  }
+}

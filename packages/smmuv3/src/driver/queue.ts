@@ -1,0 +1,147 @@
+/** The Command queue as its producer sees it. Arm IHI 0070 G.b §3.5, §4, §7.1. */
+import { hi32, IommuError, lo32, type Mmio, type PhysicalMemory } from "@iommu/core"
+import { CMD_SYNC, COMMAND_BYTES } from "../spec/commands.ts"
+import {
+  CERROR_ABT,
+  CERROR_ATC_INV_SYNC,
+  CMDQ_CONS_ERR,
+  CMDQ_CONS_ERR_SHIFT,
+  GERROR_CMDQ_ERR,
+  offsetOf,
+} from "../spec/registers.ts"
+
+const CMDQ_PROD = offsetOf("CMDQ_PROD")
+const CMDQ_CONS = offsetOf("CMDQ_CONS")
+const GERROR = offsetOf("GERROR")
+const GERRORN = offsetOf("GERRORN")
+
+/** How often an error that may pass by itself (an aborted fetch, a late answer of an ATC) is retried. */
+const RETRIES = 3
+
+export interface QueueOptions {
+  readonly memory: PhysicalMemory
+  readonly mmio: Mmio
+  /** Physical address of the first command. */
+  readonly base: number
+  /** log2 of the commands it has room for. */
+  readonly sizeLg2: number
+  /** Reads of CMDQ_CONS without progress after which the hardware counts as hung. */
+  readonly pollLimit: number
+}
+
+/**
+ * Commands are written by {@link push} and reach the hardware at the next {@link sync}, or when the queue is full.
+ * Positions count commands since bring-up and do not wrap.
+ */
+export class CommandQueue {
+  readonly #memory: PhysicalMemory
+  readonly #mmio: Mmio
+  readonly #base: number
+  readonly #size: number
+  readonly #pollLimit: number
+  #written = 0
+  #consumed = 0
+  #refused = -1
+  #retries = 0
+
+  constructor(options: QueueOptions) {
+    this.#memory = options.memory
+    this.#mmio = options.mmio
+    this.#base = options.base
+    this.#size = 2 ** options.sizeLg2
+    this.#pollLimit = options.pollLimit
+  }
+
+  /** Position of the next command. */
+  get position(): number {
+    return this.#written
+  }
+
+  /**
+   * Adds one command, given as its four 32-bit words.
+   * @throws ETIMEDOUT when the queue is full and the hardware does not consume
+   */
+  push(word0: number, word1: number, word2: number, word3: number): void {
+    if (this.#written - this.#consumed === this.#size) this.#consumeUntil(this.#written - this.#size / 2)
+    this.#write(this.#written, word0, word1, word2, word3)
+    this.#written++
+  }
+
+  /**
+   * Waits until every command before it is done.
+   * @throws EIO when the hardware refused one, which is then skipped; ETIMEDOUT when it hangs
+   */
+  sync(): void {
+    if (this.trySync() >= 0) throw new IommuError("EIO", "the SMMU refused a command (CMDQ_CONS.ERR)")
+  }
+
+  /**
+   * As {@link sync}, for commands that may be wrong.
+   * @returns the position of the first command that the hardware refused, or -1
+   */
+  trySync(): number {
+    this.push(CMD_SYNC, 0, 0, 0)
+    this.#consumeUntil(this.#written)
+    const refused = this.#refused
+    this.#refused = -1
+    this.#retries = 0
+    return refused
+  }
+
+  /** Index and wrap bit of a position, as PROD and CONS hold them, §3.5.1. */
+  #register(position: number): number {
+    return position % (2 * this.#size)
+  }
+
+  #write(position: number, word0: number, word1: number, word2: number, word3: number): void {
+    const at = BigInt(this.#base + (position % this.#size) * COMMAND_BYTES)
+    const index = this.#memory.find(hi32(at), lo32(at))
+    const { words } = this.#memory
+    words[index] = word0
+    words[index + 1] = word1
+    words[index + 2] = word2
+    words[index + 3] = word3
+  }
+
+  #consumeUntil(position: number): void {
+    this.#mmio.write32(CMDQ_PROD, this.#register(this.#written))
+    let polls = 0
+    while (this.#consumed < position) {
+      const cons = this.#mmio.read32(CMDQ_CONS)
+      const progress = this.#progress(cons)
+      this.#consumed += progress
+      if (this.#consumed >= position) return
+      if (((this.#mmio.read32(GERROR) ^ this.#mmio.read32(GERRORN)) & GERROR_CMDQ_ERR) !== 0) {
+        this.#recover((cons & CMDQ_CONS_ERR) >>> CMDQ_CONS_ERR_SHIFT)
+      } else if (progress === 0 && ++polls > this.#pollLimit) {
+        throw new IommuError("ETIMEDOUT", "the SMMU does not consume its Command queue")
+      }
+    }
+  }
+
+  #progress(cons: number): number {
+    const span = 2 * this.#size
+    const progress = ((cons % span) - this.#register(this.#consumed) + span) % span
+    if (progress > this.#written - this.#consumed) {
+      throw new IommuError("EIO", "CMDQ_CONS is beyond CMDQ_PROD")
+    }
+    return progress
+  }
+
+  /**
+   * The queue stands still until GERRORN acknowledges the error; CONS is at the command in question, §7.1. A
+   * command that is no good becomes a CMD_SYNC, so that those behind it are still done.
+   */
+  #recover(error: number): void {
+    const mayPass = error === CERROR_ABT || error === CERROR_ATC_INV_SYNC
+    if (mayPass && ++this.#retries > RETRIES) {
+      this.#retries = 0
+      throw new IommuError("ETIMEDOUT", `the Command queue stays in error ${error} (CMDQ_CONS.ERR)`)
+    }
+    if (!mayPass) {
+      if (this.#refused < 0) this.#refused = this.#consumed
+      this.#write(this.#consumed, CMD_SYNC, 0, 0, 0)
+    }
+    this.#mmio.write32(GERRORN, this.#mmio.read32(GERRORN) ^ GERROR_CMDQ_ERR)
+  }
+}
