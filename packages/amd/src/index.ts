@@ -11,4 +11,11 @@ export function amdModel(options: AmdModelOptions): IommuModel {
   return new AmdModel(options)
 }
 
+export { type AmdDriverOptions, amdDriver } from "./driver/ops.ts"
 export { type AmdModelOptions, EVERYTHING, EVERYTHING_2, QEMU_11 } from "./model/options.ts"
+export * as commands from "./spec/commands.ts"
+export * as deviceTable from "./spec/device-table.ts"
+export * as events from "./spec/events.ts"
+export * as pageTables from "./spec/page-tables.ts"
+export * as pasidTable from "./spec/pasid-table.ts"
+export * as registers from "./spec/registers.ts"

@@ -1,0 +1,249 @@
+/**
+ * What each device is on, and the four verbs that change it. AMD 48882 rev 3.10, §2.2.2.1 and §2.2.6.
+ *
+ * All is built before the device table is touched; a failure leaves the device where it was.
+ */
+import { type IommuDevice, IommuError, NO_PASID } from "@iommu/core"
+import { type Entry, guestEntry, hostEntry, untranslatedEntry } from "./device-table.ts"
+import { DomainIds } from "./ids.ts"
+import { type AmdNestedDomain, nestedEntry } from "./nested-domain.ts"
+import type { AmdDriver } from "./ops.ts"
+import type { AmdPagingDomain } from "./paging-domain.ts"
+import { Gcr3Table } from "./pasid-table.ts"
+import type { AmdBlockedDomain, AmdIdentityDomain } from "./static-domains.ts"
+
+export type AmdDomain = AmdPagingDomain | AmdNestedDomain | AmdBlockedDomain | AmdIdentityDomain
+
+export interface DeviceState {
+  readonly device: IommuDevice
+  /** Where requests without PASID go. */
+  rid: AmdDomain
+  readonly pasids: Map<number, AmdPagingDomain>
+  /** Present while the RID or a PASID is on guest (v2) tables. */
+  gcr3: Gcr3Table | null
+}
+
+/** One device, or one PASID of it, on a user-owned domain. */
+export interface Attachment {
+  readonly state: DeviceState
+  /** {@link NO_PASID} for requests without one. */
+  readonly pasid: number
+}
+
+/** What a domain without devices has: one array for all of them. */
+export const NO_ATTACHMENTS: readonly Attachment[] = Object.freeze([])
+
+/** @throws ENODEV, EINVAL, ENOSPC, ENOMEM, EIO, ETIMEDOUT; the device is then on its old domain */
+export function attachRid(driver: AmdDriver, device: IommuDevice, domain: AmdDomain): void {
+  const state = driver.stateOf(device)
+  checkUsable(domain)
+  if (state.rid === domain) return
+  checkRid(state, domain)
+  const { gcr3 } = state
+  const next = gcr3For(driver, state, domain)
+  const kept = next !== null && next === gcr3
+  const before = kept ? next.replace(state, NO_PASID, guestTableOf(domain)) : 0n
+  try {
+    const entry = entryFor(domain, device, next)
+    driver.hardware.deviceTable.update(device.id, entry, retiredIds(state, next))
+  } catch (error) {
+    if (kept) next.putBack(state, NO_PASID, before)
+    else next?.free()
+    throw error
+  }
+  if (gcr3 !== next) gcr3?.free()
+  state.gcr3 = next
+  leave(state.rid, state, NO_PASID)
+  state.rid = domain
+  enter(domain, { state, pasid: NO_PASID })
+}
+
+/** @throws EINVAL when the device is on another domain; ENODEV, EIO, ETIMEDOUT */
+export function detachRid(driver: AmdDriver, device: IommuDevice, domain: AmdDomain): void {
+  if (driver.stateOf(device).rid !== domain) {
+    throw new IommuError("EINVAL", `${device.name} is not on this domain`)
+  }
+  attachRid(driver, device, driver.blockedDomain)
+}
+
+/** @throws ENODEV, EOPNOTSUPP, EINVAL, ENOSPC, ENOMEM, EIO, ETIMEDOUT; the PASID is then on its old domain */
+export function attachPasid(
+  driver: AmdDriver,
+  device: IommuDevice,
+  pasid: number,
+  domain: AmdPagingDomain,
+): void {
+  const state = driver.stateOf(device)
+  checkUsable(domain)
+  checkPasid(driver, device, pasid)
+  const old = state.pasids.get(pasid)
+  if (old === domain) return
+  checkPasidDomain(state, domain)
+  if (state.gcr3 === null) state.gcr3 = installGcr3(driver, state, pasid, domain)
+  else state.gcr3.replace(state, pasid, domain.table.root)
+  if (old !== undefined) leave(old, state, pasid)
+  state.pasids.set(pasid, domain)
+  enter(domain, { state, pasid })
+}
+
+/** @throws ENODEV, EINVAL when the PASID is not on this domain, EIO, ETIMEDOUT */
+export function detachPasid(
+  driver: AmdDriver,
+  device: IommuDevice,
+  pasid: number,
+  domain: AmdPagingDomain,
+): void {
+  const state = driver.stateOf(device)
+  const { gcr3 } = state
+  if (gcr3 === null || state.pasids.get(pasid) !== domain) {
+    throw new IommuError("EINVAL", `PASID ${pasid} of ${device.name} is not on this domain`)
+  }
+  gcr3.replace(state, pasid, 0n)
+  leave(domain, state, pasid)
+  state.pasids.delete(pasid)
+  if (state.pasids.size > 0 || usesGuestTables(state.rid)) return
+  driver.hardware.deviceTable.update(device.id, entryFor(state.rid, device, null), [gcr3.domainId])
+  gcr3.free()
+  state.gcr3 = null
+}
+
+/** Writes the entries of all devices on a domain anew: its root has grown, or dirty tracking changed. */
+export function refreshEntries(domain: AmdPagingDomain | AmdNestedDomain): void {
+  const { deviceTable } = domain.ops.hardware
+  for (const { state, pasid } of domain.attachments) {
+    if (pasid === NO_PASID)
+      deviceTable.update(state.device.id, entryFor(domain, state.device, state.gcr3), [])
+  }
+}
+
+function entryFor(domain: AmdDomain, device: IommuDevice, gcr3: Gcr3Table | null): Entry {
+  switch (domain.type) {
+    case "paging":
+      return gcr3 === null ? hostEntry(domain.id, device, domain.hostTables) : guestEntry(gcr3, device, 1n)
+    case "nested":
+      return nestedEntry(domain, device)
+    case "blocked":
+      // PASID 0 has no guest table: requests without PASID are refused there.
+      return gcr3 === null ? untranslatedEntry(DomainIds.BLOCKED, device, 0n) : guestEntry(gcr3, device, 1n)
+    case "identity":
+      return gcr3 === null ? untranslatedEntry(DomainIds.IDENTITY, device, 1n) : guestEntry(gcr3, device, 0n)
+  }
+}
+
+function checkUsable(domain: AmdDomain): void {
+  if ((domain.type === "paging" || domain.type === "nested") && domain.isFreed) {
+    throw new IommuError("EINVAL", "the domain has been freed")
+  }
+}
+
+/** While PASIDs are in use, the entry must stay one that has a GCR3 table of the driver's, of these levels. */
+function checkRid(state: DeviceState, domain: AmdDomain): void {
+  if (state.pasids.size === 0 || domain.type === "blocked" || domain.type === "identity") return
+  if (!usesGuestTables(domain)) {
+    throw new IommuError(
+      "EINVAL",
+      "while PASIDs are attached, the device needs a domain that can have PASIDs",
+    )
+  }
+  checkLevels(state, domain)
+}
+
+function checkPasidDomain(state: DeviceState, domain: AmdPagingDomain): void {
+  const { rid } = state
+  if (rid.type === "nested" || (rid.type === "paging" && !rid.isGuestFormat)) {
+    throw new IommuError(
+      "EINVAL",
+      "the device is on a domain without PASIDs: host tables, or a guest's GCR3 table",
+    )
+  }
+  checkLevels(state, domain)
+}
+
+function checkLevels({ gcr3 }: DeviceState, domain: AmdPagingDomain): void {
+  if (gcr3 !== null && gcr3.guestLevels !== domain.table.levels) {
+    throw new IommuError(
+      "EINVAL",
+      `all guest tables of a device have the same levels, here ${gcr3.guestLevels}`,
+    )
+  }
+}
+
+function checkPasid(driver: AmdDriver, device: IommuDevice, pasid: number): void {
+  const bits = Math.min(device.pasidBits, driver.capabilities.pasidBits)
+  if (bits === 0) throw new IommuError("EOPNOTSUPP", `${device.name} or its IOMMU has no PASIDs`)
+  if (!Number.isInteger(pasid) || pasid < 1 || pasid >= 2 ** bits) {
+    throw new IommuError("EINVAL", `PASIDs of ${device.name} are 1 to ${2 ** bits - 1}, got ${pasid}`)
+  }
+}
+
+function usesGuestTables(domain: AmdDomain): domain is AmdPagingDomain {
+  return domain.type === "paging" && domain.isGuestFormat
+}
+
+/** Root of the guest table for requests without PASID, 0n for none. */
+function guestTableOf(domain: AmdDomain): bigint {
+  return usesGuestTables(domain) ? domain.table.root : 0n
+}
+
+/** The GCR3 table that a device needs on a domain: none, the one it has, or a new one. */
+function gcr3For(driver: AmdDriver, state: DeviceState, domain: AmdDomain): Gcr3Table | null {
+  if (state.pasids.size > 0) return state.gcr3
+  if (!usesGuestTables(domain)) return null
+  if (state.gcr3?.guestLevels === domain.table.levels) return state.gcr3
+  return newGcr3(driver, state, 0, domain)
+}
+
+function newGcr3(
+  { hardware, capabilities }: AmdDriver,
+  { device }: DeviceState,
+  pasid: number,
+  domain: AmdPagingDomain,
+): Gcr3Table {
+  const bits = Math.min(device.pasidBits, capabilities.pasidBits)
+  const gcr3 = new Gcr3Table(hardware, device.account, bits, domain.table.levels)
+  try {
+    gcr3.set(pasid, domain.table.root, device.account)
+  } catch (error) {
+    gcr3.free()
+    throw error
+  }
+  return gcr3
+}
+
+/** Gives a device on the blocked or the identity domain a GCR3 table with its first PASID. */
+function installGcr3(
+  driver: AmdDriver,
+  state: DeviceState,
+  pasid: number,
+  domain: AmdPagingDomain,
+): Gcr3Table {
+  const gcr3 = newGcr3(driver, state, pasid, domain)
+  try {
+    driver.hardware.deviceTable.update(state.device.id, entryFor(state.rid, state.device, gcr3), [])
+  } catch (error) {
+    gcr3.free()
+    throw error
+  }
+  return gcr3
+}
+
+/** DomainIDs that no entry names any more when the RID leaves its domain and the device its GCR3 table. */
+function retiredIds({ rid, gcr3 }: DeviceState, next: Gcr3Table | null): number[] {
+  const ids = gcr3 !== null && gcr3 !== next ? [gcr3.domainId] : []
+  if (rid.type === "nested" && rid.guestDomain.attached === 1) ids.push(rid.guestDomain.id)
+  if (rid.type === "paging" && !rid.isGuestFormat && rid.attachments.length === 1) ids.push(rid.id)
+  return ids
+}
+
+function enter(domain: AmdDomain, attachment: Attachment): void {
+  if (domain.type === "blocked" || domain.type === "identity") return
+  domain.attachments = [...domain.attachments, attachment]
+  if (domain.type === "nested") domain.guestDomain.attached++
+}
+
+function leave(domain: AmdDomain, state: DeviceState, pasid: number): void {
+  if (domain.type === "blocked" || domain.type === "identity") return
+  const left = domain.attachments.filter(other => other.state !== state || other.pasid !== pasid)
+  domain.attachments = left.length === 0 ? NO_ATTACHMENTS : left
+  if (domain.type === "nested") domain.guestDomain.attached--
+}

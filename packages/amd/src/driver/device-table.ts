@@ -1,0 +1,175 @@
+/**
+ * The device table in memory: what entries of each kind hold, and how a live one is changed.
+ * AMD 48882 rev 3.10, §2.2.2.1 (layout), §2.2.2.2 (changes), §2.4.2 (INVALIDATE_DEVTAB_ENTRY).
+ */
+import { type IommuDevice, type IommuPlatform, type MemoryAccount, PAGE_SIZE } from "@iommu/core"
+import * as dte from "../spec/device-table.ts"
+import { ALL, HOST_TABLES, pushDevtabEntry, pushIotlb, pushPages } from "./invalidate.ts"
+import type { Gcr3Table } from "./pasid-table.ts"
+import type { CommandQueue } from "./queue.ts"
+
+/** The four 64-bit words of an entry. */
+export type Entry = readonly bigint[]
+
+/** Valid, no tables, neither IR nor IW: every request is refused, whatever the other words hold. */
+const REFUSE = BigInt(dte.V | dte.TV)
+/** The bits of word 2 that belong to DMA; the others belong to interrupt remapping. */
+const WORD2_DMA = BigInt(dte.GUEST_PAGING_MODE_MASK) << BigInt(dte.GUEST_PAGING_MODE_SHIFT + 32)
+
+/** No tables; reads and writes pass or not as the two bits say. */
+export function untranslatedEntry(domainId: number, device: IommuDevice, allowed: 0n | 1n): Entry {
+  return dte.DTE.encode({
+    V: 1n,
+    TV: 1n,
+    IR: allowed,
+    IW: allowed,
+    DomainID: BigInt(domainId),
+    I: device.ats ? 1n : 0n,
+  })
+}
+
+/** What an entry says of the host (v1) tables. */
+export interface HostTables {
+  readonly root: bigint
+  readonly levels: number
+  /** True while hardware keeps A and D in them. */
+  readonly tracking: boolean
+}
+
+/** Translation through host (v1) tables. */
+export function hostEntry(domainId: number, device: IommuDevice, host: HostTables): Entry {
+  return dte.DTE.encode({
+    V: 1n,
+    TV: 1n,
+    ...hostFields(host),
+    IR: 1n,
+    IW: 1n,
+    DomainID: BigInt(domainId),
+    I: device.ats ? 1n : 0n,
+  })
+}
+
+export function hostFields(host: HostTables): {
+  HAD: bigint
+  Mode: bigint
+  HostPageTableRootPtr: bigint
+} {
+  return {
+    HAD: host.tracking ? BigInt(dte.HAD_A | dte.HAD_D) : 0n,
+    Mode: BigInt(host.levels),
+    HostPageTableRootPtr: host.root >> 12n,
+  }
+}
+
+/**
+ * Translation through guest (v2) tables alone, one per PASID.
+ * @param GIOV 1: requests without PASID use PASID 0; 0: they pass untranslated
+ */
+export function guestEntry(gcr3: Gcr3Table, device: IommuDevice, GIOV: 0n | 1n): Entry {
+  return dte.DTE.encode({
+    V: 1n,
+    TV: 1n,
+    GV: 1n,
+    GIOV,
+    GLX: BigInt(gcr3.GLX),
+    ...dte.gcr3RootFields(gcr3.root),
+    IR: 1n,
+    IW: 1n,
+    DomainID: BigInt(gcr3.domainId),
+    I: device.ats ? 1n : 0n,
+    GuestPagingMode: BigInt(gcr3.guestLevels - 4),
+  })
+}
+
+export class DeviceTable {
+  /** DeviceIDs that have an entry: 0 up to this. */
+  readonly devices: number
+  /** Value of the Device Table Base Address register: bytes = (Size + 1) * 4096. */
+  readonly baseRegister: bigint
+  readonly #platform: IommuPlatform
+  readonly #queue: CommandQueue
+  readonly #base: number
+
+  /** Every entry refuses: an entry with V = 0 would let its device through untranslated. */
+  constructor(platform: IommuPlatform, queue: CommandQueue, account: MemoryAccount, maxDeviceId: number) {
+    const pages = Math.ceil(((maxDeviceId + 1) * dte.DTE_BYTES) / PAGE_SIZE)
+    this.#platform = platform
+    this.#queue = queue
+    this.#base = platform.pages.alloc(Math.ceil(Math.log2(pages)), account)
+    this.devices = (pages * PAGE_SIZE) / dte.DTE_BYTES
+    this.baseRegister = BigInt(this.#base + pages - 1)
+    for (let id = 0; id < this.devices; id++) this.#write(id, 0, REFUSE)
+  }
+
+  /** The entry as the hardware would read it. */
+  read(id: number): Entry {
+    const at = this.#base + id * dte.DTE_BYTES
+    return [0, 8, 16, 24].map(offset => this.#platform.memory.read64(at + offset))
+  }
+
+  /**
+   * Changes the DMA part of a live entry and waits until no cache holds the old one.
+   *
+   * The IOMMU reads an entry whole, but a store of this machine has 64 bits. While a word that goes with word 0
+   * changes, word 0 refuses every request: never is there a mixture of two entries, nor V = 0, which lets
+   * requests through untranslated.
+   * @param retired DomainIDs that no entry names after this: their cached translations go too
+   * @throws EIO, ETIMEDOUT with the old entry in place
+   */
+  update(id: number, next: Entry, retired: readonly number[]): void {
+    const old = this.read(id)
+    const wanted = [next[0], next[1], (old[2] & ~WORD2_DMA) | next[2]]
+    if (wanted.every((word, i) => word === old[i])) return
+    try {
+      this.#change(id, old, wanted)
+      for (const domainId of retired) pushPages(this.#queue, domainId, HOST_TABLES, ALL)
+      this.#queue.sync()
+    } catch (error) {
+      this.#putBack(id, old)
+      throw error
+    }
+  }
+
+  #change(id: number, old: Entry, next: Entry): void {
+    const rest = next[1] !== old[1] || next[2] !== old[2]
+    if (rest) {
+      if (mayTranslate(old)) {
+        this.#write(id, 0, REFUSE)
+        this.#forget(id, old)
+        this.#queue.sync()
+      }
+      this.#write(id, 2, next[2])
+      this.#write(id, 1, next[1])
+    }
+    this.#write(id, 0, next[0])
+    if (rest) pushDevtabEntry(this.#queue, id)
+    else this.#forget(id, old)
+  }
+
+  /** Drops what was cached by an entry: itself, and what the device's own IOTLB got through it. */
+  #forget(id: number, old: Entry): void {
+    pushDevtabEntry(this.#queue, id)
+    if (dte.DTE.get(old, "I") === 1n) pushIotlb(this.#queue, id, HOST_TABLES, ALL)
+  }
+
+  #putBack(id: number, old: Entry): void {
+    this.#write(id, 0, REFUSE)
+    this.#write(id, 2, old[2])
+    this.#write(id, 1, old[1])
+    this.#write(id, 0, old[0])
+    try {
+      pushDevtabEntry(this.#queue, id)
+      this.#queue.sync()
+    } catch {
+      // The hardware has failed already; the caller hears of the first failure.
+    }
+  }
+
+  #write(id: number, word: number, value: bigint): void {
+    this.#platform.memory.write64(this.#base + id * dte.DTE_BYTES + word * 8, value)
+  }
+}
+
+function mayTranslate(entry: Entry): boolean {
+  return entry[0] !== REFUSE
+}

@@ -1,0 +1,156 @@
+/**
+ * One AMD-Vi unit: what it can do, its bring-up, and what all domains of it share.
+ * AMD 48882 rev 3.10, §3.4 (registers), §2.4.8 (INVALIDATE_IOMMU_ALL).
+ */
+import { IommuError, type IommuPlatform, MemoryAccount } from "@iommu/core"
+import { INVALIDATE_IOMMU_ALL, OPCODE } from "../spec/commands.ts"
+import { MAX_DEVICES } from "../spec/device-table.ts"
+import { gcr3PasidBits } from "../spec/pasid-table.ts"
+import * as reg from "../spec/registers.ts"
+import { DeviceTable } from "./device-table.ts"
+import { DomainIds } from "./ids.ts"
+import { ALL, HOST_TABLES, pushDevtabEntry, pushPages } from "./invalidate.ts"
+import { CommandQueue } from "./queue.ts"
+
+export interface AmdDriverOptions {
+  /**
+   * The largest DeviceID that the device table has an entry for; 32 bytes each. Default 0xffff: 2 MiB. A request
+   * of a device beyond the table is refused by the hardware.
+   */
+  readonly maxDeviceId?: number
+  /** Reads of a condition before a wait for the hardware ends in ETIMEDOUT. Default 100,000. */
+  readonly pollLimit?: number
+}
+
+/** The feature registers, read once. */
+export interface Features {
+  readonly efr: bigint
+  readonly efr2: bigint
+  readonly GTSup: boolean
+  readonly GIoSup: boolean
+  readonly IASup: boolean
+  readonly HDSup: boolean
+  readonly GCR3TRPModeSup: boolean
+  /** Levels of host (v1) tables, 4 to 6; 0 for hardware without them. */
+  readonly hostLevels: number
+  /** Levels of guest (v2) tables, 4 or 5; 0 for hardware without guest translation. */
+  readonly guestLevels: number
+  /** The largest GLX. */
+  readonly GLXSup: number
+  /** Width of a PASID in bits, 0 without guest translation. */
+  readonly pasidBits: number
+}
+
+const { REGISTERS } = reg
+const EVENT_LOG_PAGES_LG2 = 1
+/** 512 entries of 16 bytes, the size that Linux has. */
+const EVENT_LOG_LEN = 9n
+
+export class Hardware {
+  readonly platform: IommuPlatform
+  readonly features: Features
+  readonly queue: CommandQueue
+  readonly deviceTable: DeviceTable
+  readonly domainIds: DomainIds = new DomainIds()
+  /** Pays for what belongs to no owner: device table, command buffer, event log. */
+  readonly account: MemoryAccount = new MemoryAccount("amd driver")
+  readonly #pollLimit: number
+
+  /** @throws ENOMEM, EINVAL for options out of range, ETIMEDOUT when the hardware does not follow */
+  constructor(platform: IommuPlatform, options: AmdDriverOptions) {
+    const maxDeviceId = options.maxDeviceId ?? MAX_DEVICES - 1
+    if (!Number.isInteger(maxDeviceId) || maxDeviceId < 0 || maxDeviceId >= MAX_DEVICES) {
+      throw new IommuError("EINVAL", `maxDeviceId is a 16-bit DeviceID, got ${maxDeviceId}`)
+    }
+    this.platform = platform
+    this.#pollLimit = options.pollLimit ?? 100_000
+    this.features = readFeatures(platform)
+    this.queue = new CommandQueue(platform, this.account, this.#pollLimit)
+    this.deviceTable = new DeviceTable(platform, this.queue, this.account, maxDeviceId)
+    this.#disable()
+    this.#programBases()
+    this.#enable()
+    this.#invalidateEverything()
+  }
+
+  /** Firmware or an earlier driver may have left the unit running. */
+  #disable(): void {
+    const { mmio } = this.platform
+    mmio.write64(REGISTERS.CONTROL[0], 0n)
+    this.#waitForStatus(reg.STATUS_CmdBufRun | reg.STATUS_EventLogRun, 0, "stop")
+    mmio.write64(REGISTERS.STATUS[0], BigInt(reg.STATUS_RW1C))
+    // A range left here would be passed through untranslated.
+    mmio.write64(REGISTERS.EXCL_BASE[0], 0n)
+    mmio.write64(REGISTERS.EXCL_LIMIT[0], 0n)
+  }
+
+  #programBases(): void {
+    const { mmio, pages } = this.platform
+    mmio.write64(REGISTERS.DEVTAB_BASE[0], this.deviceTable.baseRegister)
+    this.queue.program()
+    const eventLog = pages.alloc(EVENT_LOG_PAGES_LG2, this.account)
+    mmio.write64(REGISTERS.EVTLOG_BASE[0], BigInt(eventLog) | (EVENT_LOG_LEN << 56n))
+    mmio.write64(REGISTERS.EVT_HEAD[0], 0n)
+    mmio.write64(REGISTERS.EVT_TAIL[0], 0n)
+  }
+
+  /** §3.4.4: the modes first, IommuEn last, so that no request meets a half-configured unit. */
+  #enable(): void {
+    const { mmio } = this.platform
+    const { GTSup, GCR3TRPModeSup } = this.features
+    const modes = reg.CONTROL.encode({
+      Coherent: 1n,
+      EventLogEn: 1n,
+      CmdBufEn: 1n,
+      GTEn: GTSup ? 1n : 0n,
+      GCR3TRPMode: GTSup && GCR3TRPModeSup ? 1n : 0n,
+    })[0] as bigint
+    mmio.write64(REGISTERS.CONTROL[0], modes)
+    mmio.write64(REGISTERS.CONTROL[0], modes | BigInt(reg.CONTROL_IommuEn))
+    this.#waitForStatus(reg.STATUS_CmdBufRun, reg.STATUS_CmdBufRun, "fetch commands")
+  }
+
+  #invalidateEverything(): void {
+    if (this.features.IASup) {
+      this.queue.push(INVALIDATE_IOMMU_ALL.encode({ Opcode: BigInt(OPCODE.INVALIDATE_IOMMU_ALL) }))
+    } else {
+      for (let id = 0; id < this.deviceTable.devices; id++) pushDevtabEntry(this.queue, id)
+      for (let id = 0; id <= DomainIds.LAST; id++) pushPages(this.queue, id, HOST_TABLES, ALL)
+    }
+    this.queue.sync()
+  }
+
+  #waitForStatus(mask: number, value: number, what: string): void {
+    for (let reads = 0; reads < this.#pollLimit; reads++) {
+      if ((this.platform.mmio.read32(REGISTERS.STATUS[0]) & mask) === value) return
+    }
+    throw new IommuError("ETIMEDOUT", `the hardware did not ${what} in ${this.#pollLimit} reads of STATUS`)
+  }
+}
+
+/** §3.4.7, §3.4.26. */
+function readFeatures({ mmio }: IommuPlatform): Features {
+  const efr = mmio.read64(REGISTERS.EXT_FEATURES[0])
+  const efr2 = mmio.read64(REGISTERS.EXT_FEATURES2[0])
+  const has = (field: keyof typeof reg.fieldsEXT_FEATURES): boolean =>
+    reg.EXT_FEATURES.get([efr], field) === 1n
+  const value = (field: keyof typeof reg.fieldsEXT_FEATURES): number =>
+    Number(reg.EXT_FEATURES.get([efr], field))
+  const HATS = value("HATS")
+  const GTSup = has("GTSup")
+  const GLXSup = Math.min(value("GLXSup"), 2)
+  return {
+    efr,
+    efr2,
+    GTSup,
+    GIoSup: has("GIoSup"),
+    IASup: has("IASup"),
+    HDSup: has("HDSup"),
+    GCR3TRPModeSup: reg.EXT_FEATURES2.get([efr2], "GCR3TRPModeSup") === 1n,
+    hostLevels: HATS === 3 ? 0 : 4 + HATS,
+    // DTE.GuestPagingMode knows four and five levels.
+    guestLevels: GTSup ? Math.min(4 + value("GATS"), 5) : 0,
+    GLXSup,
+    pasidBits: GTSup ? Math.min(value("PASmax") + 1, gcr3PasidBits(GLXSup)) : 0,
+  }
+}
