@@ -2,6 +2,7 @@
 import { Command, CommanderError } from "commander"
 import { InputError } from "./capture/input-error.ts"
 import { packCommand } from "./commands/pack-capture.ts"
+import { runCommand } from "./commands/run.ts"
 import { verifyCommand } from "./commands/verify.ts"
 
 /** Exit codes: 0 done, 1 the command found something wrong, 2 unusable input or a wrong command line. */
@@ -9,6 +10,7 @@ const EXIT_UNUSABLE = 2
 
 const program = new Command("vmm-sim")
   .description("Whole machines on the @iommu packages")
+  .addCommand(runCommand())
   .addCommand(verifyCommand())
   .addCommand(packCommand())
 

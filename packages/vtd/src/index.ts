@@ -2,6 +2,8 @@
  * Intel VT-d: driver and executable hardware model.
  * @packageDocumentation
  */
+export type { VtdDriverOptions } from "./driver/hardware.ts"
+export { vtdDriver } from "./driver/ops.ts"
 export { type VtdModel, vtdModel } from "./model/device.ts"
 export {
   EVERYTHING,
@@ -10,3 +12,9 @@ export {
   type VtdCapabilities,
   type VtdModelOptions,
 } from "./model/options.ts"
+export * as commands from "./spec/commands.ts"
+export * as deviceTable from "./spec/device-table.ts"
+export * as events from "./spec/events.ts"
+export * as pageTables from "./spec/page-tables.ts"
+export * as pasidTable from "./spec/pasid-table.ts"
+export * as registers from "./spec/registers.ts"

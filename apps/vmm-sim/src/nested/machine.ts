@@ -59,7 +59,7 @@ export function nestedMachine(
   const memory = hostMemory()
   const model = vendor.hostModel(memory)
   const pages = new PageAllocator(memory, HOST_TABLES)
-  const ops = vendor.driver({ mmio: model.mmio, memory, pages })
+  const ops = vendor.hostDriver({ mmio: model.mmio, memory, pages })
   const owner = new MemoryAccount("virtual machine")
   const devices = DEVICES.map(options => iommuDevice({ ...options, account: owner }))
   for (const device of devices) ops.probeDevice(device)
@@ -100,7 +100,7 @@ function nestParent(ops: IommuOps, device: IommuDevice): PagingDomain {
 /** The guest finds its IOMMU, and puts both devices on one domain with stage-1 tables in its own memory. */
 function bootGuest(vendor: NestedVendor, front: IommuModel, memory: PhysicalMemory): GuestKernel {
   const pages = new PageAllocator(memory, GUEST_TABLES)
-  const ops = vendor.driver({ mmio: front.mmio, memory, pages })
+  const ops = vendor.guestDriver({ mmio: front.mmio, memory, pages })
   const account = new MemoryAccount("guest kernel")
   const devices = DEVICES.map(({ name, virtualId }) =>
     iommuDevice({ name: `guest ${name}`, id: virtualId, account }),

@@ -33,8 +33,9 @@ export interface NestedVendor {
   hostModel(memory: PhysicalMemory): IommuModel
   /** The register and queue front of the IOMMU that the guest sees; it never translates. */
   guestModel(memory: PhysicalMemory): IommuModel
-  /** The same driver runs in host and guest. */
-  driver(platform: IommuPlatform): IommuOps
+  hostDriver(platform: IommuPlatform): IommuOps
+  /** The same driver, with tables of the size that a guest with few devices needs. */
+  guestDriver(platform: IommuPlatform): IommuOps
   /** What the guest's driver asks for when it makes a domain for a device. */
   readonly guestPaging: (HwptPaging & { readonly type: 0x8000_0001 }) | null
   /** Reads the guest's tables from its memory, as its virtual registers point to them. */

@@ -19,8 +19,9 @@ export const amd: NestedVendor = {
   formats: { stage1: "AMD v2 (x86-64)", stage2: "AMD v1" },
   hostModel: memory => amdModel({ memory }),
   guestModel: memory => amdModel({ memory }),
-  driver: amdDriver,
-  guestPaging: pagingParameters({ format: PageTableFormatId.AMD_V2 }),
+  hostDriver: amdDriver,
+  guestDriver: platform => amdDriver(platform, { maxDeviceId: 0xff }),
+  guestPaging: pagingParameters({ format: PageTableFormatId.AMD_V2, levels: 4 }),
   guestEntry,
   guestCommand,
 }

@@ -10,8 +10,9 @@ import { readWords } from "../read-words.ts"
 import type { GuestCommand, GuestEntry, NestedVendor } from "../vendor.ts"
 
 const { REGISTERS } = registers
-const CR0_SMMUEN = 1
 const CONFIG_ABORT = 0n
+/** The guest's StreamIDs have 8 bits, its queues 256 entries; it sends no SubstreamIDs. */
+const GUEST_IDR1 = Number(registers.IDR1.encode({ SIDSIZE: 8n, CMDQS: 8n, EVENTQS: 8n, PRIQS: 8n })[0])
 /** The STE bits that a guest may choose: word 0 V, Config, S1Fmt, S1ContextPtr, S1CDMax; word 1 S1DSS to EATS. */
 const GUEST_BITS = [0xf80f_ffff_ffff_ffffn, 0x3800_00ffn] as const
 
@@ -19,8 +20,9 @@ export const smmuv3: NestedVendor = {
   name: "Arm SMMUv3",
   formats: { stage1: "VMSAv8-64 stage 1, 4K granule", stage2: "VMSAv8-64 stage 2, 4K granule" },
   hostModel: memory => smmuv3Model({ memory }),
-  guestModel: memory => smmuv3Model({ memory }),
-  driver: smmuv3Driver,
+  guestModel: memory => smmuv3Model({ memory, id: { IDR1: GUEST_IDR1 } }),
+  hostDriver: smmuv3Driver,
+  guestDriver: smmuv3Driver,
   guestPaging: pagingParameters({ format: PageTableFormatId.ARM_64_LPAE_S1 }),
   guestEntry,
   guestCommand,
@@ -28,7 +30,7 @@ export const smmuv3: NestedVendor = {
 
 /** The Stream table entry, linear or two-level. IHI 0070 G.b §3.3.1, §3.3.2. */
 function guestEntry(mmio: Mmio, memory: PhysicalMemory, device: number): GuestEntry {
-  if ((mmio.read32(REGISTERS.CR0[0]) & CR0_SMMUEN) === 0) return { kind: "bypass" }
+  if ((mmio.read32(REGISTERS.CR0[0]) & registers.CR0_SMMUEN) === 0) return { kind: "bypass" }
   const address = entryAddress(mmio, memory, device)
   if (address === null) return { kind: "blocked" }
   const ste = readWords(memory, address, 2)
