@@ -6,8 +6,9 @@ import { isTable, type TableTree } from "./table-tree.ts"
 
 /** What to do with a dirty leaf. */
 interface DirtyVisitor {
-  readonly dirty: DirtyBitmap
-  /** Pages of the bitmap. */
+  /** Where leaves are marked; null to mark none. */
+  readonly dirty: DirtyBitmap | null
+  /** Pages to look at. */
   readonly first: number
   readonly last: number
   readonly clears: boolean
@@ -24,6 +25,11 @@ export function readDirty(tree: TableTree, dirty: DirtyBitmap): void {
  */
 export function readAndClearDirty(tree: TableTree, dirty: DirtyBitmap): void {
   visit(tree, { ...pagesOf(dirty), dirty, clears: true })
+}
+
+/** Makes all leaves clean, unreported: where dirty tracking begins. What became clean is in the gather. */
+export function clearDirty(tree: TableTree): void {
+  visit(tree, { first: 0, last: Number.POSITIVE_INFINITY, dirty: null, clears: true })
 }
 
 function pagesOf(dirty: DirtyBitmap): { readonly first: number; readonly last: number } {
@@ -87,7 +93,7 @@ function visitLeaf(
     if (isDirty(format, words[at + 1] as number, words[at] as number)) found = true
   }
   if (!found) return
-  visitor.dirty.mark(BigInt(first) << 12n, 1n << BigInt(sizeLg2))
+  visitor.dirty?.mark(BigInt(first) << 12n, 1n << BigInt(sizeLg2))
   const last = first + 2 ** (sizeLg2 - 12) - 1
   if (!visitor.clears || first < visitor.first || last > visitor.last) return
   for (let at = slot; at < slot + entries * 2; at += 2) {

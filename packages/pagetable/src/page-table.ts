@@ -13,7 +13,7 @@ import {
   toU64,
   type U64Like,
 } from "@iommu/core"
-import { readAndClearDirty, readDirty } from "./dirty.ts"
+import { clearDirty, readAndClearDirty, readDirty } from "./dirty.ts"
 import type { PageTableFormat } from "./format.ts"
 import type { Gather } from "./gather.ts"
 import { geometryFor } from "./geometry.ts"
@@ -175,6 +175,11 @@ export class PageTable extends TableTree implements DomainDataPath {
     readAndClearDirty(this, dirty)
   }
 
+  /** Makes all leaves clean, unreported, as dirty tracking begins: adds to {@link gather}. */
+  clearDirty(): void {
+    clearDirty(this)
+  }
+
   /**
    * Word index of the table of level 0 for an IOVA within the reach, in tables of 3 or 4 levels, 512 entries and
    * 4 KiB leaves; -1 where another walk is needed. Unrolled: a loop over levels with computed shifts took 2.4 times
@@ -188,15 +193,18 @@ export class PageTable extends TableTree implements DomainDataPath {
     const step = format.tableKindStep
     let kind = format.tableKind + step + step
     let table = this.rootWord
+    // The root needs no index mask, and may have more than 512 entries.
+    let indexMask = -2
     if (levels === 4) {
-      const lo = words[table + ((iovaHi >>> 6) & 0x3fe)] as number
+      const lo = words[table + ((iovaHi >>> 6) & -2)] as number
       if ((lo & mask) !== kind) return -1
       table = ((lo & -4096) >>> 2) + delta
+      indexMask = 0x3fe
     } else if (levels !== 3) {
       return -1
     }
     kind -= step
-    const upper = words[table + (((iovaHi << 3) | (iovaLo >>> 29)) & 0x3fe)] as number
+    const upper = words[table + (((iovaHi << 3) | (iovaLo >>> 29)) & indexMask)] as number
     if ((upper & mask) !== kind) return -1
     table = ((upper & -4096) >>> 2) + delta
     const lower = words[table + ((iovaLo >>> 20) & 0x3fe)] as number
