@@ -4,6 +4,7 @@
  */
 export * from "./address.ts"
 export * from "./bit-layout.ts"
+export * from "./cache-store.ts"
 export * from "./device.ts"
 export * from "./dirty.ts"
 export * from "./domain.ts"

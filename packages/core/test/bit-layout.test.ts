@@ -1,7 +1,11 @@
 import { bitLayout } from "@iommu/core"
 import { describe, expect, it } from "vitest"
 
-const fields = { V: [0, 0, "valid"], ADDR: [51, 12, "table"], TAG: [79, 64, "tag in the second word"] } as const
+const fields = {
+  V: [0, 0, "valid"],
+  ADDR: [51, 12, "table"],
+  TAG: [79, 64, "tag in the second word"],
+} as const
 const LAYOUT = bitLayout("example", "a test", 128, fields)
 
 describe("bit layouts", () => {

@@ -7,7 +7,13 @@ describe("dirty bitmap", () => {
     dirty.mark(0x10_0fffn, 2n)
     dirty.mark(0x0n, 0x10_0000n)
     dirty.mark(0x10_0000n + 63n * 4096n, 1n << 40n)
-    expect([0, 1, 2, 62, 63].map(page => dirty.has(0x10_0000 + page * 4096))).toEqual([true, true, false, false, true])
+    expect([0, 1, 2, 62, 63].map(page => dirty.has(0x10_0000 + page * 4096))).toEqual([
+      true,
+      true,
+      false,
+      false,
+      true,
+    ])
     expect(dirty.count).toBe(3)
     expect(dirty.has(0)).toBe(false)
     expect(dirty.has(0x10_0000 + 64 * 4096)).toBe(false)

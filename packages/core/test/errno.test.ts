@@ -7,7 +7,10 @@ describe("errno", () => {
   it.skipIf(compiler === null)("has the numbers of the C library's errno.h", () => {
     const names = Object.keys(ERRNO)
     const source = `#include <errno.h>\n${names.map(name => `"${name}" ${name}`).join("\n")}\n`
-    const text = execFileSync(compiler as string, ["-E", "-P", "-x", "c", "-"], { input: source, encoding: "utf8" })
+    const text = execFileSync(compiler as string, ["-E", "-P", "-x", "c", "-"], {
+      input: source,
+      encoding: "utf8",
+    })
     const numbers = Object.fromEntries(
       [...text.matchAll(/"(E\w+)"\s+(\d+)/g)].map(([, name, number]) => [name, Number(number)]),
     )

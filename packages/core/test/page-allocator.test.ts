@@ -6,12 +6,17 @@ const PAGES = 64
 
 function allocator(base = 0x4000): { pages: PageAllocator; account: MemoryAccount } {
   const memory = createMemory([{ base, size: PAGES * 4096 }])
-  return { pages: new PageAllocator(memory, { base, size: PAGES * 4096 }), account: new MemoryAccount("test") }
+  return {
+    pages: new PageAllocator(memory, { base, size: PAGES * 4096 }),
+    account: new MemoryAccount("test"),
+  }
 }
 
 describe("page allocator", () => {
   it("hands out zeroed runs, aligned to their size, none twice, and accounts for them", () => {
-    const steps = fc.array(fc.oneof(fc.integer({ min: 0, max: 4 }), fc.constant("free" as const)), { maxLength: 120 })
+    const steps = fc.array(fc.oneof(fc.integer({ min: 0, max: 4 }), fc.constant("free" as const)), {
+      maxLength: 120,
+    })
     fc.assert(
       fc.property(steps, play => {
         const { pages, account } = allocator()
@@ -73,6 +78,8 @@ function expectZeroThenSoil(pages: PageAllocator, { address, lg2 }: { address: n
 }
 
 function expectDisjoint(held: readonly { address: number; lg2: number }[]): void {
-  const taken = held.flatMap(({ address, lg2 }) => Array.from({ length: 2 ** lg2 }, (_, i) => address + i * 4096))
+  const taken = held.flatMap(({ address, lg2 }) =>
+    Array.from({ length: 2 ** lg2 }, (_, i) => address + i * 4096),
+  )
   expect(new Set(taken).size).toBe(taken.length)
 }

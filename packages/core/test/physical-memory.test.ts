@@ -39,7 +39,9 @@ describe("physical memory", () => {
   it("holds the pages of a dump in any order", () => {
     const bytes = Uint8Array.from([...page(1), ...page(2), ...page(3)])
     const memory = memoryFromPages([0x9000n, 0x4000n, 0x5000n], bytes)
-    expect([memory.read(0x9000, 1)[0], memory.read(0x4fff, 1)[0], memory.read(0x5000, 1)[0]]).toEqual([1, 2, 3])
+    expect([memory.read(0x9000, 1)[0], memory.read(0x4fff, 1)[0], memory.read(0x5000, 1)[0]]).toEqual([
+      1, 2, 3,
+    ])
     expect([...memory.read(0x4fff, 2)]).toEqual([2, 3])
     bytes.fill(9)
     expect(memory.read(0x9000, 1)[0]).toBe(1)
@@ -90,11 +92,15 @@ describe("physical memory", () => {
   it("finds what a list of ranges finds, in any order of look-ups", () => {
     const ranges = fc.uniqueArray(fc.integer({ min: 0, max: 60 }), { minLength: 1, maxLength: 12 })
     fc.assert(
-      fc.property(ranges, fc.array(fc.integer({ min: 0, max: 64 * 4096 - 1 }), { maxLength: 40 }), (frames, probes) => {
-        const memory = createMemory(frames.map(frame => ({ base: frame * 4096, size: 4096 })))
-        frames.forEach(frame => memory.write64(frame * 4096 + 8, BigInt(frame)))
-        for (const at of probes) expectProbe(memory, frames, at)
-      }),
+      fc.property(
+        ranges,
+        fc.array(fc.integer({ min: 0, max: 64 * 4096 - 1 }), { maxLength: 40 }),
+        (frames, probes) => {
+          const memory = createMemory(frames.map(frame => ({ base: frame * 4096, size: 4096 })))
+          frames.forEach(frame => memory.write64(frame * 4096 + 8, BigInt(frame)))
+          for (const at of probes) expectProbe(memory, frames, at)
+        },
+      ),
       { seed: 7 },
     )
   })

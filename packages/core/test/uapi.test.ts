@@ -60,7 +60,9 @@ const CONSTANTS: Record<string, number | bigint> = {
   IOMMU_HWPT_ALLOC_PASID: PAGING_PASID,
 }
 
-const headers = [join(import.meta.dirname, "../../../.cache/linux-headers/usr/include"), "/usr/include"].find(hasAmd)
+const headers = [join(import.meta.dirname, "../../../.cache/linux-headers/usr/include"), "/usr/include"].find(
+  hasAmd,
+)
 if (headers === undefined) {
   console.warn(
     "skipped: no linux/iommufd.h with AMD's structs (Linux 7.0 and later); " +
@@ -86,13 +88,18 @@ describe("uAPI structs", () => {
 
   it("refuse values that do not fit: EINVAL", () => {
     const right = { flags: 0n, pgtblAddr: 0n, addrWidth: 48, __reserved: 0 }
-    expect(() => HWPT_VTD_S1.encode({ ...right, addrWidth: 2 ** 32 })).toThrow(/EINVAL: iommu_hwpt_vtd_s1.addrWidth/)
+    expect(() => HWPT_VTD_S1.encode({ ...right, addrWidth: 2 ** 32 })).toThrow(
+      /EINVAL: iommu_hwpt_vtd_s1.addrWidth/,
+    )
     expect(() => HWPT_VTD_S1.encode({ ...right, pgtblAddr: 1n << 64n })).toThrow(/EINVAL/)
     expect(() => HWPT_VTD_S1.encode({ ...right, flags: -1n })).toThrow(/EINVAL/)
   })
 })
 
-function encodeDecoded(layout: { decode(bytes: Uint8Array): object; encode(value: never): Uint8Array }, bytes: Uint8Array) {
+function encodeDecoded(
+  layout: { decode(bytes: Uint8Array): object; encode(value: never): Uint8Array },
+  bytes: Uint8Array,
+) {
   return layout.encode(layout.decode(bytes) as never)
 }
 
@@ -106,7 +113,8 @@ function ours(): Record<string, number> {
   const facts: [string, number][] = Object.entries(CONSTANTS).map(([name, value]) => [name, Number(value)])
   for (const { name, size, members } of LAYOUTS) {
     facts.push([`sizeof ${name}`, size])
-    for (const [member, [, offset]] of Object.entries(members)) facts.push([`${name}.${snake(member)}`, offset])
+    for (const [member, [, offset]] of Object.entries(members))
+      facts.push([`${name}.${snake(member)}`, offset])
   }
   return Object.fromEntries(facts)
 }

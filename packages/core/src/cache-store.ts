@@ -1,0 +1,177 @@
+/**
+ * The storage of a hardware cache: tagged records of 32-bit words in one typed array. What may be cached, under
+ * which tags, and what an invalidation drops, the models decide.
+ *
+ * A set-associative Int32Array is looked up in 3.5 ns (Node 24); a Map of numbers takes 36, of bigints 98.
+ */
+
+/**
+ * How much a model's caches keep.
+ * - `exact`: sets and ways as in hardware; the oldest entry of a full set makes room. Deterministic
+ * - `hoard`: everything, for as long as no invalidation drops it: what the books let hardware do, and what finds a
+ *   missing invalidation for certain
+ * - `none`: nothing
+ */
+export type CachePolicy = "exact" | "hoard" | "none"
+
+/** Words of a record that identify it. */
+const KEY_WORDS = 4
+/** Word of a record before its key: 0 empty, 1 in use. */
+const STATE = 0
+const KEY = 1
+
+export interface CacheShape {
+  readonly policy: CachePolicy
+  /** Sets under `exact`, a power of two. */
+  readonly sets: number
+  readonly ways: number
+  /** 32-bit words that a record holds beside its key. */
+  readonly dataWords: number
+}
+
+export class CacheStore {
+  /** Records; the data of slot `s` start at word `s`. */
+  words: Int32Array
+  readonly #policy: CachePolicy
+  readonly #ways: number
+  readonly #stride: number
+  #sets: number
+  /** Way of each set that is replaced next. */
+  #oldest: Uint8Array
+  #used = 0
+
+  constructor({ policy, sets, ways, dataWords }: CacheShape) {
+    if ((sets & (sets - 1)) !== 0 || sets < 1 || ways < 1 || ways > 255) {
+      throw new Error("bug: sets are a power of two, ways are 1 to 255")
+    }
+    this.#policy = policy
+    this.#ways = ways
+    this.#stride = KEY + KEY_WORDS + dataWords
+    this.#sets = sets
+    this.#oldest = new Uint8Array(sets)
+    // `none` needs one record to be written to and never found.
+    this.words = new Int32Array(policy === "none" ? this.#stride : sets * ways * this.#stride)
+  }
+
+  /** Records in use. */
+  get size(): number {
+    return this.#used
+  }
+
+  /** Bytes that a record costs. */
+  get bytesPerRecord(): number {
+    return this.#stride * 4
+  }
+
+  /** @returns index in {@link words} of the record's data, or -1 */
+  find(k0: number, k1: number, k2: number, k3: number): number {
+    if (this.#used === 0) return -1
+    const words = this.words
+    const stride = this.#stride
+    let at = (hash(k0, k1, k2, k3) & (this.#sets - 1)) * this.#ways * stride
+    for (let way = this.#ways; way > 0; way--) {
+      if (
+        words[at + KEY] === (k0 | 0) &&
+        words[at + KEY + 1] === (k1 | 0) &&
+        words[at + KEY + 2] === (k2 | 0) &&
+        words[at + KEY + 3] === (k3 | 0) &&
+        words[at + STATE] === 1
+      ) {
+        return at + KEY + KEY_WORDS
+      }
+      at += stride
+    }
+    return -1
+  }
+
+  /**
+   * Makes a record, or takes the one that has the key already.
+   * @returns index in {@link words} of its data, to be filled by the caller
+   */
+  insert(k0: number, k1: number, k2: number, k3: number): number {
+    if (this.#policy === "none") return KEY + KEY_WORDS
+    const there = this.find(k0, k1, k2, k3)
+    if (there >= 0) return there
+    const slot = this.#freeSlot(hash(k0, k1, k2, k3))
+    const words = this.words
+    words[slot + STATE] = 1
+    words[slot + KEY] = k0
+    words[slot + KEY + 1] = k1
+    words[slot + KEY + 2] = k2
+    words[slot + KEY + 3] = k3
+    return slot + KEY + KEY_WORDS
+  }
+
+  /** Drops every record for which the caller says so. @param isDropped gets the four key words and the data's index */
+  dropWhere(isDropped: (k0: number, k1: number, k2: number, k3: number, at: number) => boolean): void {
+    if (this.#used === 0) return
+    const words = this.words
+    for (let slot = 0; slot < words.length; slot += this.#stride) {
+      if (words[slot + STATE] !== 1) continue
+      const [k0, k1, k2, k3] = [words[slot + 1], words[slot + 2], words[slot + 3], words[slot + 4]] as [
+        number,
+        number,
+        number,
+        number,
+      ]
+      if (!isDropped(k0, k1, k2, k3, slot + KEY + KEY_WORDS)) continue
+      words[slot + STATE] = 0
+      this.#used--
+    }
+  }
+
+  /** Drops everything. */
+  clear(): void {
+    if (this.#used === 0) return
+    this.words.fill(0)
+    this.#used = 0
+  }
+
+  #freeSlot(hashed: number): number {
+    for (;;) {
+      const set = hashed & (this.#sets - 1)
+      const first = set * this.#ways * this.#stride
+      for (let way = 0; way < this.#ways; way++) {
+        const slot = first + way * this.#stride
+        if (this.words[slot + STATE] === 0) {
+          this.#used++
+          return slot
+        }
+      }
+      if (this.#policy === "exact") {
+        const way = this.#oldest[set] as number
+        this.#oldest[set] = (way + 1) % this.#ways
+        return first + way * this.#stride
+      }
+      this.#grow()
+    }
+  }
+
+  /** Twice the sets; records move to where their keys now belong. */
+  #grow(): void {
+    const old = this.words
+    this.#sets *= 2
+    this.#oldest = new Uint8Array(this.#sets)
+    this.words = new Int32Array(old.length * 2)
+    this.#used = 0
+    for (let slot = 0; slot < old.length; slot += this.#stride) {
+      if (old[slot + STATE] !== 1) continue
+      const [k0, k1, k2, k3] = [old[slot + 1], old[slot + 2], old[slot + 3], old[slot + 4]] as [
+        number,
+        number,
+        number,
+        number,
+      ]
+      const at = this.insert(k0, k1, k2, k3)
+      this.words.set(old.subarray(slot + KEY + KEY_WORDS, slot + this.#stride), at)
+    }
+  }
+}
+
+/** Multiplicative mixing: neighbouring pages go to different sets. */
+function hash(k0: number, k1: number, k2: number, k3: number): number {
+  let h = Math.imul(k0 ^ Math.imul(k1, 0x9e37_79b1), 0x85eb_ca6b)
+  h ^= h >>> 15
+  h = Math.imul(h ^ k2 ^ Math.imul(k3, 0xc2b2_ae35), 0x27d4_eb2f)
+  return (h ^ (h >>> 13)) >>> 0
+}

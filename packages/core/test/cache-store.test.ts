@@ -1,0 +1,65 @@
+import { type CachePolicy, CacheStore } from "@iommu/core"
+import fc from "fast-check"
+import { describe, expect, it } from "vitest"
+
+const store = (policy: CachePolicy): CacheStore => new CacheStore({ policy, sets: 4, ways: 2, dataWords: 2 })
+const key = fc.tuple(fc.integer({ min: -2, max: 2 }), fc.nat(3), fc.nat(3), fc.nat(2))
+
+describe("cache store", () => {
+  it("hoards what a Map keeps, and drops what a predicate names", () => {
+    const steps = fc.array(fc.oneof(key, fc.nat(3)), { maxLength: 200 })
+    fc.assert(
+      fc.property(steps, play => {
+        const cache = store("hoard")
+        const model = new Map<string, number>()
+        play.forEach((step, n) => {
+          if (typeof step === "number") {
+            cache.dropWhere((_k0, k1) => k1 === step)
+            for (const name of model.keys()) if (name.split(",")[1] === String(step)) model.delete(name)
+            return
+          }
+          cache.words[cache.insert(...step)] = n
+          model.set(step.join(), n)
+        })
+        expect(cache.size).toBe(model.size)
+        for (const [name, value] of model) {
+          const [k0, k1, k2, k3] = name.split(",").map(Number) as [number, number, number, number]
+          expect(cache.words[cache.find(k0, k1, k2, k3)]).toBe(value)
+        }
+      }),
+      { seed: 5 },
+    )
+  })
+
+  it("holds no more than sets times ways under exact, and always the newest", () => {
+    const cache = store("exact")
+    for (let page = 0; page < 1000; page++) {
+      cache.words[cache.insert(1, page, 0, 0)] = page
+      expect(cache.words[cache.find(1, page, 0, 0)]).toBe(page)
+      expect(cache.size).toBeLessThanOrEqual(8)
+    }
+  })
+
+  it("keeps nothing under none", () => {
+    const cache = store("none")
+    cache.words[cache.insert(0, 0, 0, 0)] = 7
+    expect(cache.find(0, 0, 0, 0)).toBe(-1)
+    expect(cache.size).toBe(0)
+    cache.dropWhere(() => true)
+    cache.clear()
+  })
+
+  it("forgets everything when cleared", () => {
+    const cache = store("hoard")
+    for (let page = 0; page < 100; page++) cache.insert(page, 0, 0, 0)
+    expect(cache.size).toBe(100)
+    cache.clear()
+    expect(cache.size).toBe(0)
+    for (let page = 0; page < 100; page++) expect(cache.find(page, 0, 0, 0)).toBe(-1)
+  })
+
+  it("refuses shapes that are none", () => {
+    expect(() => new CacheStore({ policy: "exact", sets: 3, ways: 2, dataWords: 1 })).toThrow(/bug/)
+    expect(() => new CacheStore({ policy: "exact", sets: 4, ways: 0, dataWords: 1 })).toThrow(/bug/)
+  })
+})
