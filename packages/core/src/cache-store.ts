@@ -30,7 +30,7 @@ export interface CacheShape {
 }
 
 export class CacheStore {
-  /** Records; the data of slot `s` start at word `s`. */
+  /** All records, to be indexed with what {@link find} and {@link insert} return. */
   words: Int32Array
   readonly #policy: CachePolicy
   readonly #ways: number
@@ -85,7 +85,7 @@ export class CacheStore {
   }
 
   /**
-   * Makes a record, or takes the one that has the key already.
+   * Makes a record, or takes the one that has the key already. A hoarding store may grow: read {@link words} anew.
    * @returns index in {@link words} of its data, to be filled by the caller
    */
   insert(k0: number, k1: number, k2: number, k3: number): number {

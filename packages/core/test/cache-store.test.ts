@@ -18,7 +18,7 @@ describe("cache store", () => {
             for (const name of model.keys()) if (name.split(",")[1] === String(step)) model.delete(name)
             return
           }
-          cache.words[cache.insert(...step)] = n
+          put(cache, step, n)
           model.set(step.join(), n)
         })
         expect(cache.size).toBe(model.size)
@@ -34,7 +34,7 @@ describe("cache store", () => {
   it("holds no more than sets times ways under exact, and always the newest", () => {
     const cache = store("exact")
     for (let page = 0; page < 1000; page++) {
-      cache.words[cache.insert(1, page, 0, 0)] = page
+      put(cache, [1, page, 0, 0], page)
       expect(cache.words[cache.find(1, page, 0, 0)]).toBe(page)
       expect(cache.size).toBeLessThanOrEqual(8)
     }
@@ -42,7 +42,7 @@ describe("cache store", () => {
 
   it("keeps nothing under none", () => {
     const cache = store("none")
-    cache.words[cache.insert(0, 0, 0, 0)] = 7
+    put(cache, [0, 0, 0, 0], 7)
     expect(cache.find(0, 0, 0, 0)).toBe(-1)
     expect(cache.size).toBe(0)
     cache.dropWhere(() => true)
@@ -63,3 +63,8 @@ describe("cache store", () => {
     expect(() => new CacheStore({ policy: "exact", sets: 4, ways: 0, dataWords: 1 })).toThrow(/bug/)
   })
 })
+
+function put(cache: CacheStore, [k0, k1, k2, k3]: [number, number, number, number], value: number): void {
+  const at = cache.insert(k0, k1, k2, k3)
+  cache.words[at] = value
+}
