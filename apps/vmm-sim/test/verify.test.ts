@@ -49,11 +49,12 @@ describe("leaves read through the model", () => {
   const listed = fixtureNames.filter(name => fixture(name).vendor !== "smmuv3")
 
   it.each(listed)("%s: are those of leaves.json, all of them and no more", name => {
-    const { model } = new Machine(fixture(name))
+    const capture = fixture(name)
+    const machine = new Machine(capture)
     const tables = Object.values(JSON.parse(fixtureText(name, "leaves.json")) as Record<string, LeafList>)
     expect(tables.length).toBeGreaterThan(0)
     for (const { devices, leaves } of tables) {
-      const { leaves: found, complete } = readLeaves(model, deviceOfBdf(devices[0]))
+      const { leaves: found, complete } = readLeaves(machine, deviceOfBdf(devices[0]), capture.pages.length)
       expect(complete).toBe(true)
       expect(found.map(leafRow)).toEqual(
         leaves.map(([iova, pa, size, permissions]) => [iova, pa, size, permissions.replace("-", "")]),

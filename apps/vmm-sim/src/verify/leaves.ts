@@ -1,6 +1,7 @@
 /**
- * All leaves of a device's tables, read through the model alone: whatever the format, a walk that finds nothing says
- * by its last table read how far the same emptiness reaches, so that every entry of every table is walked once.
+ * All leaves of a device's tables, read through the model, whatever the format: a walk that finds nothing says by its
+ * last table read how far the same emptiness reaches, so that every entry of every table is walked once. Entries of
+ * zeros, which no format takes for a leaf or a table, are skipped without a walk.
  */
 import {
   ACCESS_READ,
@@ -11,6 +12,8 @@ import {
   lo32,
   NO_PASID,
   PAGE_SHIFT,
+  PAGE_SIZE,
+  type PhysicalMemory,
   type WalkStep,
 } from "@iommu/core"
 
@@ -27,17 +30,28 @@ export interface Leaves {
   readonly leaves: readonly Leaf[]
   /** Stage of the tables walked; 0 when the device has none. */
   readonly stage: 0 | 1 | 2
-  /** False when there were more than could be read: tables that refer to themselves. */
+  /** False when the walks ran out: tables that refer to themselves. */
   readonly complete: boolean
 }
 
 const ADDRESS_BITS = 64
-/** A table of 4 GiB in 4 KiB pages has 2^20 leaves; tables that form a loop have no end. */
-const MAX_LEAVES = 1 << 20
-const MAX_WALKS = 1 << 23
+const ENTRY_BYTES = 8
+const ENTRIES_PER_PAGE = PAGE_SIZE / ENTRY_BYTES
+/** Walks per entry of a table, two as a rule and more for the first of each table. */
+const WALKS_PER_ENTRY = 4
 
-export function readLeaves(model: IommuModel, device: number): Leaves {
-  return new LeafReader(model, device).read()
+/** A machine whose tables can be read. */
+export interface TableMachine {
+  readonly model: IommuModel
+  readonly memory: PhysicalMemory
+}
+
+/**
+ * @param tablePages 4 KiB pages that can be tables; tables that form a loop have no end, and take more walks than
+ *   these pages have entries
+ */
+export function readLeaves(machine: TableMachine, device: number, tablePages: number): Leaves {
+  return new LeafReader(machine, device, tablePages * ENTRIES_PER_PAGE * WALKS_PER_ENTRY).read()
 }
 
 /** The entry at which a walk stops; null where a walk reads no table. */
@@ -50,11 +64,12 @@ interface Stop {
 
 class LeafReader {
   readonly #model: IommuModel
+  readonly #memory: PhysicalMemory
   readonly #device: number
   readonly #leaves: Leaf[] = []
   /** log2 of the span of one entry, by table and depth. */
   readonly #spans = new Map<string, number>()
-  #walks = 0
+  #walksLeft: number
   #stage: 0 | 1 | 2 = 0
   /** Table reads of the last traced walk, and the last of them. */
   #depth = 0
@@ -65,15 +80,17 @@ class LeafReader {
     this.#last = step
   }
 
-  constructor(model: IommuModel, device: number) {
+  constructor({ model, memory }: TableMachine, device: number, maxWalks: number) {
     this.#model = model
+    this.#memory = memory
     this.#device = device
+    this.#walksLeft = maxWalks
   }
 
   read(): Leaves {
     let iova = 0n
     const end = 1n << BigInt(ADDRESS_BITS)
-    while (iova < end && this.#leaves.length < MAX_LEAVES && this.#walks < MAX_WALKS) {
+    while (iova < end && this.#walksLeft > 0) {
       const readable = this.#tracedRead(iova)
       const mapped = readable || this.#walk(iova, ACCESS_WRITE)
       iova = mapped && this.#throughTable() ? this.#takeLeaf(iova) : this.#skipHole(iova)
@@ -104,11 +121,24 @@ class LeafReader {
     if (stop === null) return iova + (1n << BigInt(this.#spanOf(iova, null)))
     this.#stage = stop.stage
     const table = `${stop.depth} ${stop.table}`
-    const known = this.#spans.get(table)
-    if (known !== undefined && iova % (1n << BigInt(known)) === 0n) return iova + (1n << BigInt(known))
-    const span = this.#spanOf(iova, stop)
-    this.#spans.set(table, span)
-    return iova + (1n << BigInt(span))
+    let span = this.#spans.get(table)
+    if (span === undefined || iova % (1n << BigInt(span)) !== 0n) {
+      span = this.#spanOf(iova, stop)
+      this.#spans.set(table, span)
+    }
+    return iova + (BigInt(1 + this.#zerosAfter(stop)) << BigInt(span))
+  }
+
+  /** How many entries of zeros follow an entry in the same page of its table. */
+  #zerosAfter({ table, index }: Stop): number {
+    const entry = table + BigInt(index * ENTRY_BYTES)
+    const word = this.#memory.find(hi32(entry), lo32(entry))
+    if (word < 0) return 0
+    const left = ENTRIES_PER_PAGE - 1 - Number(entry % BigInt(PAGE_SIZE)) / ENTRY_BYTES
+    const { words } = this.#memory
+    let zeros = 0
+    while (zeros < left && words[word + 2 * zeros + 2] === 0 && words[word + 2 * zeros + 3] === 0) zeros++
+    return zeros
   }
 
   /** log2 of the largest aligned block at `iova` in which walks stop at the same entry. */
@@ -139,7 +169,7 @@ class LeafReader {
   }
 
   #walk(iova: bigint, access: number): boolean {
-    this.#walks++
+    this.#walksLeft--
     return this.#model.translate(this.#device, NO_PASID, hi32(iova), lo32(iova), access) === 0
   }
 }

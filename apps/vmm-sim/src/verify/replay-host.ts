@@ -10,6 +10,7 @@ import {
   PageAllocator,
   PageTableFormatId,
   type PagingDomain,
+  type PhysicalMemory,
   pagingParameters,
 } from "@iommu/core"
 import type { Capture } from "../capture/load.ts"
@@ -25,8 +26,10 @@ const NOBODY = 0
 
 export class ReplayHost {
   readonly model: IommuModel
+  readonly memory: PhysicalMemory
   /** Devices that the replayed domains are attached to. */
   readonly attachedDevices: number[] = []
+  readonly #pages: PageAllocator
   readonly #ops: IommuOps
   readonly #capture: Capture
   readonly #dump: Machine
@@ -40,13 +43,19 @@ export class ReplayHost {
     this.#capture = capture
     this.#dump = dump
     const { model, driver, capabilities } = VENDOR_PARTS[capture.vendor]
-    const memory = createMemory([RAM])
-    this.model = model(memory)
+    this.memory = createMemory([RAM])
+    this.model = model(this.memory)
     this.model.restoreRegisters(
       Object.fromEntries(Object.entries(capture.registers).filter(([name]) => capabilities.test(name))),
     )
-    this.#ops = driver({ memory, mmio: this.model.mmio, pages: new PageAllocator(memory, RAM) })
+    this.#pages = new PageAllocator(this.memory, RAM)
+    this.#ops = driver({ memory: this.memory, mmio: this.model.mmio, pages: this.#pages })
     this.#granuleLg2 = smallestPageLg2(capture.ops ?? [])
+  }
+
+  /** 4 KiB pages of the driver's tables and queues. */
+  get pagesInUse(): number {
+    return this.#pages.pagesInUse
   }
 
   /**
@@ -71,7 +80,7 @@ export class ReplayHost {
     if (this.#ops.domainAllocUser === undefined) {
       throw new IommuError("EOPNOTSUPP", `${this.#ops.name} makes no domains for userspace`)
     }
-    const { stage } = readLeaves(this.#dump.model, id)
+    const { stage } = readLeaves(this.#dump, id, this.#capture.pages.length)
     const format = stage === 0 ? PageTableFormatId.DEFAULT : VENDOR_PARTS[this.#capture.vendor].formats[stage]
     const parameters = pagingParameters({ format, granuleLg2: this.#granuleLg2 })
     const domain = this.#ops.domainAllocUser(this.#device(id), null, parameters)

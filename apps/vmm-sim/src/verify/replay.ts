@@ -5,6 +5,7 @@ import type { TableCall } from "../capture/ops-file.ts"
 import { hex } from "./finding.ts"
 import { type Leaf, readLeaves } from "./leaves.ts"
 import type { Machine } from "./machine.ts"
+import { cutPartialCalls } from "./partial-calls.ts"
 import { ReplayHost } from "./replay-host.ts"
 import type { Count, Difference } from "./verify.ts"
 
@@ -29,13 +30,13 @@ export function checkReplay(capture: Capture, dump: Machine): ReplayResult {
   if (capture.ops === null) return { count, details }
 
   const host = new ReplayHost(capture, dump)
-  for (const call of capture.ops) {
+  for (const call of cutPartialCalls(capture.ops)) {
     const failure = attempt(() => apply(host.domain(call.domain), call))
     if (failure !== null) check(`ops.txt line ${call.line}`, failure)
   }
   for (const device of host.attachedDevices) {
-    const expected = readLeaves(dump.model, device)
-    const found = readLeaves(host.model, device)
+    const expected = readLeaves(dump, device, capture.pages.length)
+    const found = readLeaves(host, device, host.pagesInUse)
     for (const { iova, dumped, built } of pairLeaves(expected.leaves, found.leaves)) {
       const row = `ops.txt: leaf of device 0x${device.toString(16)}, iova ${hex(iova)}`
       check(
