@@ -3,6 +3,7 @@
  * @packageDocumentation
  */
 export * from "./address.ts"
+export * from "./ats.ts"
 export * from "./bit-layout.ts"
 export * from "./cache-store.ts"
 export * from "./device.ts"
