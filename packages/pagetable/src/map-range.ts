@@ -34,7 +34,7 @@ function checkRequest(tree: TableTree, page: number, paPage: number, pages: numb
   if (tree.levels === 0 || !(pages > 0) || pages % unit !== 0 || page % unit !== 0 || paPage % unit !== 0) {
     return ERRNO.EINVAL
   }
-  if (prot !== tree.prot && !chooseProt(tree, prot)) return ERRNO.EINVAL
+  if (prot === 0 || (prot !== tree.prot && !chooseProt(tree, prot))) return ERRNO.EINVAL
   if (page < geometry.firstPage || page + pages - 1 > geometry.lastPage) return ERRNO.ERANGE
   return paPage + pages > geometry.outputEnd ? ERRNO.ERANGE : 0
 }
