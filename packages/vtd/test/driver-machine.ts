@@ -12,9 +12,14 @@ import {
   type PhysicalMemory,
   translateRequest,
 } from "@iommu/core"
-import type { VtdDriverOptions } from "../src/driver/hardware.ts"
-import { vtdDriver } from "../src/driver/ops.ts"
-import { EVERYTHING, type VtdCapabilities, type VtdModel, vtdModel } from "../src/index.ts"
+import {
+  EVERYTHING,
+  type VtdCapabilities,
+  type VtdDriverOptions,
+  type VtdModel,
+  vtdDriver,
+  vtdModel,
+} from "../src/index.ts"
 import { CAP, ECAP } from "../src/spec/registers.ts"
 
 const MIB = 1n << 20n

@@ -18,6 +18,8 @@ import { ALL_PAGES_LG2, type InvalidationQueue } from "./queue.ts"
 
 /** log2 of the 4 KiB pages in the largest leaf. */
 const LARGEST_LEAF_LG2 = 18
+/** Number of the last 4 KiB page of the 64-bit address space. */
+const LAST_PAGE = 2 ** ALL_PAGES_LG2 - 1
 /** More descriptors than this for one range cost more than losing the whole domain's translations. */
 const MAX_PIECES = 32
 
@@ -58,10 +60,9 @@ export function invalidateMapped(domain: VtdPagingDomain, firstPage: number, las
 /** All cached translations of a domain. */
 export function invalidateAll(domain: VtdPagingDomain): void {
   const hardware = domain.ops.hardware
-  const lastPage = 2 ** ALL_PAGES_LG2 - 1
-  invalidateTags(hardware, domain, 0, lastPage, false)
+  invalidateTags(hardware, domain, 0, LAST_PAGE, false)
   invalidateNested(hardware, domain)
-  invalidateDevices(hardware.queue, domain.attachments, 0, lastPage)
+  invalidateDevices(hardware.queue, domain.attachments, 0, LAST_PAGE)
   invalidateNestedDevices(hardware.queue, domain)
   hardware.queue.sync()
 }
@@ -258,7 +259,7 @@ function tagOf(pasid: number): number {
  * split only where every leaf still fits.
  */
 function isPageSelective({ maxAddressMask }: Features, firstPage: number, lastPage: number): boolean {
-  if (maxAddressMask < 0) return false
+  if (maxAddressMask < 0 || lastPage - firstPage === LAST_PAGE) return false
   let pieces = 0
   for (let page = firstPage; page <= lastPage; pieces++) {
     const lg2 = pieceLg2(page, lastPage, ALL_PAGES_LG2)

@@ -80,13 +80,13 @@ export class VtdPagingDomain extends AttachableDomain implements PagingDomain {
       throw new IommuError("EINVAL", "a nest parent holds no read-only mapping (erratum 772415)")
     }
     this.table.map(start, toU64(pa, "pa"), bytes, prot)
-    if (this.ops.announcesMaps) this.#announce(Number(start >> 12n), Number(bytes >> 12n))
+    if (this.#mustAnnounce) this.#announce(Number(start >> 12n), Number(bytes >> 12n))
   }
 
   mapPages(iovaHi: number, iovaLo: number, paHi: number, paLo: number, pages: number, prot: number): number {
     if (this.did === FREED || this.#refuses(prot)) return ERRNO.EINVAL
     const status = this.table.mapPages(iovaHi, iovaLo, paHi, paLo, pages, prot)
-    if (status !== 0 || !this.ops.announcesMaps) return status
+    if (status !== 0 || !this.#mustAnnounce) return status
     try {
       this.#announce(iovaHi * PAGES_PER_HI + (iovaLo >>> 12), pages)
     } catch (error) {
@@ -174,10 +174,16 @@ export class VtdPagingDomain extends AttachableDomain implements PagingDomain {
     return this.nestParent && (prot & IOMMU_WRITE) === 0
   }
 
+  /** A large leaf that took the place of emptied tables leaves those in the gather. */
+  get #mustAnnounce(): boolean {
+    return this.ops.announcesMaps || this.table.gather.count > 0
+  }
+
   /** Tells the hardware of new mappings; takes them back when it does not listen. */
   #announce(firstPage: number, pages: number): void {
     try {
-      invalidateMapped(this, firstPage, firstPage + pages - 1)
+      invalidateGather(this)
+      if (this.ops.announcesMaps) invalidateMapped(this, firstPage, firstPage + pages - 1)
     } catch (error) {
       this.table.unmap(BigInt(firstPage) << 12n, BigInt(pages) << 12n)
       throw error

@@ -129,7 +129,7 @@ export function secondStageEntry(features: Features, did: number, second: Second
   })
 }
 
-/** AW is not used with first stage only; Linux fills it in all the same, and so do the captures. */
+/** AW means nothing here, but Linux fills it in, and so hardware has only ever seen it filled in. */
 export function firstStageEntry(features: Features, did: number, root: bigint, levels: number): Entry {
   return pe.PASID_ENTRY.encode({
     ...common(features, did, pe.PGTT_FIRST),
