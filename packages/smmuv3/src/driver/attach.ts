@@ -138,7 +138,7 @@ function move(driver: SmmuV3Driver, state: DeviceState, pasid: number, domain: S
       table.reserve(ssid)
       writeCd(table, contextDescriptor(features, stage1.stage1Root))
     }
-    ats = state.device.ats && features.ATS && usesAts(next.rid, table)
+    ats = state.device.ats && hardware.translatesForAtcs && usesAts(next.rid, table)
     const oldSte = deviceTable.read(streamId)
     deviceTable.write(streamId, steOf(driver, next.rid, table, ats))
     undo.push(() => deviceTable.restore(streamId, oldSte))

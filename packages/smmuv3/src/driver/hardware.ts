@@ -85,6 +85,11 @@ export class Hardware {
     }
   }
 
+  /** ATS is off where faults must stall: STE.EATS and S2S exclude each other, §5.2. */
+  get translatesForAtcs(): boolean {
+    return this.features.ATS && this.features.STALL_MODEL !== 2
+  }
+
   /** Stops whatever an earlier owner left running; until the end of bring-up its devices' DMA aborts. */
   #disable(): void {
     if ((this.mmio.read32(reg.offsetOf("CR0")) & reg.CR0_SMMUEN) !== 0) this.#abortWhileDisabled()

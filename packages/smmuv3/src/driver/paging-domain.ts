@@ -199,8 +199,8 @@ function startLevelCode(granuleLg2: number, levels: number): number {
 }
 
 /**
- * Dirty tracking of a stage 1 with HTTU: writable leaves are "writable, clean" (DBM) until the SMMU sets them dirty.
- * The CDs of the domain have HA and HD from the start, so there is nothing to switch.
+ * Dirty tracking of a stage 1 with HTTU: a leaf that is writable and clean (DBM) becomes dirty by the first write. The
+ * CDs of the domain have HA and HD from the start and leaves start dirty, so switching on means to clear.
  */
 class DirtyTracking implements DirtyOps {
   readonly #domain: SmmuPagingDomain
@@ -209,7 +209,11 @@ class DirtyTracking implements DirtyOps {
     this.#domain = domain
   }
 
-  setDirtyTracking(_enable: boolean): void {}
+  setDirtyTracking(enable: boolean): void {
+    if (!enable) return
+    this.#domain.table.clearDirty()
+    this.#domain.iotlbSync()
+  }
 
   /** A leaf that a TLB holds as dirty would not be marked again, so what was cleared is invalidated. */
   readAndClearDirty(dirty: DirtyBitmap): void {
