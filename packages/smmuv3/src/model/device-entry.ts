@@ -34,6 +34,8 @@ export class DeviceEntry {
   s1Dss = 0
   stallsOff = false
   world: number = WORLD_EL1
+  /** PRIVCFG or INSTCFG replaces what the device says. */
+  overrides = false
   privCfg = 0
   instCfg = 0
   s2Records = false
@@ -59,6 +61,7 @@ export class StreamTable {
   #sizeLg2 = 0
   #split = 0
   #twoLevel = false
+  #outputShift = 0
   /** The STE decoded last, and what came out. */
   readonly #decoded = new Int32Array(WORDS_USED)
   #status = 0
@@ -101,6 +104,7 @@ export class StreamTable {
     const fmt = (cfg & reg.STRTAB_BASE_CFG_FMT) >>> reg.STRTAB_BASE_CFG_FMT_SHIFT
     this.#generation = r.generation
     this.#fresh = false
+    this.#outputShift = r.features.oasBits - 32
     this.#sizeLg2 = Math.min(literal, r.features.sidSize)
     this.#split = split === 8 || split === 10 ? split : 6
     this.#twoLevel = r.features.twoLevelStreamTable && fmt === reg.STRTAB_FMT_2LVL
@@ -130,7 +134,7 @@ export class StreamTable {
 
   /** Word index of a structure, or -1 with the site's fetch address set; beyond the OAS no memory answers. */
   #read(hi: number, lo: number): number {
-    const at = hi >>> (this.#registers.features.oasBits - 32) === 0 ? this.#memory.find(hi, lo) : -1
+    const at = hi >>> this.#outputShift === 0 ? this.#memory.find(hi, lo) : -1
     if (at < 0) {
       this.#site.fetchHi = hi
       this.#site.fetchLo = lo
@@ -139,11 +143,11 @@ export class StreamTable {
   }
 
   #matches(at: number): boolean {
-    if (!this.#fresh) return false
-    const { words } = this.#memory
-    const decoded = this.#decoded
-    for (let i = 0; i < WORDS_USED; i++) if ((words[at + i] | 0) !== decoded[i]) return false
-    return true
+    const w = this.#memory.words
+    const d = this.#decoded
+    const low = (w[at] ^ d[0]) | (w[at + 1] ^ d[1]) | (w[at + 2] ^ d[2]) | (w[at + 3] ^ d[3])
+    const high = (w[at + 4] ^ d[4]) | (w[at + 5] ^ d[5]) | (w[at + 6] ^ d[6]) | (w[at + 7] ^ d[7])
+    return (low | high) === 0 && this.#fresh
   }
 
   #decode(at: number): number {
@@ -173,6 +177,7 @@ export class StreamTable {
     e.world = this.#world(w[2], config)
     e.privCfg = features.permissionOverrides ? (w[3] & ste.PRIVCFG) >>> ste.PRIVCFG_SHIFT : 0
     e.instCfg = features.permissionOverrides ? (w[3] & ste.INSTCFG) >>> ste.INSTCFG_SHIFT : 0
+    e.overrides = e.privCfg >= ste.PRIVCFG_UNPRIVILEGED || e.instCfg >= ste.INSTCFG_DATA
     e.s2Records = (w[5] & ste.S2R) !== 0
     e.s2Stalls = (w[5] & ste.S2S) !== 0
     if (e.stage2) configureStage2(this.#stage2, w, features)

@@ -3,6 +3,8 @@
  * Arm DDI 0487 §D8.2, with what IHI 0070 G.b §5.2 and §5.4 add.
  */
 
+import * as pte from "../spec/page-tables.ts"
+
 /** How a descriptor holds an address: bits 47:n, 64 KiB granule with 51:48 in 15:12, or DS with 51:50 in 9:8. */
 export const ADDRESS_48 = 0
 export const ADDRESS_LPA = 1
@@ -46,6 +48,8 @@ export class Geometry {
   /** The lowest level whose descriptors may be blocks. */
   firstBlockLevel = 1
   bigEndian = false
+  /** 4 KiB granule, 48-bit addresses, little-endian, root at level 0 or 1: the shape that walks unroll. */
+  quick = true
 
   fill(shape: TreeShape): void {
     const { granuleLg2, inputBits, startLevel, ds } = shape
@@ -66,6 +70,8 @@ export class Geometry {
     this.addressMaskLo = -(1 << granuleLg2)
     this.firstBlockLevel = firstBlockLevel(granuleLg2, ds, lpa)
     this.bigEndian = shape.bigEndian
+    const plain = granuleLg2 === 12 && !ds && !shape.bigEndian
+    this.quick = plain && inputBits >= 32 && (startLevel === 0 || startLevel === 1)
   }
 }
 
@@ -97,6 +103,25 @@ export function stage2LevelFits(granuleLg2: number, inputBits: number, startLeve
   const fewest = (3 - startLevel) * stride + granuleLg2 + 1
   const most = fewest + stride - 1 + 4
   return inputBits >= fewest && inputBits <= most
+}
+
+/** What a descriptor is. DDI 0487 §D8.3.1. */
+export const INVALID = 0
+export const TABLE = 1
+export const LEAF = 2
+
+export function descriptorKind(low: number, level: number, firstBlockLevel: number): number {
+  const type = low & pte.TYPE
+  if (level === pte.LAST_LEVEL) return type === pte.TYPE_PAGE ? LEAF : INVALID
+  if (type === pte.TYPE_TABLE) return TABLE
+  return type === pte.TYPE_BLOCK && level >= firstBlockLevel ? LEAF : INVALID
+}
+
+/** Bits 63:32 of the address that a descriptor holds. */
+export function addressHi(high: number, low: number, form: number): number {
+  if (form === ADDRESS_48) return high & pte.ADDR_HI
+  if (form === ADDRESS_LPA) return (high & pte.ADDR_HI) | ((low & pte.LPA_OA_51_48) << 4)
+  return (high & pte.LPA2_ADDR_HI) | ((low & pte.LPA2_OA_51_50) << 10)
 }
 
 /** Swaps the bytes of a 32-bit word: tables may be big-endian, CD.ENDI and STE.S2ENDI. */

@@ -18,6 +18,9 @@ import type { Tracer } from "./trace.ts"
 import type { Stage1Walk } from "./walk-stage1.ts"
 import type { Stage2Walk } from "./walk-stage2.ts"
 
+// V8 loads a binding of another module from memory at each use, one of its own not.
+const READ = ACCESS_READ
+
 /** Words of a CD that have a meaning here. */
 const WORDS_USED = 6
 
@@ -60,15 +63,16 @@ export class ContextTable {
     let tableHi = entry.s1ContextHi
     let tableLo = entry.s1ContextLo
     let inTable = index
-    const fmt = entry.s1CdMax === 0 ? 0 : entry.s1Fmt
-    if (fmt === S1FMT_4KB_L2 || fmt === S1FMT_64KB_L2) {
-      const status = this.#level1(entry, index, fmt)
-      if (status !== 0) return status
-      inTable = index & ((1 << leafLg2(fmt)) - 1)
-      tableHi = this.#site.fetchHi
-      tableLo = this.#site.fetchLo
-    } else {
-      tableLo &= -(1 << (entry.s1CdMax + 6))
+    if (entry.s1CdMax !== 0) {
+      if (entry.s1Fmt === S1FMT_4KB_L2 || entry.s1Fmt === S1FMT_64KB_L2) {
+        const status = this.#level1(entry, index, entry.s1Fmt)
+        if (status !== 0) return status
+        inTable = index & ((1 << leafLg2(entry.s1Fmt)) - 1)
+        tableHi = this.#site.fetchHi
+        tableLo = this.#site.fetchLo
+      } else {
+        tableLo &= -(1 << (entry.s1CdMax + 6))
+      }
     }
     const at = this.#fetch(entry, tableHi, tableLo | (inTable << 6))
     if (at < 0) return -at
@@ -108,7 +112,7 @@ export class ContextTable {
     site.fetchHi = hi
     site.fetchLo = lo
     if (entry.stage2) {
-      let status = this.#stage2.walk(hi, lo, ACCESS_READ)
+      let status = this.#stage2.walk(hi, lo, READ)
       if (status === 0 && this.#stage2.forbidsTable()) status = EVENTS.F_PERMISSION
       if (status !== 0) {
         site.stage2(CLASS_CD, hi, lo, true)
@@ -124,10 +128,10 @@ export class ContextTable {
   #matches(entry: DeviceEntry, at: number): boolean {
     if (this.#generation !== this.#registers.generation) return false
     if (this.#world !== entry.world || this.#stallsOff !== entry.stallsOff) return false
-    const { words } = this.#memory
-    const decoded = this.#decoded
-    for (let i = 0; i < WORDS_USED; i++) if ((words[at + i] | 0) !== decoded[i]) return false
-    return true
+    const w = this.#memory.words
+    const d = this.#decoded
+    const low = (w[at] ^ d[0]) | (w[at + 1] ^ d[1]) | (w[at + 2] ^ d[2])
+    return (low | (w[at + 3] ^ d[3]) | (w[at + 4] ^ d[4]) | (w[at + 5] ^ d[5])) === 0
   }
 
   #decode(entry: DeviceEntry, at: number): number {

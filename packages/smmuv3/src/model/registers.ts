@@ -31,6 +31,8 @@ for (const [key, [offset, bytes]] of Object.entries(reg.REGISTERS)) {
   if (bytes === 8) WORDS[wordIndex(offset + 4)] = { name, high: true }
 }
 
+const CR0ACK_WORD = wordIndex(reg.offsetOf("CR0ACK"))
+
 const isRegister = (name: string): name is reg.RegisterName => Object.hasOwn(reg.REGISTERS, name)
 const is64 = (name: reg.RegisterName): boolean => reg.REGISTERS[name][1] === 8
 
@@ -55,6 +57,11 @@ export class Registers implements Mmio {
     this.features = this.#readFeatures()
     // A size field of a base register reads as 0 here; GBPA resets to bypass with the incoming shareability.
     this.set("GBPA", reg.GBPA_SHCFG_INCOMING)
+  }
+
+  /** CR0.SMMUEN as it is in effect; asked by every transaction, so without a look-up by name. */
+  get translates(): boolean {
+    return (this.#words[CR0ACK_WORD] & reg.CR0_SMMUEN) !== 0
   }
 
   /** Bits 63:32 that a physical address may have. */

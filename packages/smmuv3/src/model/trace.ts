@@ -6,7 +6,7 @@ import * as ste from "../spec/device-table.ts"
 import * as pte from "../spec/page-tables.ts"
 import * as cd from "../spec/pasid-table.ts"
 import { CD_BYTES, L1CD_BYTES } from "../spec/pasid-table.ts"
-import { ADDRESS_48, ADDRESS_LPA, type Geometry } from "./geometry.ts"
+import { addressHi, descriptorKind, type Geometry, INVALID, TABLE } from "./geometry.ts"
 
 const CONFIGS = ["abort", "abort", "abort", "abort", "bypass", "stage 1", "stage 2", "stage 1 and 2"]
 const UNITS = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"]
@@ -87,11 +87,10 @@ export class Tracer {
 }
 
 function describe(stage: 1 | 2, g: Geometry, level: number, high: number, low: number): string {
-  if ((low & pte.VALID) === 0) return "not valid"
+  const kind = descriptorKind(low, level, g.firstBlockLevel)
+  if (kind === INVALID) return (low & pte.VALID) === 0 ? "not valid" : "Reserved at this level"
+  if (kind === TABLE) return `table at ${hex64(address(g, high, low, g.stride + 3))}`
   const page = level === pte.LAST_LEVEL
-  if (page && (low & pte.PAGE) === 0) return "Reserved"
-  if (!page && (low & pte.TABLE) !== 0) return `table at ${hex64(address(g, high, low, g.stride + 3))}`
-  if (level < g.firstBlockLevel) return "a block where there are none"
   const sizeLg2 = g.stride + 3 + (pte.LAST_LEVEL - level) * g.stride
   const parts = [
     `${size(sizeLg2)} ${page ? "page" : "block"} at ${hex64(address(g, high, low, sizeLg2))}`,
@@ -104,10 +103,7 @@ function describe(stage: 1 | 2, g: Geometry, level: number, high: number, low: n
 }
 
 function address(g: Geometry, high: number, low: number, lg2: number): bigint {
-  let hi = high & pte.ADDR_HI
-  if (g.addressForm === ADDRESS_LPA) hi |= (low & pte.LPA_OA_51_48) << 4
-  else if (g.addressForm !== ADDRESS_48) hi = (high & pte.LPA2_ADDR_HI) | ((low & pte.LPA2_OA_51_50) << 10)
-  return (fromHalves(hi, low) >> BigInt(lg2)) << BigInt(lg2)
+  return (fromHalves(addressHi(high, low, g.addressForm), low) >> BigInt(lg2)) << BigInt(lg2)
 }
 
 function size(lg2: number): string {

@@ -15,7 +15,7 @@ import {
 } from "@iommu/core"
 import * as ste from "../spec/device-table.ts"
 import { CLASS_CD, CLASS_IN, CLASS_TT, EVENTS, type EventName } from "../spec/events.ts"
-import { CR0_SMMUEN, CR2_RECINVSID, GBPA_ABORT } from "../spec/registers.ts"
+import { CR2_RECINVSID, GBPA_ABORT } from "../spec/registers.ts"
 import { ABORT, type DeviceEntry, StreamTable } from "./device-entry.ts"
 import { type EventQueue, eventName, eventRecord, FaultSite, type StalledTransactions } from "./events.ts"
 import { ContextTable } from "./pasid-entry.ts"
@@ -26,8 +26,12 @@ import { Stage2Walk } from "./walk-stage2.ts"
 
 const ALL_ACCESS = ACCESS_READ | ACCESS_WRITE | ACCESS_EXEC
 
-/** "No SubstreamID reaches a CD": the transaction bypasses stage 1. */
-const NO_CONTEXT = -1
+// V8 loads a binding of another module from memory at each use, one of its own not.
+const NONE = NO_PASID
+const READ_WRITE = ACCESS_READ | ACCESS_WRITE
+const EXEC = ACCESS_EXEC
+const WRITE = ACCESS_WRITE
+const PRIV = ACCESS_PRIV
 
 export class Translator {
   readonly result: TranslationResult = {
@@ -88,36 +92,41 @@ export class Translator {
     this.#hi = hi | 0
     this.#lo = lo | 0
     this.#access = access
-    this.#privileged = (access & ACCESS_PRIV) !== 0
+    this.#privileged = (access & PRIV) !== 0
     // Writes are data whatever the device says, §13.1.2.
-    this.#instruction = (access & (ACCESS_EXEC | ACCESS_WRITE)) === ACCESS_EXEC
-    if ((this.#registers.get("CR0ACK") & CR0_SMMUEN) === 0) return this.#disabled()
+    this.#instruction = (access & (EXEC | WRITE)) === EXEC
+    if (!this.#registers.translates) return this.#disabled()
     const status = this.#streams.find(this.#device)
     if (status !== 0) return this.#refuseStream(status)
     return this.#translateStream(this.#streams.entry)
   }
 
   #translateStream(entry: DeviceEntry): number {
+    if (entry.overrides) this.#override(entry)
+    this.#stage2.privileged = this.#privileged
+    const withPasid = this.#pasid !== NONE
+    if (!entry.stage1) {
+      if (!withPasid) return this.#withoutStage1(entry)
+      return this.#refuse(EVENTS.C_BAD_SUBSTREAMID, "a SubstreamID came to a stream without stage 1")
+    }
+    let context = 0
+    if (withPasid || entry.s1CdMax !== 0) {
+      const event = this.#substream(entry)
+      if (event !== 0) return this.#refuseSubstream(event)
+      if (withPasid) context = this.#pasid
+      else if (entry.s1Dss === ste.S1DSS_BYPASS) return this.#withoutStage1(entry)
+    }
+    const status = this.#contexts.find(entry, context)
+    if (status !== 0) return this.#refuseContext(status, entry)
+    return this.#withStage1(entry)
+  }
+
+  /** STE.PRIVCFG and INSTCFG; writes stay data. §5.2. */
+  #override(entry: DeviceEntry): void {
     if (entry.privCfg >= ste.PRIVCFG_UNPRIVILEGED) this.#privileged = entry.privCfg === ste.PRIVCFG_PRIVILEGED
     if (entry.instCfg >= ste.INSTCFG_DATA && (this.#access & ACCESS_WRITE) === 0) {
       this.#instruction = entry.instCfg === ste.INSTCFG_INSTRUCTION
     }
-    this.#site.reset()
-    let context = this.#pasid
-    if (!entry.stage1) {
-      if (context !== NO_PASID) {
-        return this.#refuse(EVENTS.C_BAD_SUBSTREAMID, "a SubstreamID came to a stream without stage 1")
-      }
-    } else {
-      const event = this.#substream(entry)
-      if (event !== 0) return this.#refuseSubstream(event)
-      context = this.#context(entry)
-    }
-    this.#stage2.privileged = this.#privileged
-    if (!entry.stage1 || context === NO_CONTEXT) return this.#withoutStage1(entry)
-    const status = this.#contexts.find(entry, context)
-    if (status !== 0) return this.#refuseContext(status, entry)
-    return this.#withStage1(entry)
   }
 
   /** SMMUEN is 0: GBPA decides, and nothing is recorded. §6.3.9.6, §3.4. */
@@ -144,15 +153,9 @@ export class Translator {
     return pasid === 0 && entry.s1Dss === ste.S1DSS_SSID0 ? EVENTS.F_STREAM_DISABLED : 0
   }
 
-  /** Index of the CD, or {@link NO_CONTEXT}. */
-  #context(entry: DeviceEntry): number {
-    if (this.#pasid !== NO_PASID) return this.#pasid
-    return entry.s1CdMax !== 0 && entry.s1Dss === ste.S1DSS_BYPASS ? NO_CONTEXT : 0
-  }
-
   /** What the access asks of a leaf. Instruction fetches need execution alone, DDI 0487 §D8.4. */
   get #need(): number {
-    return this.#instruction ? ACCESS_EXEC : this.#access & (ACCESS_READ | ACCESS_WRITE)
+    return this.#instruction ? EXEC : this.#access & READ_WRITE
   }
 
   #withoutStage1(entry: DeviceEntry): number {
@@ -212,7 +215,6 @@ export class Translator {
 
   #refuseStream(status: number): number {
     if (status === ABORT) return this.#abort("STE.Config aborts")
-    this.#site.reset()
     if (status === EVENTS.C_BAD_STE)
       return this.#refuse(status, `the STE is ILLEGAL: ${this.#streams.reason}`)
     if (status === EVENTS.F_STE_FETCH)
@@ -303,6 +305,8 @@ export class Translator {
   #fail(event: number, detail: string, record: bigint[] | null): number {
     const walk = event >= EVENTS.F_WALK_EABT && event <= EVENTS.F_PERMISSION
     this.result.fault = this.#fault(eventName(event), event, walk ? this.#site.stage : 0, record, detail)
+    // Here rather than before each transaction, most of which succeed.
+    this.#site.reset()
     return 1
   }
 

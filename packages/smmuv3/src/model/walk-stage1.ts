@@ -8,9 +8,30 @@ import { ACCESS_EXEC, ACCESS_READ, ACCESS_WRITE, type PhysicalMemory } from "@io
 import { CLASS_TT, EVENTS } from "../spec/events.ts"
 import * as pte from "../spec/page-tables.ts"
 import type { FaultSite } from "./events.ts"
-import { ADDRESS_48, ADDRESS_LPA, Geometry, swap32 } from "./geometry.ts"
+import { addressHi, descriptorKind, Geometry, INVALID, LEAF, swap32 } from "./geometry.ts"
 import type { Tracer } from "./trace.ts"
 import type { Stage2Walk } from "./walk-stage2.ts"
+
+// V8 loads a binding of another module from memory at each use, one of its own not.
+const TYPE = pte.TYPE
+const TYPE_TABLE = pte.TYPE_TABLE
+const TYPE_BLOCK = pte.TYPE_BLOCK
+const TYPE_PAGE = pte.TYPE_PAGE
+const ADDR_HI = pte.ADDR_HI
+const ADDR_LO = pte.ADDR_LO
+const AF = pte.AF
+const DBM_HI = pte.DBM_HI
+const AP1 = pte.S1_AP1
+const AP2 = pte.S1_AP2
+const XN_TABLE_HI = pte.XN_TABLE_HI
+const PXN_TABLE_HI = pte.PXN_TABLE_HI
+const NO_WRITE_HI = pte.AP_TABLE_NO_WRITE_HI
+const NO_UNPRIV_HI = pte.AP_TABLE_NO_UNPRIV_HI
+const READ = ACCESS_READ
+const WRITE = ACCESS_WRITE
+const EXEC = ACCESS_EXEC
+const UXN_HI = pte.S1_UXN_HI
+const PXN_HI = pte.S1_PXN_HI
 
 /** Bit 55 of an address picks the range, as bit 23 of its high half. */
 const UPPER_RANGE = 1 << 23
@@ -71,7 +92,74 @@ export class Stage1Walk {
     if (!this.privileged && (upper ? this.unprivilegedOffUpper : this.unprivilegedOffLower)) {
       return EVENTS.F_TRANSLATION
     }
+    const quick = g.quick && this.trace === null
+    if (quick && this.#walk4K(g, upper ? this.limitsUpper : this.limitsLower, vaHi, vaLo, need)) return 0
+    return this.#walkAll(g, upper, vaHi, vaLo, need)
+  }
+
+  /** As in stage 2: the shape that nearly all tables have, unrolled, and success alone. */
+  #walk4K(g: Geometry, limitMask: number, vaHi: number, vaLo: number, need: number): boolean {
     const words = this.#words
+    const outputShift = g.outputBits - 32
+    let tableHi = g.rootHi
+    let tableLo = g.rootLo
+    let mask = g.rootMask
+    let limits = 0
+    if (g.startLevel === 0) {
+      const at = this.#find(tableHi, tableLo | (((vaHi >>> 7) & mask) << 3))
+      if (at < 0) return false
+      tableLo = words[at] | 0
+      limits = words[at + 1] | 0
+      tableHi = limits & ADDR_HI
+      if ((tableLo & TYPE) !== TYPE_TABLE || tableHi >>> outputShift !== 0) return false
+      tableLo &= ADDR_LO
+      mask = 511
+    }
+    let at = this.#find(tableHi, tableLo | ((((vaHi << 2) | (vaLo >>> 30)) & mask) << 3))
+    if (at < 0) return false
+    let low = words[at] | 0
+    let high = words[at + 1] | 0
+    if ((low & TYPE) !== TYPE_TABLE || (high & ADDR_HI) >>> outputShift !== 0) return false
+    limits |= high
+    at = this.#find(high & ADDR_HI, (low & ADDR_LO) | (((vaLo >>> 21) & 511) << 3))
+    if (at < 0) return false
+    low = words[at] | 0
+    high = words[at + 1] | 0
+    if ((high & ADDR_HI) >>> outputShift !== 0) return false
+    if ((low & TYPE) !== TYPE_TABLE) {
+      if ((low & (TYPE | AF)) !== (TYPE_BLOCK | AF) || !this.#allows(high, low, limits & limitMask, need))
+        return false
+      this.#accept(low, high & ADDR_HI, vaHi, vaLo, 21)
+      return true
+    }
+    limits |= high
+    at = this.#find(high & ADDR_HI, (low & ADDR_LO) | (((vaLo >>> 12) & 511) << 3))
+    if (at < 0) return false
+    low = words[at] | 0
+    high = words[at + 1] | 0
+    if ((low & (TYPE | AF)) !== (TYPE_PAGE | AF) || (high & ADDR_HI) >>> outputShift !== 0) return false
+    if (!this.#allows(high, low, limits & limitMask, need)) return false
+    this.#accept(low, high & ADDR_HI, vaHi, vaLo, 12)
+    return true
+  }
+
+  /** Word index of a descriptor, through stage 2 where that is on; -1 for whatever goes wrong. */
+  #find(hi: number, lo: number): number {
+    if (!this.nested) return this.#memory.find(hi, lo)
+    const stage2 = this.#stage2
+    if (stage2.protectTables || stage2.walk(hi, lo, READ) !== 0) return -1
+    return this.#memory.find(stage2.outHi, stage2.outLo)
+  }
+
+  /** Whether a leaf allows the access as it stands; keeps what it allows. */
+  #allows(high: number, low: number, limits: number, need: number): boolean {
+    if (this.updateDirty && (high & DBM_HI) !== 0) return false
+    this.allowed = this.#permissions(high, low, limits)
+    return (this.allowed & need) === need
+  }
+
+  /** Every form, every fault, in the order of §7.3.22. */
+  #walkAll(g: Geometry, upper: boolean, vaHi: number, vaLo: number, need: number): number {
     const limitMask = upper ? this.limitsUpper : this.limitsLower
     let limits = 0
     let tableHi = g.rootHi
@@ -81,47 +169,28 @@ export class Stage1Walk {
     let mask = g.rootMask
     for (;;) {
       const index = (shift >= 32 ? vaHi >>> (shift - 32) : (vaLo >>> shift) | (vaHi << (32 - shift))) & mask
+      const entryHi = tableHi
       const entryLo = tableLo | (index << 3)
-      let physicalHi = tableHi
-      let physicalLo = entryLo
-      if (this.nested) {
-        const status = this.#throughStage2(tableHi, entryLo, ACCESS_READ)
-        if (status !== 0) return status
-        physicalHi = this.#stage2.outHi
-        physicalLo = this.#stage2.outLo
-      }
-      const at = this.#memory.find(physicalHi, physicalLo)
-      if (at < 0) return this.#unreadable(physicalHi, physicalLo)
-      let low = words[at] | 0
-      let high = words[at + 1] | 0
-      if (g.bigEndian) {
-        const swapped = swap32(low)
-        low = swap32(high)
-        high = swapped
-      }
+      const status = this.#locate(entryHi, entryLo)
+      if (status !== 0) return status
+      const { fetchHi, fetchLo } = this.#site
+      const at = this.#memory.find(fetchHi, fetchLo)
+      if (at < 0) return this.#unreadable()
+      const low = g.bigEndian ? swap32(this.#words[at + 1]) : this.#words[at] | 0
+      const high = g.bigEndian ? swap32(this.#words[at]) : this.#words[at + 1] | 0
       if (this.trace !== null) {
-        this.trace.descriptor(1, g, level, physicalHi, physicalLo - (index << 3), index, high, low)
+        this.trace.descriptor(1, g, level, fetchHi, fetchLo - (index << 3), index, high, low)
       }
-      if ((low & pte.VALID) === 0) return EVENTS.F_TRANSLATION
-      const table = (low & pte.TABLE) !== 0 && level < pte.LAST_LEVEL
-      if (!table && (level === pte.LAST_LEVEL ? (low & pte.PAGE) === 0 : level < g.firstBlockLevel)) {
-        return EVENTS.F_TRANSLATION
-      }
-      let nextHi = high & pte.ADDR_HI
-      if (g.addressForm !== ADDRESS_48) {
-        nextHi =
-          g.addressForm === ADDRESS_LPA
-            ? nextHi | ((low & pte.LPA_OA_51_48) << 4)
-            : (high & pte.LPA2_ADDR_HI) | ((low & pte.LPA2_OA_51_50) << 10)
-      }
-      if (nextHi >>> (g.outputBits - 32) !== 0) return EVENTS.F_ADDR_SIZE
-      if (!table) {
-        const status = this.#check(at, tableHi, entryLo, high, low, limits, g.bigEndian, need)
-        if (status === 0) this.#output(low, nextHi, vaHi, vaLo, shift)
-        return status
+      const kind = descriptorKind(low, level, g.firstBlockLevel)
+      if (kind === INVALID) return EVENTS.F_TRANSLATION
+      tableHi = addressHi(high, low, g.addressForm)
+      if (tableHi >>> (g.outputBits - 32) !== 0) return EVENTS.F_ADDR_SIZE
+      if (kind === LEAF) {
+        const fault = this.#check(at, entryHi, entryLo, high, low, limits, g.bigEndian, need)
+        if (fault === 0) this.#accept(low, tableHi, vaHi, vaLo, shift)
+        return fault
       }
       limits |= high & limitMask
-      tableHi = nextHi
       tableLo = low & g.addressMaskLo
       shift -= g.stride
       mask = g.indexMask
@@ -145,11 +214,22 @@ export class Stage1Walk {
     return status
   }
 
+  /** Leaves the physical address of a descriptor in the site. */
+  #locate(hi: number, lo: number): number {
+    const site = this.#site
+    site.fetchHi = hi
+    site.fetchLo = lo
+    if (!this.nested) return 0
+    const status = this.#throughStage2(hi, lo, ACCESS_READ)
+    if (status !== 0) return status
+    site.fetchHi = this.#stage2.outHi
+    site.fetchLo = this.#stage2.outLo
+    return 0
+  }
+
   /** A stage 1 table that no memory answers for is CLASS TT, §7.3.12. */
-  #unreadable(hi: number, lo: number): number {
+  #unreadable(): number {
     this.#site.cls = CLASS_TT
-    this.#site.fetchHi = hi
-    this.#site.fetchLo = lo
     return EVENTS.F_WALK_EABT
   }
 
@@ -184,29 +264,29 @@ export class Stage1Walk {
   }
 
   #permissions(high: number, low: number, limits: number): number {
-    const writable = (low & pte.S1_AP2) === 0 && (limits & pte.AP_TABLE_NO_WRITE_HI) === 0
-    const userExecutes = ((high & pte.S1_UXN_HI) | (limits & pte.XN_TABLE_HI)) === 0
+    const writable = (low & AP2) === 0 && (limits & NO_WRITE_HI) === 0
+    const userExecutes = ((high & UXN_HI) | (limits & XN_TABLE_HI)) === 0
     if (this.singlePrivilege) {
       const executes = userExecutes && !(this.writeExecuteNever && writable)
-      return ACCESS_READ | (writable ? ACCESS_WRITE : 0) | (executes ? ACCESS_EXEC : 0)
+      return READ | (writable ? WRITE : 0) | (executes ? EXEC : 0)
     }
-    const user = (low & pte.S1_AP1) !== 0 && (limits & pte.AP_TABLE_NO_UNPRIV_HI) === 0
+    const user = (low & AP1) !== 0 && (limits & NO_UNPRIV_HI) === 0
     const userWrites = user && writable
     if (!this.privileged) {
       const executes = userExecutes && !(this.writeExecuteNever && userWrites)
-      return (user ? ACCESS_READ : 0) | (userWrites ? ACCESS_WRITE : 0) | (executes ? ACCESS_EXEC : 0)
+      return (user ? READ : 0) | (userWrites ? WRITE : 0) | (executes ? EXEC : 0)
     }
     // What user code may write, privileged code must not execute: DDI 0487 §D8.4.
     const executes =
-      ((high & pte.S1_PXN_HI) | (limits & pte.PXN_TABLE_HI)) === 0 &&
+      ((high & PXN_HI) | (limits & PXN_TABLE_HI)) === 0 &&
       !userWrites &&
       !(this.writeExecuteNever && writable)
     const hidden = this.privilegedAccessNever && (user || (this.panCoversExecute && userExecutes))
-    const data = hidden ? 0 : ACCESS_READ | (writable ? ACCESS_WRITE : 0)
-    return data | (executes ? ACCESS_EXEC : 0)
+    const data = hidden ? 0 : READ | (writable ? WRITE : 0)
+    return data | (executes ? EXEC : 0)
   }
 
-  #output(low: number, baseHi: number, vaHi: number, vaLo: number, shift: number): void {
+  #accept(low: number, baseHi: number, vaHi: number, vaLo: number, shift: number): void {
     this.sizeLg2 = shift
     if (shift < 32) {
       const offset = (1 << shift) - 1

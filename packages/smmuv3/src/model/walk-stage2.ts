@@ -7,8 +7,23 @@ import { ACCESS_EXEC, ACCESS_READ, ACCESS_WRITE, type PhysicalMemory } from "@io
 import { EVENTS } from "../spec/events.ts"
 import * as pte from "../spec/page-tables.ts"
 import type { FaultSite } from "./events.ts"
-import { ADDRESS_48, ADDRESS_LPA, Geometry, swap32 } from "./geometry.ts"
+import { addressHi, descriptorKind, Geometry, INVALID, LEAF, swap32 } from "./geometry.ts"
 import type { Tracer } from "./trace.ts"
+
+// V8 loads a binding of another module from memory at each use, one of its own not: 5 of 29 ns a walk.
+const TYPE = pte.TYPE
+const TYPE_TABLE = pte.TYPE_TABLE
+const TYPE_BLOCK = pte.TYPE_BLOCK
+const TYPE_PAGE = pte.TYPE_PAGE
+const ADDR_HI = pte.ADDR_HI
+const ADDR_LO = pte.ADDR_LO
+const AF = pte.AF
+const S2_AP_SHIFT = pte.S2_AP_SHIFT
+const XN_HI = pte.S2_XN_HI
+const DBM_HI = pte.DBM_HI
+const WRITE = ACCESS_WRITE
+const EXEC = ACCESS_EXEC
+const DATA_ACCESS = ACCESS_READ | ACCESS_WRITE
 
 export class Stage2Walk {
   readonly geometry: Geometry = new Geometry()
@@ -28,10 +43,8 @@ export class Stage2Walk {
   outHi = 0
   outLo = 0
   sizeLg2 = 0
-  /** ACCESS_* bits. */
-  allowed = 0
-  /** Low half of the leaf. */
-  leafLo = 0
+  #leafHi = 0
+  #leafLo = 0
 
   readonly #memory: PhysicalMemory
   readonly #words: Uint32Array
@@ -43,55 +56,98 @@ export class Stage2Walk {
     this.#site = site
   }
 
+  /** What the leaf found last allows, ACCESS_* bits. */
+  get allowed(): number {
+    return this.#permissions(this.#leafHi, this.#leafLo)
+  }
+
   /**
    * @param need ACCESS_READ, ACCESS_WRITE, or ACCESS_EXEC alone for an instruction fetch; 0 asks for nothing
    * @returns 0 or the number of the event
    */
   walk(ipaHi: number, ipaLo: number, need: number): number {
+    const quick = this.geometry.quick && this.trace === null && need <= DATA_ACCESS
+    return quick && this.#walk4K(ipaHi, ipaLo, need) ? 0 : this.#walkAll(ipaHi, ipaLo, need)
+  }
+
+  /**
+   * The shape that nearly all tables have, unrolled: 15 ns against 29 of the complete walk. It knows success
+   * alone; whatever else it meets, the complete walk meets again and answers.
+   */
+  #walk4K(ipaHi: number, ipaLo: number, need: number): boolean {
     const g = this.geometry
-    const inputBits = g.inputBits
+    const memory = this.#memory
+    const words = this.#words
+    const outputShift = g.outputBits - 32
+    let tableHi = g.rootHi
+    let tableLo = g.rootLo
+    let mask = g.rootMask
+    if (ipaHi >>> (g.inputBits - 32) !== 0) return false
+    if (g.startLevel === 0) {
+      const at = memory.find(tableHi, tableLo | (((ipaHi >>> 7) & mask) << 3))
+      if (at < 0) return false
+      tableLo = words[at] | 0
+      tableHi = words[at + 1] & ADDR_HI
+      if ((tableLo & TYPE) !== TYPE_TABLE || tableHi >>> outputShift !== 0) return false
+      tableLo &= ADDR_LO
+      mask = 511
+    }
+    let at = memory.find(tableHi, tableLo | ((((ipaHi << 2) | (ipaLo >>> 30)) & mask) << 3))
+    if (at < 0) return false
+    tableLo = words[at] | 0
+    tableHi = words[at + 1] & ADDR_HI
+    if ((tableLo & TYPE) !== TYPE_TABLE || tableHi >>> outputShift !== 0) return false
+    at = memory.find(tableHi, (tableLo & ADDR_LO) | (((ipaLo >>> 21) & 511) << 3))
+    if (at < 0) return false
+    let low = words[at] | 0
+    let high = words[at + 1] | 0
+    if ((high & ADDR_HI) >>> outputShift !== 0) return false
+    const wanted = AF | (need << S2_AP_SHIFT)
+    if ((low & TYPE) !== TYPE_TABLE) {
+      if ((low & (TYPE | wanted)) !== (TYPE_BLOCK | wanted)) return false
+      this.#accept(high, low, high & ADDR_HI, ipaHi, ipaLo, 21)
+      return true
+    }
+    at = memory.find(high & ADDR_HI, (low & ADDR_LO) | (((ipaLo >>> 12) & 511) << 3))
+    if (at < 0) return false
+    low = words[at] | 0
+    high = words[at + 1] | 0
+    if ((low & (TYPE_PAGE | wanted)) !== (TYPE_PAGE | wanted)) return false
+    if ((high & ADDR_HI) >>> outputShift !== 0) return false
+    this.#accept(high, low, high & ADDR_HI, ipaHi, ipaLo, 12)
+    return true
+  }
+
+  /** Every form, every fault, in the order of §7.3.22. */
+  #walkAll(ipaHi: number, ipaLo: number, need: number): number {
+    const g = this.geometry
+    const { inputBits } = g
     if (inputBits >= 32 ? ipaHi >>> (inputBits - 32) !== 0 : ipaHi !== 0 || ipaLo >>> inputBits !== 0) {
       return EVENTS.F_TRANSLATION
     }
-    const words = this.#words
     let tableHi = g.rootHi
     let tableLo = g.rootLo
-    let level = g.startLevel
     let shift = g.rootShift
     let mask = g.rootMask
+    let level = g.startLevel
     for (;;) {
       const index =
         (shift >= 32 ? ipaHi >>> (shift - 32) : (ipaLo >>> shift) | (ipaHi << (32 - shift))) & mask
       const entryLo = tableLo | (index << 3)
       const at = this.#memory.find(tableHi, entryLo)
-      if (at < 0) {
-        this.#site.fetchHi = tableHi
-        this.#site.fetchLo = entryLo
-        return EVENTS.F_WALK_EABT
-      }
-      let low = words[at] | 0
-      let high = words[at + 1] | 0
-      if (g.bigEndian) {
-        const swapped = swap32(low)
-        low = swap32(high)
-        high = swapped
-      }
+      if (at < 0) return this.#unreadable(tableHi, entryLo)
+      const low = g.bigEndian ? swap32(this.#words[at + 1]) : this.#words[at] | 0
+      const high = g.bigEndian ? swap32(this.#words[at]) : this.#words[at + 1] | 0
       if (this.trace !== null) this.trace.descriptor(2, g, level, tableHi, tableLo, index, high, low)
-      if ((low & pte.VALID) === 0) return EVENTS.F_TRANSLATION
-      const table = (low & pte.TABLE) !== 0 && level < pte.LAST_LEVEL
-      if (!table && (level === pte.LAST_LEVEL ? (low & pte.PAGE) === 0 : level < g.firstBlockLevel)) {
-        return EVENTS.F_TRANSLATION
+      const kind = descriptorKind(low, level, g.firstBlockLevel)
+      if (kind === INVALID) return EVENTS.F_TRANSLATION
+      tableHi = addressHi(high, low, g.addressForm)
+      if (tableHi >>> (g.outputBits - 32) !== 0) return EVENTS.F_ADDR_SIZE
+      if (kind === LEAF) {
+        const status = this.#check(at, high, low, need)
+        if (status === 0) this.#accept(high, low, tableHi, ipaHi, ipaLo, shift)
+        return status
       }
-      let nextHi = high & pte.ADDR_HI
-      if (g.addressForm !== ADDRESS_48) {
-        nextHi =
-          g.addressForm === ADDRESS_LPA
-            ? nextHi | ((low & pte.LPA_OA_51_48) << 4)
-            : (high & pte.LPA2_ADDR_HI) | ((low & pte.LPA2_OA_51_50) << 10)
-      }
-      if (nextHi >>> (g.outputBits - 32) !== 0) return EVENTS.F_ADDR_SIZE
-      if (!table) return this.#leaf(at, high, low, nextHi, ipaHi, ipaLo, shift, need)
-      tableHi = nextHi
       tableLo = low & g.addressMaskLo
       shift -= g.stride
       mask = g.indexMask
@@ -102,35 +158,51 @@ export class Stage2Walk {
   /** S2PTW: a table or CD must not lie in Device memory. §5.2 S2PTW. */
   forbidsTable(): boolean {
     if (!this.protectTables) return false
-    const type = this.leafLo & pte.S2_MEM_ATTR
+    const type = this.#leafLo & pte.S2_MEM_ATTR
     return this.forceWriteBack ? (type & 0x10) === 0 : (type & 0x30) === 0
   }
 
-  #leaf(
-    at: number,
-    high: number,
-    low: number,
-    baseHi: number,
-    ipaHi: number,
-    ipaLo: number,
-    shift: number,
-    need: number,
-  ): number {
+  #unreadable(hi: number, lo: number): number {
+    this.#site.fetchHi = hi
+    this.#site.fetchLo = lo
+    return EVENTS.F_WALK_EABT
+  }
+
+  /** Access flag, permissions and their hardware update, in the order of §7.3.22. */
+  #check(at: number, high: number, low: number, need: number): number {
     if ((low & pte.AF) === 0 && !this.updateAccess && !this.accessFaultsOff) return EVENTS.F_ACCESS
-    const dirtyable = this.updateDirty && (high & pte.DBM_HI) !== 0
-    let allowed = (low >>> pte.S2_AP_SHIFT) & (ACCESS_READ | ACCESS_WRITE)
-    if (dirtyable) allowed |= ACCESS_WRITE
-    if (this.#executable(high)) allowed |= ACCESS_EXEC
-    if ((allowed & need) !== need) return EVENTS.F_PERMISSION
+    if ((this.#permissions(high, low) & need) !== need) return EVENTS.F_PERMISSION
     let updated = low
     if (this.updateAccess) updated |= pte.AF
-    if (dirtyable && (need & ACCESS_WRITE) !== 0) updated |= pte.S2_AP_WRITE
+    if (this.#dirtyable(high) && (need & ACCESS_WRITE) !== 0) updated |= pte.S2_AP_WRITE
     if (updated !== low) {
       if (this.geometry.bigEndian) this.#words[at + 1] = swap32(updated)
       else this.#words[at] = updated
     }
-    this.allowed = allowed
-    this.leafLo = low
+    return 0
+  }
+
+  #dirtyable(high: number): boolean {
+    return this.updateDirty && (high & DBM_HI) !== 0
+  }
+
+  #permissions(high: number, low: number): number {
+    let allowed = (low >>> S2_AP_SHIFT) & DATA_ACCESS
+    if (this.#dirtyable(high)) allowed |= WRITE
+    return this.#executable(high) ? allowed | EXEC : allowed
+  }
+
+  /** XN[1:0]: 0 all, 1 unprivileged alone, 2 nobody, 3 privileged alone; without XNX bit 54 alone. §D8.4. */
+  #executable(high: number): boolean {
+    if ((high & XN_HI) === 0) return true
+    if (!this.xnx) return (high & pte.S2_XN1_HI) === 0
+    if ((high & pte.S2_XN0_HI) === 0) return false
+    return ((high & pte.S2_XN1_HI) !== 0) === this.privileged
+  }
+
+  #accept(high: number, low: number, baseHi: number, ipaHi: number, ipaLo: number, shift: number): void {
+    this.#leafHi = high
+    this.#leafLo = low
     this.sizeLg2 = shift
     if (shift < 32) {
       const offset = (1 << shift) - 1
@@ -141,14 +213,5 @@ export class Stage2Walk {
       this.outHi = (baseHi & ~offset) | (ipaHi & offset)
       this.outLo = ipaLo
     }
-    return 0
-  }
-
-  /** XN[1:0]: 0 all, 1 unprivileged alone, 2 nobody, 3 privileged alone; without XNX bit 54 alone. §D8.4. */
-  #executable(high: number): boolean {
-    if ((high & pte.S2_XN_HI) === 0) return true
-    if (!this.xnx) return (high & pte.S2_XN1_HI) === 0
-    if ((high & pte.S2_XN0_HI) === 0) return false
-    return ((high & pte.S2_XN1_HI) !== 0) === this.privileged
   }
 }

@@ -52,7 +52,8 @@ const FetchAddr = [247, 195, "physical address of the fetch, bits 55:3"] as cons
 const stream = { EventNumber, SSV, SubstreamID, StreamID } as const
 const fieldsUut = { ...stream, Reason, PnU, InD, RnW, InputAddr } as const
 const fieldsBadSubstreamId = { EventNumber, SubstreamID, StreamID } as const
-const fieldsTranslForbidden = { ...stream, RnW, InputAddr } as const
+const fieldsStreamDisabled = { EventNumber, StreamID } as const
+const fieldsTranslForbidden = { EventNumber, StreamID, RnW, InputAddr } as const
 const fieldsFetch = { ...stream, Reason, GPCF, FetchAddr } as const
 const fieldsWalkEabt = { ...stream, Reason, GPCF, PnU, InD, RnW, S2, CLASS, InputAddr, FetchAddr } as const
 const fieldsTranslation = {
@@ -95,13 +96,13 @@ export const C_BAD_STE: EventLayout<"EventNumber" | "SSV" | "SubstreamID" | "Str
   "5",
   stream,
 )
-export const F_STREAM_DISABLED: EventLayout<"EventNumber" | "SSV" | "SubstreamID" | "StreamID"> = record(
+export const F_STREAM_DISABLED: EventLayout<"EventNumber" | "StreamID"> = record(
   "F_STREAM_DISABLED",
   "7",
-  stream,
+  fieldsStreamDisabled,
 )
 export const F_TRANSL_FORBIDDEN: EventLayout<
-  "EventNumber" | "SSV" | "SubstreamID" | "StreamID" | "RnW" | "InputAddr"
+  "EventNumber" | "StreamID" | "RnW" | "InputAddr"
 > = record("F_TRANSL_FORBIDDEN", "8", fieldsTranslForbidden)
 export const C_BAD_SUBSTREAMID: EventLayout<"EventNumber" | "SubstreamID" | "StreamID"> = record(
   "C_BAD_SUBSTREAMID",
