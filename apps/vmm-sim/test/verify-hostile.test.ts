@@ -70,7 +70,7 @@ describe.each(fixtureNames)("%s with hostile contents", name => {
 })
 
 describe("leaves of tables that refer to themselves", () => {
-  it("are read until there are more than the dump can hold", () => {
+  it("are read until there are more than the tables can hold", () => {
     // Root, and every table below it: the AMD v1 table whose entries all point at itself, one level down.
     const capture = fixture("amd-v1")
     const device = capture.translations[0].device
@@ -84,7 +84,7 @@ describe("leaves of tables that refer to themselves", () => {
       const level = index % 4n
       machine.memory.write64(root + index * 8n, root | 0x6000_0000_0000_0001n | (level << 9n))
     }
-    const { complete, leaves } = readLeaves(machine, device, capture.pages.length)
+    const { complete, leaves } = readLeaves(machine, device, 20)
     expect(complete).toBe(false)
     expect(leaves.length).toBeGreaterThan(1000)
   })

@@ -1,6 +1,7 @@
-import { hi32, lo32, NO_PASID, type WalkStep } from "@iommu/core"
+import { hi32, IOMMU_READ, IOMMU_WRITE, lo32, NO_PASID, type WalkStep } from "@iommu/core"
 import { describe, expect, it } from "vitest"
 import type { Capture } from "../src/capture/load.ts"
+import type { TableCall } from "../src/capture/ops-file.ts"
 import type { FaultRow, TranslationRow } from "../src/capture/schema.ts"
 import { LEDGER } from "../src/ledger/index.ts"
 import { type Leaf, readLeaves } from "../src/verify/leaves.ts"
@@ -45,23 +46,57 @@ interface LeafList {
   readonly leaves: readonly (readonly [iova: string, pa: string, size: string, permissions: string])[]
 }
 
-describe("leaves read through the model", () => {
+function leafLists(name: string): [root: string, list: LeafList][] {
+  return Object.entries(JSON.parse(fixtureText(name, "leaves.json")) as Record<string, LeafList>)
+}
+
+describe("leaves of another reader", () => {
   const listed = fixtureNames.filter(name => fixture(name).vendor !== "smmuv3")
 
-  it.each(listed)("%s: are those of leaves.json, all of them and no more", name => {
+  it.each(listed)("%s: are what the model finds, all of them and no more", name => {
     const capture = fixture(name)
     const machine = new Machine(capture)
-    const tables = Object.values(JSON.parse(fixtureText(name, "leaves.json")) as Record<string, LeafList>)
-    expect(tables.length).toBeGreaterThan(0)
-    for (const { devices, leaves } of tables) {
-      const { leaves: found, complete } = readLeaves(machine, deviceOfBdf(devices[0]), capture.pages.length)
-      expect(complete).toBe(true)
-      expect(found.map(leafRow)).toEqual(
+    expect(leafLists(name).length).toBeGreaterThan(0)
+    for (const [, { devices, leaves }] of leafLists(name)) {
+      const found = readLeaves(machine, deviceOfBdf(devices[0]), capture.pages.length)
+      expect(found.complete).toBe(true)
+      expect(found.leaves.map(leafRow)).toEqual(
         leaves.map(([iova, pa, size, permissions]) => [iova, pa, size, permissions.replace("-", "")]),
       )
     }
   })
+
+  it.each(listed)("%s: mapped through the driver, are the dumped ones", name => {
+    const lists = leafLists(name)
+    const traceDomains = Object.fromEntries(
+      lists.map(([root, { devices }]) => [root, devices.map(deviceOfBdf)]),
+    )
+    const ops = lists.flatMap(([root, { leaves }]) => leaves.map(leaf => mapCall(root, leaf)))
+    const { counts, details } = verifyCapture({
+      ...fixture(name),
+      translations: [],
+      unmapped: [],
+      faults: [],
+      traceDomains,
+      ops,
+    })
+    expect(details.slice(0, 3)).toEqual([])
+    expect(counts.ops.agree).toBeGreaterThanOrEqual(ops.length)
+  })
 })
+
+function mapCall(domain: string, [iova, pa, size, permissions]: LeafList["leaves"][number]): TableCall {
+  return {
+    kind: "map",
+    line: 1,
+    domain,
+    iova: BigInt(`0x${iova}`),
+    pa: BigInt(`0x${pa}`),
+    pageSize: BigInt(`0x${size}`),
+    count: 1n,
+    prot: (permissions.includes("r") ? IOMMU_READ : 0) | (permissions.includes("w") ? IOMMU_WRITE : 0),
+  }
+}
 
 function deviceOfBdf(bdf: string): number {
   const [bus, device, fn] = bdf.split(/[:.]/).map(part => Number.parseInt(part, 16))

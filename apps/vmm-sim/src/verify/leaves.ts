@@ -71,13 +71,10 @@ class LeafReader {
   readonly #spans = new Map<string, number>()
   #walksLeft: number
   #stage: 0 | 1 | 2 = 0
-  /** Table reads of the last traced walk, and the last of them. */
-  #depth = 0
-  #last: WalkStep | null = null
+  /** Table reads of the last traced walk. */
+  readonly #steps: WalkStep[] = []
   readonly #onStep = (step: WalkStep): void => {
-    if (step.stage === 0) return
-    this.#depth++
-    this.#last = step
+    if (step.stage !== 0) this.#steps.push(step)
   }
 
   constructor({ model, memory }: TableMachine, device: number, maxWalks: number) {
@@ -91,8 +88,7 @@ class LeafReader {
     let iova = 0n
     const end = 1n << BigInt(ADDRESS_BITS)
     while (iova < end && this.#walksLeft > 0) {
-      const readable = this.#tracedRead(iova)
-      const mapped = readable || this.#walk(iova, ACCESS_WRITE)
+      const mapped = this.#walk(iova, ACCESS_READ) || this.#walk(iova, ACCESS_WRITE)
       iova = mapped && this.#throughTable() ? this.#takeLeaf(iova) : this.#skipHole(iova)
     }
     return { leaves: this.#leaves, stage: this.#stage, complete: iova >= end }
@@ -115,9 +111,9 @@ class LeafReader {
     return start + size
   }
 
-  /** @returns where the entry ends at which the last traced walk, of `iova`, stopped */
+  /** @returns where the entry ends at which the walk of `iova` stops */
   #skipHole(iova: bigint): bigint {
-    const stop = this.#stop()
+    const stop = this.#stopOf(iova)
     if (stop === null) return iova + (1n << BigInt(this.#spanOf(iova, null)))
     this.#stage = stop.stage
     const table = `${stop.depth} ${stop.table}`
@@ -145,27 +141,22 @@ class LeafReader {
   #spanOf(iova: bigint, stop: Stop | null): number {
     let span = PAGE_SHIFT
     while (span < ADDRESS_BITS && iova % (1n << BigInt(span + 1)) === 0n) {
-      this.#tracedRead(iova + (1n << BigInt(span)))
-      const here = this.#stop()
+      const here = this.#stopOf(iova + (1n << BigInt(span)))
       if (here?.table !== stop?.table || here?.index !== stop?.index) return span
       span++
     }
     return span
   }
 
-  #tracedRead(iova: bigint): boolean {
-    this.#depth = 0
-    this.#last = null
+  /** A walk that is traced: tracing costs more than the walk. */
+  #stopOf(iova: bigint): Stop | null {
+    this.#steps.length = 0
     this.#model.trace = this.#onStep
-    const allowed = this.#walk(iova, ACCESS_READ)
+    this.#walk(iova, ACCESS_READ)
     this.#model.trace = null
-    return allowed
-  }
-
-  #stop(): Stop | null {
-    const last = this.#last
-    if (last === null || last.stage === 0) return null
-    return { table: last.table, index: last.index, stage: last.stage, depth: this.#depth }
+    const last = this.#steps.at(-1)
+    if (last === undefined || last.stage === 0) return null
+    return { table: last.table, index: last.index, stage: last.stage, depth: this.#steps.length }
   }
 
   #walk(iova: bigint, access: number): boolean {
