@@ -4,6 +4,7 @@
 import { fromHalves, NO_PASID, type PhysicalMemory } from "@iommu/core"
 import * as dte from "../spec/device-table.ts"
 import * as pte from "../spec/page-tables.ts"
+import { gcr3PasidBits } from "../spec/pasid-table.ts"
 import * as reg from "../spec/registers.ts"
 import { dwordOf, type Registers } from "./registers.ts"
 import type { Trace } from "./trace.ts"
@@ -19,16 +20,20 @@ import {
 import type { GuestWalk } from "./walk-stage1.ts"
 import type { HostWalk } from "./walk-stage2.ts"
 
-const CONTROL = dwordOf("CONTROL")
-const EXT_FEATURES = dwordOf("EXT_FEATURES")
-const SEGMENT_BASE: readonly number[] = reg.DEVTAB_SEGMENTS.map(dwordOf)
+// Local, because imported constants are loaded at each use (see walk-stage2.ts).
+const { V, TV, GV, GIOV, ROOT_HI, ROOT_LO, DTE_BYTES_LG2, MAX_DEVICES, DOMAIN_ID_MASK } = dte
+const { HAD_SHIFT, HAD_MASK, MODE_SHIFT, MODE_MASK, GLX_SHIFT, GLX_MASK } = dte
+const { RESERVED_0, RESERVED_1, RESERVED_6, RESERVED_7 } = dte
+const { GCR3_14_12_SHIFT, GCR3_14_12_MASK, GCR3_30_15_SHIFT, GCR3_51_31_SHIFT } = dte
+const { GUEST_PAGING_MODE_SHIFT, GUEST_PAGING_MODE_MASK } = dte
+const RIGHTS = dte.IR | dte.IW
 
 /** HATS 3 says that there are no host tables at all. */
 const HATS_NONE = 3
 
 export class DeviceEntries {
   private readonly memory: PhysicalMemory
-  private readonly dwords: Uint32Array
+  private readonly registers: Registers
   private readonly transaction: Transaction
   private readonly host: HostWalk
   private readonly guest: GuestWalk
@@ -40,6 +45,17 @@ export class DeviceEntries {
   usesGuest = false
   pasid = 0
 
+  // What the registers say, see configure(). Segment n of the device table has bytes, base low and base high.
+  private readonly segments: Float64Array = new Float64Array(3 * reg.DEVTAB_SEGMENTS.length)
+  private segmentLg2 = 0
+  private hostLevels = 0
+  private guestEnabled = false
+  private maxGlx = 0
+  private maxGuestPaging = 0
+  private readonly pasidBits: Int32Array = new Int32Array(dte.GLX_MAX + 1)
+  private accessedBit = 0
+  private dirtyBit = 0
+
   constructor(
     memory: PhysicalMemory,
     registers: Registers,
@@ -48,83 +64,101 @@ export class DeviceEntries {
     guest: GuestWalk,
   ) {
     this.memory = memory
-    this.dwords = registers.dwords
+    this.registers = registers
     this.transaction = transaction
     this.host = host
     this.guest = guest
   }
 
-  /** Reads the entry and sets the walkers up by it. */
+  /** Takes over what registers say; to be called after each change of them. */
+  configure(): void {
+    const { dwords } = this.registers
+    const control = dwords[dwordOf("CONTROL")] as number
+    const controlHi = dwords[dwordOf("CONTROL") + 1] as number
+    const efr = dwords[dwordOf("EXT_FEATURES")] as number
+    const efrHi = dwords[dwordOf("EXT_FEATURES") + 1] as number
+    const enabled = (controlHi >>> reg.CONTROL_DevTblSegEn_HI_SHIFT) & reg.CONTROL_DevTblSegEn_MASK
+    this.segmentLg2 = Math.min(enabled, (efrHi >>> reg.EFR_DevTblSegSup_HI_SHIFT) & 3)
+    reg.DEVTAB_SEGMENTS.forEach((name, segment) => {
+      const at = dwordOf(name)
+      const low = dwords[at] as number
+      const size = low & (segment === 0 ? reg.DEVTAB_SIZE : reg.DEVTAB_SEG_SIZE)
+      this.segments[segment * 3] = (size + 1) << 12
+      this.segments[segment * 3 + 1] = (low & reg.BASE_LO) >>> 0
+      this.segments[segment * 3 + 2] = (dwords[at + 1] as number) & reg.BASE_HI
+    })
+    const hats = (efr >>> reg.EFR_HATS_SHIFT) & 3
+    this.hostLevels = hats === HATS_NONE ? 0 : Math.min(4 + hats, dte.MODE_MAX)
+    this.accessedBit = (efrHi & reg.EFR_HASup_HI) !== 0 ? pte.V1_A : 0
+    this.dirtyBit = (efrHi & reg.EFR_HDSup_HI) !== 0 ? pte.V1_D : 0
+    this.guestEnabled = (control & reg.CONTROL_GTEn) !== 0
+    this.configureGuest(controlHi, efr, efrHi)
+  }
+
+  private configureGuest(controlHi: number, efr: number, efrHi: number): void {
+    const { guest } = this
+    this.maxGlx = Math.min((efr >>> reg.EFR_GLXSup_SHIFT) & 3, dte.GLX_MAX)
+    this.maxGuestPaging = Math.min((efr >>> reg.EFR_GATS_SHIFT) & 3, dte.GUEST_PAGING_5_LEVEL)
+    const pasidBits = (efrHi & reg.EFR_PASmax_MASK) + 1
+    for (let glx = 0; glx <= dte.GLX_MAX; glx++) this.pasidBits[glx] = Math.min(gcr3PasidBits(glx), pasidBits)
+    guest.rootIsGuestPhysical = (controlHi & reg.CONTROL_GCR3TRPMode_HI) !== 0
+    guest.noExecute = (efr & reg.EFR_NXSup) !== 0
+    guest.supervisor = (efrHi & reg.EFR_USSup_HI) !== 0
+    guest.accessedBit = (controlHi & reg.CONTROL_GAUpdateDis_HI) !== 0 ? 0 : pte.V2_A
+    guest.dirtyBit = (controlHi & reg.CONTROL_GDUpdateDis_HI) !== 0 ? 0 : pte.V2_D
+  }
+
+  /** Reads the transaction's entry and sets the walkers up by it. */
   load(): number {
     const t = this.transaction
-    const at = this.find()
-    if (at < 0) return at === -1 ? NO_DTE : DTE_ERROR
+    const at = this.find(t.device)
+    if (at < 0) {
+      t.domainId = 0
+      t.dteFlags = 0
+      return at === -1 ? NO_DTE : DTE_ERROR
+    }
     const words = this.memory.words
     const d0 = words[at] as number
-    this.valid = (d0 & dte.V) !== 0
+    this.valid = (d0 & V) !== 0
     if (!this.valid) return OK
     const d1 = words[at + 1] as number
     const d2 = words[at + 2] as number
-    t.domainId = d2 & dte.DOMAIN_ID_MASK
-    t.dteFlags = words[at + 3] as number
-    t.dteInterruptsLo = words[at + 4] as number
-    t.dteInterruptsHi = words[at + 5] as number
-    const reserved =
-      (d0 & dte.RESERVED_0) |
-      (d1 & dte.RESERVED_1) |
-      ((words[at + 6] as number) & dte.RESERVED_6) |
-      ((words[at + 7] as number) & dte.RESERVED_7)
-    if (reserved !== 0) return DTE_RESERVED_BIT
-    if ((d0 & dte.TV) === 0) return NO_TRANSLATION
-    const mode = (d0 >>> dte.MODE_SHIFT) & dte.MODE_MASK
-    if (mode > this.hostLevels()) return DTE_ILLEGAL_VALUE
-    this.setHost(mode, d0, d1)
+    t.domainId = d2 & DOMAIN_ID_MASK
+    t.dteFlags = (words[at + 3] as number) | 0
+    t.dteInterruptsLo = (words[at + 4] as number) | 0
+    t.dteInterruptsHi = (words[at + 5] as number) | 0
+    const reserved = (d0 & RESERVED_0) | (d1 & RESERVED_1)
+    const reservedUpper = ((words[at + 6] as number) & RESERVED_6) | ((words[at + 7] as number) & RESERVED_7)
+    if ((reserved | reservedUpper) !== 0) return DTE_RESERVED_BIT
+    if ((d0 & TV) === 0) return NO_TRANSLATION
+    const mode = (d0 >>> MODE_SHIFT) & MODE_MASK
+    if (mode > this.hostLevels) return DTE_ILLEGAL_VALUE
+    const { host } = this
+    host.setRoot(mode, d1 & ROOT_HI, d0 & ROOT_LO, d1 & RIGHTS)
+    const had = (d0 >>> HAD_SHIFT) & HAD_MASK
+    host.accessedBit = (had & 1) === 0 ? 0 : this.accessedBit
+    host.dirtyBit = (had & 2) === 0 ? 0 : this.dirtyBit
     return this.setGuest(d1, d2)
   }
 
-  /** Word index of the transaction's entry; -1: beyond the table, -2: no memory there. */
-  private find(): number {
-    const t = this.transaction
-    const dwords = this.dwords
-    const enabled =
-      ((dwords[CONTROL + 1] as number) >>> reg.CONTROL_DevTblSegEn_HI_SHIFT) & reg.CONTROL_DevTblSegEn_MASK
-    const segmentLg2 = enabled === 0 ? 0 : Math.min(enabled, this.segmentsLg2())
-    const { device } = t
-    if (device >>> 0 >= dte.MAX_DEVICES) return -1
-    const segment = device >>> (16 - segmentLg2)
-    const base = SEGMENT_BASE[segment] as number
-    const baseLo = dwords[base] as number
-    const baseHi = (dwords[base + 1] as number) & reg.BASE_HI
-    const offset = (device & (0xffff >>> segmentLg2)) << dte.DTE_BYTES_LG2
-    const size = ((baseLo & (segment === 0 ? reg.DEVTAB_SIZE : reg.DEVTAB_SEG_SIZE)) + 1) << 12
-    if (offset >= size) return -1
-    const address = ((baseLo & reg.BASE_LO) >>> 0) + offset
+  /** Word index of a device's entry; -1: beyond the table, -2: no memory there. */
+  private find(device: number): number {
+    const { segments, segmentLg2 } = this
+    if (device >>> 0 >= MAX_DEVICES) return -1
+    const segment = segmentLg2 === 0 ? 0 : device >>> (16 - segmentLg2)
+    const offset = (device & (0xffff >>> segmentLg2)) << DTE_BYTES_LG2
+    if (offset >= (segments[segment * 3] as number)) return -1
+    const address = (segments[segment * 3 + 1] as number) + offset
+    const baseHi = segments[segment * 3 + 2] as number
     const hi = address > 0xffff_ffff ? baseHi + 1 : baseHi
     const at = this.memory.find(hi, address | 0)
     if (at < 0) {
-      t.errorHi = hi
-      t.errorLo = address | 0
+      this.transaction.errorHi = hi
+      this.transaction.errorLo = address | 0
       return -2
     }
-    if (this.tracer !== null) this.traceEntry(at, baseHi, baseLo, offset >>> dte.DTE_BYTES_LG2)
+    if (this.tracer !== null) this.traceEntry(at, segment, offset >>> DTE_BYTES_LG2)
     return at
-  }
-
-  private setHost(mode: number, d0: number, d1: number): void {
-    const { host } = this
-    host.mode = mode
-    host.rootHi = d1 & dte.ROOT_HI
-    host.rootLo = d0 & dte.ROOT_LO
-    host.rootPermissions = d1 & (dte.IR | dte.IW)
-    const had = (d0 >>> dte.HAD_SHIFT) & dte.HAD_MASK
-    if (had === 0) {
-      host.accessedBit = 0
-      host.dirtyBit = 0
-      return
-    }
-    const features = this.dwords[EXT_FEATURES + 1] as number
-    host.accessedBit = (had & dte.HAD_A) !== 0 && (features & reg.EFR_HASup_HI) !== 0 ? pte.V1_A : 0
-    host.dirtyBit = (had & dte.HAD_D) !== 0 && (features & reg.EFR_HDSup_HI) !== 0 ? pte.V1_D : 0
   }
 
   /**
@@ -133,55 +167,30 @@ export class DeviceEntries {
    */
   private setGuest(d1: number, d2: number): number {
     const t = this.transaction
-    const { guest, dwords } = this
-    const on = (d1 & dte.GV) !== 0 && ((dwords[CONTROL] as number) & reg.CONTROL_GTEn) !== 0
-    this.usesGuest = on && (t.pasid !== NO_PASID || (d1 & dte.GIOV) !== 0)
-    if (!this.usesGuest) {
-      return t.pasid === NO_PASID ? OK : NO_TRANSLATION
-    }
-    this.pasid = t.pasid === NO_PASID ? 0 : t.pasid
-    const efr = dwords[EXT_FEATURES] as number
-    const glx = (d1 >>> dte.GLX_SHIFT) & dte.GLX_MASK
-    const paging = (t.dteInterruptsHi >>> dte.GUEST_PAGING_MODE_SHIFT) & dte.GUEST_PAGING_MODE_MASK
-    if (glx > Math.min((efr >>> reg.EFR_GLXSup_SHIFT) & 3, dte.GLX_MAX)) return DTE_ILLEGAL_VALUE
-    if (paging > Math.min((efr >>> reg.EFR_GATS_SHIFT) & 3, dte.GUEST_PAGING_5_LEVEL))
-      return DTE_ILLEGAL_VALUE
+    const { pasid } = t
+    this.usesGuest = (d1 & GV) !== 0 && this.guestEnabled && (pasid !== NO_PASID || (d1 & GIOV) !== 0)
+    if (!this.usesGuest) return pasid === NO_PASID ? OK : NO_TRANSLATION
+    this.pasid = pasid === NO_PASID ? 0 : pasid
+    const glx = (d1 >>> GLX_SHIFT) & GLX_MASK
+    const paging = (t.dteInterruptsHi >>> GUEST_PAGING_MODE_SHIFT) & GUEST_PAGING_MODE_MASK
+    if (glx > this.maxGlx || paging > this.maxGuestPaging) return DTE_ILLEGAL_VALUE
+    const { guest } = this
     guest.glx = glx
+    guest.pasidBits = this.pasidBits[glx] as number
     guest.levels = 4 + paging
-    const high = (t.dteFlags >>> dte.GCR3_51_31_SHIFT) << 31
-    guest.rootLo = high | ((d2 >>> dte.GCR3_30_15_SHIFT) << 15) | (((d1 >>> dte.GCR3_14_12_SHIFT) & 7) << 12)
-    guest.rootHi = t.dteFlags >>> (dte.GCR3_51_31_SHIFT + 1)
-    this.setGuestModes(efr)
+    const low = ((d1 >>> GCR3_14_12_SHIFT) & GCR3_14_12_MASK) << 12
+    const middle = (d2 >>> GCR3_30_15_SHIFT) << 15
+    guest.rootLo = low | middle | ((t.dteFlags >>> GCR3_51_31_SHIFT) << 31)
+    guest.rootHi = t.dteFlags >>> (GCR3_51_31_SHIFT + 1)
     return OK
   }
 
-  private setGuestModes(efr: number): void {
-    const { guest, dwords } = this
-    const controlHi = dwords[CONTROL + 1] as number
-    const efrHi = dwords[EXT_FEATURES + 1] as number
-    guest.rootIsGuestPhysical = (controlHi & reg.CONTROL_GCR3TRPMode_HI) !== 0
-    guest.pasidBits = (efrHi & reg.EFR_PASmax_MASK) + 1
-    guest.noExecute = (efr & reg.EFR_NXSup) !== 0
-    guest.supervisor = (efrHi & reg.EFR_USSup_HI) !== 0
-    guest.accessedBit = (controlHi & reg.CONTROL_GAUpdateDis_HI) !== 0 ? 0 : pte.V2_A
-    guest.dirtyBit = (controlHi & reg.CONTROL_GDUpdateDis_HI) !== 0 ? 0 : pte.V2_D
-  }
-
-  /** Host levels by HATS; no more than Mode can say. */
-  private hostLevels(): number {
-    const hats = ((this.dwords[EXT_FEATURES] as number) >>> reg.EFR_HATS_SHIFT) & 3
-    return hats === HATS_NONE ? 0 : Math.min(4 + hats, dte.MODE_MAX)
-  }
-
-  private segmentsLg2(): number {
-    return ((this.dwords[EXT_FEATURES + 1] as number) >>> reg.EFR_DevTblSegSup_HI_SHIFT) & 3
-  }
-
-  private traceEntry(at: number, baseHi: number, baseLo: number, index: number): void {
+  private traceEntry(at: number, segment: number, index: number): void {
     const words = this.memory.words
     const entry = [0, 2, 4, 6].map(dword =>
       fromHalves(words[at + dword + 1] as number, words[at + dword] as number),
     )
-    this.tracer?.deviceEntry(baseHi, (baseLo & reg.BASE_LO) >>> 0, index, entry)
+    const [, baseLo, baseHi] = this.segments.subarray(segment * 3, segment * 3 + 3)
+    this.tracer?.deviceEntry(baseHi as number, baseLo as number, index, entry)
   }
 }

@@ -50,6 +50,7 @@ export class AmdModel implements IommuModel, RegisterEffects, InvalidationTarget
     this.host = new HostWalk(memory)
     this.guest = new GuestWalk(memory, this.host, transaction)
     this.entries = new DeviceEntries(memory, registers, transaction, this.host, this.guest)
+    this.entries.configure()
     this.interrupts = new InterruptSource(registers)
     this.events = new EventLog(registers, memory, this.interrupts)
     this.commands = new CommandBuffer(registers, memory, this.events, this.interrupts, this)
@@ -102,17 +103,17 @@ export class AmdModel implements IommuModel, RegisterEffects, InvalidationTarget
       if (isRegister(name)) this.registers.set64(name, BigInt.asUintN(64, value))
       else unknown.push(name)
     }
+    this.entries.configure()
     return unknown
   }
 
-  onControl(before: number): void {
-    const now = this.registers.control
-    this.events.applyControl(before, now)
-    this.commands.applyControl(before, now)
-  }
-
-  onCommandTail(): void {
-    this.commands.run()
+  onWrite(name: RegisterName, controlBefore: number): void {
+    this.entries.configure()
+    if (name === "CMD_TAIL") this.commands.run()
+    if (name !== "CONTROL") return
+    const { control } = this.registers
+    this.events.applyControl(controlBefore, control)
+    this.commands.applyControl(controlBefore, control)
   }
 
   invalidateDevice(device: number): void {

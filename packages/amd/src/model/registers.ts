@@ -7,10 +7,10 @@
 import { fromHalves, hi32, lo32, type Mmio, type RegisterSpecs } from "@iommu/core"
 import * as reg from "../spec/registers.ts"
 
-/** What must happen after a write has been stored. Called once per write, whatever its width. */
+/** What must happen after a write has been stored. Called once per write and register, whatever the width. */
 export interface RegisterEffects {
-  onControl(before: number): void
-  onCommandTail(): void
+  /** @param controlBefore low half of CONTROL before the write */
+  onWrite(name: reg.RegisterName, controlBefore: number): void
 }
 
 /** Bits of a register that a write stores, low and high half; absent: all. */
@@ -130,8 +130,7 @@ export class Registers implements Mmio {
       this.dwords[at] = stored(name, high, this.dwords[at] as number, value)
     }
     for (const pointer of POINTERS_OF[name] ?? []) this.set64(pointer, 0n)
-    if (name === "CONTROL") this.effects?.onControl(controlBefore)
-    if (name === "CMD_TAIL") this.effects?.onCommandTail()
+    this.effects?.onWrite(name, controlBefore)
   }
 
   /** Pointers that hardware moves are not written while it does (§3.4: "undefined"; here the write is dropped). */

@@ -69,12 +69,25 @@ export class Transaction {
     this.iovaHi = iovaHi | 0
     this.iovaLo = iovaLo | 0
     this.access = access
-    this.domainId = 0
-    this.dteFlags = 0
+  }
+
+  /** The device table entry refuses. */
+  refuseByEntry(): void {
     this.faultStage = 0
-    this.faultHi = iovaHi | 0
-    this.faultLo = iovaLo | 0
-    this.faultIsWrite = access & ACCESS_WRITE
-    this.faultIsGuest = pasid === NO_PASID ? 0 : 1
+    this.faultHi = this.iovaHi
+    this.faultLo = this.iovaLo
+    this.faultIsWrite = this.access & ACCESS_WRITE
+    this.faultIsGuest = this.pasid === NO_PASID ? 0 : 1
+  }
+
+  /** The host tables refuse an access at a guest physical address. */
+  refuseByHost(hi: number, lo: number, isWrite: number, walk: { errorHi: number; errorLo: number }): void {
+    this.faultStage = 2
+    this.faultHi = hi
+    this.faultLo = lo
+    this.faultIsWrite = isWrite
+    this.faultIsGuest = 0
+    this.errorHi = walk.errorHi
+    this.errorLo = walk.errorLo
   }
 }

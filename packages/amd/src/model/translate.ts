@@ -19,6 +19,16 @@ import {
 import type { GuestWalk } from "./walk-stage1.ts"
 import { type HostWalk, READ, WRITE } from "./walk-stage2.ts"
 
+// Local, because imported constants are loaded at each use (see walk-stage2.ts).
+const DEVICE_READ = ACCESS_READ
+const DEVICE_WRITE = ACCESS_WRITE
+const DEVICE_EXEC = ACCESS_EXEC
+const HOST_READ = READ
+const HOST_WRITE = WRITE
+const NONE = NO_PASID
+const IommuEn = reg.CONTROL_IommuEn
+const ExEn = reg.EXCL_ExEn
+
 const CONTROL = dwordOf("CONTROL")
 const EXCL_BASE = dwordOf("EXCL_BASE")
 const EXCL_LIMIT = dwordOf("EXCL_LIMIT")
@@ -57,25 +67,25 @@ export class Translator {
 
   translate(device: number, pasid: number, hi: number, lo: number, access: number): number {
     this.transaction.begin(device, pasid, hi, lo, access)
-    if (((this.dwords[CONTROL] as number) & reg.CONTROL_IommuEn) === 0) return this.pass(hi, lo)
+    if (((this.dwords[CONTROL] as number) & IommuEn) === 0) return this.pass(hi, lo)
     const { entries } = this
     const loaded = entries.load()
-    if (loaded !== OK && loaded !== NO_TRANSLATION) return this.refuse(loaded)
+    if (loaded !== OK && loaded !== NO_TRANSLATION) return this.refuseEntry(loaded)
     if (!entries.valid) return this.pass(hi, lo)
-    if (pasid === NO_PASID) {
+    if (pasid === NONE) {
       if (hi === 0 && lo >>> 20 === INTERRUPT_MEGABYTE) return this.interrupt(hi, lo, access)
-      if (((this.dwords[EXCL_BASE] as number) & reg.EXCL_ExEn) !== 0 && this.isExcluded(hi, lo)) {
+      if (((this.dwords[EXCL_BASE] as number) & ExEn) !== 0 && this.isExcluded(hi, lo)) {
         return this.pass(hi, lo)
       }
     }
-    if (loaded !== OK) return this.refuse(loaded)
+    if (loaded !== OK) return this.refuseEntry(loaded)
     return entries.usesGuest ? this.throughGuest(hi, lo, access) : this.throughHost(hi, lo, access)
   }
 
   private throughHost(hi: number, lo: number, access: number): number {
     const { host } = this
-    const status = host.walk(hi, lo, needOf(access))
-    if (status !== OK) return this.refuseHost(status, hi, lo, access)
+    host.walk(hi, lo, needOf(access))
+    if (host.status !== OK) return this.refuseHost(hi, lo, access)
     const r = this.result
     r.paHi = host.paHi >>> 0
     r.paLo = host.paLo >>> 0
@@ -94,14 +104,14 @@ export class Translator {
     if (walked !== OK) return this.refuse(walked)
     const gpaHi = guest.gpaHi
     const gpaLo = guest.gpaLo
-    const status = host.walk(gpaHi, gpaLo, needOf(access))
-    if (status !== OK) return this.refuseHost(status, gpaHi, gpaLo, access)
+    host.walk(gpaHi, gpaLo, needOf(access))
+    if (host.status !== OK) return this.refuseHost(gpaHi, gpaLo, access)
     const r = this.result
     r.paHi = host.paHi
     r.paLo = host.paLo >>> 0
     r.sizeLg2 = host.sizeLg2 !== 0 && host.sizeLg2 < guest.sizeLg2 ? host.sizeLg2 : guest.sizeLg2
     const allowed = allowedOf(host.permissions & guest.permissions)
-    r.allowed = guest.executable && (allowed & ACCESS_READ) !== 0 ? allowed | ACCESS_EXEC : allowed
+    r.allowed = guest.executable && (allowed & DEVICE_READ) !== 0 ? allowed | DEVICE_EXEC : allowed
     r.ipaHi = gpaHi
     r.ipaLo = gpaLo >>> 0
     r.stage1SizeLg2 = guest.sizeLg2
@@ -115,7 +125,7 @@ export class Translator {
     r.paHi = hi >>> 0
     r.paLo = lo >>> 0
     r.sizeLg2 = PASS_SIZE_LG2
-    r.allowed = ACCESS_READ | ACCESS_WRITE
+    r.allowed = DEVICE_READ | DEVICE_WRITE
     r.ipaHi = hi >>> 0
     r.ipaLo = lo >>> 0
     r.stage1SizeLg2 = 0
@@ -129,12 +139,12 @@ export class Translator {
    * that of a table without a valid entry.
    */
   private interrupt(hi: number, lo: number, access: number): number {
-    if (access !== ACCESS_WRITE) return this.refuse(INTERRUPT_READ)
+    if (access !== DEVICE_WRITE) return this.refuseEntry(INTERRUPT_READ)
     const t = this.transaction
     if ((t.dteInterruptsLo & dte.IV) === 0) return this.pass(hi, lo)
     const control = (t.dteInterruptsHi >>> dte.INTCTL_SHIFT) & dte.INTCTL_MASK
     if (control === dte.INTCTL_FORWARD) return this.pass(hi, lo)
-    return this.refuse(control === dte.INTCTL_REMAP ? INTERRUPT_UNMAPPED : INTERRUPT_BLOCKED)
+    return this.refuseEntry(control === dte.INTCTL_REMAP ? INTERRUPT_UNMAPPED : INTERRUPT_BLOCKED)
   }
 
   /** MMIO Offsets 0020h and 0028h: the limit is the last page; DTE.EX or Allow lets a device in. */
@@ -149,15 +159,13 @@ export class Translator {
     return page >= first && page <= last
   }
 
-  private refuseHost(status: number, hi: number, lo: number, access: number): number {
-    const t = this.transaction
-    t.faultStage = 2
-    t.faultIsGuest = 0
-    t.faultHi = hi
-    t.faultLo = lo
-    t.faultIsWrite = access & ACCESS_WRITE
-    t.errorHi = this.host.errorHi
-    t.errorLo = this.host.errorLo
+  private refuseHost(hi: number, lo: number, access: number): number {
+    this.transaction.refuseByHost(hi, lo, access & DEVICE_WRITE, this.host)
+    return this.refuse(this.host.status)
+  }
+
+  private refuseEntry(status: number): number {
+    this.transaction.refuseByEntry()
     return this.refuse(status)
   }
 
@@ -168,11 +176,11 @@ export class Translator {
 }
 
 function needOf(access: number): number {
-  const read = (access & ACCESS_READ) === 0 ? 0 : READ
-  return (access & ACCESS_WRITE) === 0 ? read : read | WRITE
+  const read = (access & DEVICE_READ) === 0 ? 0 : HOST_READ
+  return (access & DEVICE_WRITE) === 0 ? read : read | HOST_WRITE
 }
 
 function allowedOf(permissions: number): number {
-  const read = (permissions & READ) === 0 ? 0 : ACCESS_READ
-  return (permissions & WRITE) === 0 ? read : read | ACCESS_WRITE
+  const read = (permissions & HOST_READ) === 0 ? 0 : DEVICE_READ
+  return (permissions & HOST_WRITE) === 0 ? read : read | DEVICE_WRITE
 }

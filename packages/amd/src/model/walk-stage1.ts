@@ -12,6 +12,22 @@ import type { GuestTrace } from "./trace.ts"
 import { NO_PERMISSION, NOT_PRESENT, OK, RESERVED_BIT, TABLE_ERROR, type Transaction } from "./transaction.ts"
 import { type HostWalk, READ, WRITE } from "./walk-stage2.ts"
 
+// Local, because imported constants are loaded at each use (see walk-stage2.ts).
+const ADDR_LO = pte.ADDR_LO
+const ADDR_HI = pte.ADDR_HI
+const PRESENT = pte.V2_P
+const WRITABLE = pte.V2_RW
+const USER = pte.V2_US
+const PAGE_SIZE = pte.V2_PS
+const NO_EXECUTE = pte.V2_NX_HI
+const MAX_LEAF_LEVEL = pte.V2_MAX_LEAF_LEVEL
+const GCR3_VALID = gcr3.V
+const GCR3_RESERVED_LO = gcr3.RESERVED_LO
+const GCR3_RESERVED_HI = gcr3.RESERVED_HI
+const HOST_READ = READ
+const HOST_WRITE = WRITE
+const DEVICE_WRITE = ACCESS_WRITE
+
 /** Address bits below the page that must be zero: 20:13 of a 2 MiB and 29:13 of a 1 GiB leaf. */
 const LARGE_2M_RESERVED = 0x001f_e000
 const LARGE_1G_RESERVED = 0x3fff_e000
@@ -23,7 +39,7 @@ export class GuestWalk {
   tracer: GuestTrace | null = null
 
   // From the device table entry and the registers.
-  /** DTE.GLX: levels of the GCR3 table less one. */
+  /** DTE.GLX: levels of the GCR3 table less one; PASIDs have no more bits than {@link pasidBits}. */
   glx = 0
   rootHi = 0
   rootLo = 0
@@ -46,8 +62,6 @@ export class GuestWalk {
   /** {@link READ} and {@link WRITE}. */
   permissions = 0
   executable = false
-  /** System physical word index of the entry fetched last. */
-  private at = 0
 
   constructor(memory: PhysicalMemory, host: HostWalk, transaction: Transaction) {
     this.memory = memory
@@ -56,127 +70,112 @@ export class GuestWalk {
   }
 
   walk(pasid: number, hi: number, lo: number, access: number): number {
+    const { memory, host, accessedBit } = this
+    const words = memory.words
     if (!isCanonical(this.levels, hi)) return this.refuse(NOT_PRESENT, access)
     const status = this.findRoot(pasid, access)
     if (status !== OK) return status
-    const { memory, accessedBit } = this
-    const words = memory.words
     let level = this.levels
     let tableHi = this.gpaHi
     let tableLo = this.gpaLo
-    let allow = pte.V2_RW | pte.V2_US
+    let allow = WRITABLE | USER
     let forbid = 0
     for (;;) {
       const index = indexAt(level, hi, lo)
       const entryLo = tableLo | (index << 3)
-      const fetched = this.fetch(tableHi, entryLo, READ)
-      if (fetched !== OK) return fetched
-      const at = this.at
+      const at = host.walk(tableHi, entryLo, HOST_READ)
+      if (at < 0) return this.refuseFetch(tableHi, entryLo, HOST_READ)
       const low = words[at] as number
       const high = words[at + 1] as number
-      this.tracer?.guestEntry(level, tableHi, tableLo, index, high, low)
-      if ((low & pte.V2_P) === 0) return this.refuse(NOT_PRESENT, access)
-      if ((high & pte.V2_NX_HI) !== 0 && !this.noExecute) return this.refuse(RESERVED_BIT, access)
+      if (this.tracer !== null) this.tracer.guestEntry(level, tableHi, tableLo, index, high, low)
+      if ((low & PRESENT) === 0) return this.refuse(NOT_PRESENT, access)
       allow &= low
-      forbid |= high
-      const isLeaf = level === 1 || (low & pte.V2_PS) !== 0
-      if (isLeaf) {
-        if (level > pte.V2_MAX_LEAF_LEVEL) return this.refuse(RESERVED_BIT, access)
-        if (level === 2 && (low & LARGE_2M_RESERVED) !== 0) return this.refuse(RESERVED_BIT, access)
-        if (level === 3 && (low & LARGE_1G_RESERVED) !== 0) return this.refuse(RESERVED_BIT, access)
+      forbid |= high & NO_EXECUTE
+      if (forbid !== 0 && !this.noExecute) return this.refuse(RESERVED_BIT, access)
+      if (level === 1 || (low & PAGE_SIZE) !== 0) {
+        const reserved = level === 1 ? 0 : largeReserved(level)
+        if ((low & reserved) !== 0) return this.refuse(RESERVED_BIT, access)
         if (!this.allows(allow, forbid, access)) return this.refuse(NO_PERMISSION, access)
-      }
-      const set = accessedBit | (isLeaf && (access & ACCESS_WRITE) !== 0 ? this.dirtyBit : 0)
-      if ((low & set) !== set) {
-        const writable = this.fetch(tableHi, entryLo, READ | WRITE)
-        if (writable !== OK) return writable
-        words[this.at] = low | set
-      }
-      if (isLeaf) {
-        const sizeLg2 = 9 * level + 3
-        const offset = (1 << sizeLg2) - 1
-        this.sizeLg2 = sizeLg2
-        this.gpaHi = high & pte.ADDR_HI
-        this.gpaLo = (low & pte.ADDR_LO & ~offset) | (lo & offset)
-        this.permissions = (allow & pte.V2_RW) !== 0 ? READ | WRITE : READ
-        this.executable = (forbid & pte.V2_NX_HI) === 0
+        const set = (access & DEVICE_WRITE) === 0 ? accessedBit : accessedBit | this.dirtyBit
+        if ((low & set) !== set) {
+          const updated = this.update(tableHi, entryLo, low | set)
+          if (updated !== OK) return updated
+        }
+        this.page(9 * level + 3, high, low, lo)
+        this.permissions = (allow & WRITABLE) !== 0 ? HOST_READ | HOST_WRITE : HOST_READ
+        this.executable = forbid === 0
         return OK
       }
-      tableHi = high & pte.ADDR_HI
-      tableLo = low & pte.ADDR_LO
+      if ((low & accessedBit) !== accessedBit) {
+        const updated = this.update(tableHi, entryLo, low | accessedBit)
+        if (updated !== OK) return updated
+      }
+      tableHi = high & ADDR_HI
+      tableLo = low & ADDR_LO
       level--
     }
   }
 
   /** Leaves the guest CR3 of a PASID in gpaHi and gpaLo. */
   private findRoot(pasid: number, access: number): number {
-    const bits = Math.min(gcr3.gcr3PasidBits(this.glx), this.pasidBits)
-    if (pasid >>> bits !== 0) return this.refuseConfig(NOT_PRESENT, access)
+    const { memory, host } = this
+    if (pasid >>> this.pasidBits !== 0) return this.refuseConfig(NOT_PRESENT, access)
+    const isGuest = this.rootIsGuestPhysical
     let tableHi = this.rootHi
     let tableLo = this.rootLo
     for (let level = this.glx; level >= 0; level--) {
-      const index = (pasid >>> (gcr3.GCR3_ENTRIES_LG2 * level)) & gcr3.GCR3_INDEX_MASK
+      const index = (pasid >>> (9 * level)) & 0x1ff
       const entryLo = tableLo | (index << 3)
-      const fetched = this.rootIsGuestPhysical
-        ? this.fetch(tableHi, entryLo, READ)
-        : this.readAt(tableHi, entryLo)
-      if (fetched !== OK) return fetched
-      const low = this.memory.words[this.at] as number
-      const high = this.memory.words[this.at + 1] as number
-      this.tracer?.gcr3Entry(level, tableHi, tableLo, index, high, low)
-      if ((low & gcr3.V) === 0) return this.refuseConfig(NOT_PRESENT, access)
-      if ((low & gcr3.RESERVED_LO) !== 0 || (high & gcr3.RESERVED_HI) !== 0) {
+      const at = isGuest ? host.walk(tableHi, entryLo, HOST_READ) : memory.find(tableHi, entryLo)
+      if (at < 0) {
+        return isGuest ? this.refuseFetch(tableHi, entryLo, HOST_READ) : this.refuseRead(tableHi, entryLo)
+      }
+      const low = memory.words[at] as number
+      const high = memory.words[at + 1] as number
+      if (this.tracer !== null) this.tracer.gcr3Entry(level, tableHi, tableLo, index, high, low)
+      if ((low & GCR3_VALID) === 0) return this.refuseConfig(NOT_PRESENT, access)
+      if ((low & GCR3_RESERVED_LO) !== 0 || (high & GCR3_RESERVED_HI) !== 0) {
         return this.refuseConfig(RESERVED_BIT, access)
       }
-      tableHi = high & gcr3.ADDRESS_HI
-      tableLo = low & gcr3.ADDRESS_LO
+      tableHi = high & ADDR_HI
+      tableLo = low & ADDR_LO
     }
     this.gpaHi = tableHi
     this.gpaLo = tableLo
     return OK
   }
 
-  /** Finds a guest physical address in memory: its word index in {@link at}. */
-  private fetch(hi: number, lo: number, need: number): number {
-    const { host } = this
-    const status = host.walk(hi, lo, need)
-    if (status === OK) return this.readAt(host.paHi, host.paLo)
-    const t = this.transaction
-    t.faultStage = 2
-    t.faultIsGuest = 0
-    t.faultHi = hi
-    t.faultLo = lo
-    t.faultIsWrite = need & WRITE
-    t.errorHi = host.errorHi
-    t.errorLo = host.errorLo
-    return status
+  private page(sizeLg2: number, high: number, low: number, lo: number): void {
+    const offset = (1 << sizeLg2) - 1
+    this.sizeLg2 = sizeLg2
+    this.gpaHi = high & ADDR_HI
+    this.gpaLo = (low & ADDR_LO & ~offset) | (lo & offset)
   }
 
-  private readAt(hi: number, lo: number): number {
-    this.at = this.memory.find(hi, lo)
-    if (this.at >= 0) return OK
-    const t = this.transaction
-    t.faultStage = 1
-    t.faultIsGuest = 1
-    t.faultIsWrite = 0
-    t.errorHi = hi
-    t.errorLo = lo
-    return TABLE_ERROR
+  /** Writes A and D into an entry: a write of the IOMMU, which the host tables must allow. */
+  private update(hi: number, lo: number, entryLow: number): number {
+    const { memory, host } = this
+    const at = host.walk(hi, lo, HOST_READ | HOST_WRITE)
+    if (at < 0) return this.refuseFetch(hi, lo, HOST_READ | HOST_WRITE)
+    memory.words[at] = entryLow
+    return OK
   }
 
   /** User rights need U at every level; supervisor writes respect R/W as with CR0.WP = 1. */
   private allows(allow: number, forbid: number, access: number): boolean {
     const user = (access & ACCESS_PRIV) === 0 || !this.supervisor
-    if (user && (allow & pte.V2_US) === 0) return false
-    if ((access & ACCESS_WRITE) !== 0 && (allow & pte.V2_RW) === 0) return false
-    return (access & ACCESS_EXEC) === 0 || (forbid & pte.V2_NX_HI) === 0
+    if (user && (allow & USER) === 0) return false
+    if ((access & DEVICE_WRITE) !== 0 && (allow & WRITABLE) === 0) return false
+    return (access & ACCESS_EXEC) === 0 || (forbid & NO_EXECUTE) === 0
   }
 
   private refuse(status: number, access: number): number {
     const t = this.transaction
     t.faultStage = 1
     t.faultIsGuest = 1
-    t.faultIsWrite = access & ACCESS_WRITE
+    t.faultIsWrite = access & DEVICE_WRITE
+    t.faultHi = t.iovaHi
+    t.faultLo = t.iovaLo
     return status
   }
 
@@ -185,6 +184,27 @@ export class GuestWalk {
     this.transaction.faultStage = 0
     return status
   }
+
+  /** The host tables refused a fetch or an update: the event tells the guest physical address. */
+  private refuseFetch(hi: number, lo: number, need: number): number {
+    const { host } = this
+    if (host.status === OK) return this.refuseRead(host.paHi, host.paLo)
+    this.transaction.refuseByHost(hi, lo, need & HOST_WRITE, host)
+    return host.status
+  }
+
+  private refuseRead(hi: number, lo: number): number {
+    this.refuse(TABLE_ERROR, 0)
+    this.transaction.errorHi = hi
+    this.transaction.errorLo = lo
+    return TABLE_ERROR
+  }
+}
+
+/** Address bits that must be zero in a leaf above level 1; above level 3 even PS. */
+function largeReserved(level: number): number {
+  if (level > MAX_LEAF_LEVEL) return PAGE_SIZE
+  return level === 2 ? LARGE_2M_RESERVED : LARGE_1G_RESERVED
 }
 
 /** Guest virtual addresses of 48 or 57 bits repeat their top bit above it. */

@@ -1,14 +1,20 @@
 /**
  * Host page tables: v1 format, guest physical to system physical. AMD 48882 rev 3.10, §2.2.3.
  *
- * {@link HostWalk.walk} takes the usual path, tables of three or four levels where each entry is plain, with one
- * comparison per level; whatever else it meets it leaves to {@link HostWalk.walkChecked}, which follows the book
- * step by step from the root. The two are held against each other by a test.
+ * The usual path, tables of three or four levels in which nothing is odd, is unrolled; whatever else it meets it
+ * leaves to {@link HostWalk.walkChecked}, which follows the book step by step from the root. A test holds the two
+ * against each other.
  */
 import type { PhysicalMemory } from "@iommu/core"
 import * as pte from "../spec/page-tables.ts"
 import type { HostTrace } from "./trace.ts"
 import { ILLEGAL_LEVEL, NO_PERMISSION, NOT_PRESENT, OK, RESERVED_BIT, TABLE_ERROR } from "./transaction.ts"
+
+// Constants of this module are folded into the machine code; imported ones are loaded (16.8 against 13.6 ns a walk).
+const ADDR_LO = pte.ADDR_LO
+const ADDR_HI = pte.ADDR_HI
+const IR = pte.V1_IR_HI
+const IW = pte.V1_IW_HI
 
 /** PDE bits 60:52 are reserved. */
 const TABLE_RESERVED_HI = 0x1ff0_0000
@@ -31,11 +37,13 @@ export class HostWalk {
   tracer: HostTrace | null = null
 
   // From the device table entry.
-  mode = 0
-  rootHi = 0
-  rootLo = 0
+  private mode = 0
+  private rootHi = 0
+  private rootLo = 0
+  /** Word index of the root table; -1 where no memory answers, and while the checked walk is to show its steps. */
+  private rootAt = -1
   /** IR and IW of the entry. */
-  rootPermissions = 0
+  private rootPermissions = 0
   /** V1_A when HAD lets hardware set it, else 0; likewise V1_D. */
   accessedBit = 0
   dirtyBit = 0
@@ -49,65 +57,87 @@ export class HostWalk {
   /** After TABLE_ERROR: the entry that could not be read. */
   errorHi = 0
   errorLo = 0
+  status = OK
 
   constructor(memory: PhysicalMemory) {
     this.memory = memory
   }
 
+  /** Takes over what the device table entry says of host tables. */
+  setRoot(mode: number, hi: number, lo: number, permissions: number): void {
+    this.mode = mode
+    this.rootHi = hi
+    this.rootLo = lo
+    this.rootPermissions = permissions
+    this.rootAt = mode === 0 || this.tracer !== null ? -1 : this.memory.find(hi, lo)
+  }
+
   /**
+   * Translates a guest physical address; the result is in the fields.
    * @param need {@link READ} and {@link WRITE} that the access asks for
-   * @returns OK, or why not
+   * @returns word index in {@link memory} of what is there, or -1: {@link status} says why, OK where the address
+   * translates to no memory
    */
   walk(hi: number, lo: number, need: number): number {
     const { memory, mode } = this
-    if (this.tracer !== null || mode < 3 || mode > 4) return this.walkChecked(hi, lo, need)
-    if (hi >>> (mode === 4 ? 16 : 7) !== 0) return NOT_PRESENT
+    let at = this.rootAt
+    if (at < 0 || mode < 3 || mode > 4 || hi >>> (mode === 4 ? 16 : 7) !== 0) return this.check(hi, lo, need)
     const words = memory.words
     const accessed = this.accessedBit
     const mask = KIND | accessed
-    let at = memory.find(this.rootHi, this.rootLo)
-    if (at < 0) return this.walkChecked(hi, lo, need)
     let permissions = this.rootPermissions
-    let level = 3
-    let low = 0
-    let high = 0
     if (mode === 4) {
       at += (hi >>> 6) & 0x3fe
-      low = words[at] as number
-      high = words[at + 1] as number
+      const low = words[at] as number
+      const high = words[at + 1] as number
       permissions &= high
       if ((low & mask) !== (TABLE_3 | accessed) || (high & TABLE_RESERVED_HI) !== 0) {
         return this.leaf(4, high, low, hi, lo, permissions, need)
       }
-      at = memory.find(high & pte.ADDR_HI, low & pte.ADDR_LO)
-      if (at < 0) return this.walkChecked(hi, lo, need)
+      at = memory.find(high & ADDR_HI, low & ADDR_LO)
+      if (at < 0) return this.check(hi, lo, need)
     }
     at += ((hi << 3) | (lo >>> 29)) & 0x3fe
-    low = words[at] as number
-    high = words[at + 1] as number
-    permissions &= high
-    if ((low & mask) === (TABLE_2 | accessed) && (high & TABLE_RESERVED_HI) === 0) {
-      at = memory.find(high & pte.ADDR_HI, low & pte.ADDR_LO)
-      if (at < 0) return this.walkChecked(hi, lo, need)
-      at += (lo >>> 20) & 0x3fe
-      low = words[at] as number
-      high = words[at + 1] as number
-      permissions &= high
-      level = 2
-      if ((low & mask) === (TABLE_1 | accessed) && (high & TABLE_RESERVED_HI) === 0) {
-        at = memory.find(high & pte.ADDR_HI, low & pte.ADDR_LO)
-        if (at < 0) return this.walkChecked(hi, lo, need)
-        at += (lo >>> 11) & 0x3fe
-        low = words[at] as number
-        high = words[at + 1] as number
-        permissions &= high
-        level = 1
-      }
+    const low3 = words[at] as number
+    const high3 = words[at + 1] as number
+    permissions &= high3
+    if ((low3 & mask) !== (TABLE_2 | accessed) || (high3 & TABLE_RESERVED_HI) !== 0) {
+      return this.leaf(3, high3, low3, hi, lo, permissions, need)
     }
-    return this.leaf(level, high, low, hi, lo, permissions, need)
+    at = memory.find(high3 & ADDR_HI, low3 & ADDR_LO)
+    if (at < 0) return this.check(hi, lo, need)
+    at += (lo >>> 20) & 0x3fe
+    const low2 = words[at] as number
+    const high2 = words[at + 1] as number
+    permissions &= high2
+    if ((low2 & mask) !== (TABLE_1 | accessed) || (high2 & TABLE_RESERVED_HI) !== 0) {
+      return this.leaf(2, high2, low2, hi, lo, permissions, need)
+    }
+    at = memory.find(high2 & ADDR_HI, low2 & ADDR_LO)
+    if (at < 0) return this.check(hi, lo, need)
+    at += (lo >>> 11) & 0x3fe
+    const low = words[at] as number
+    const high = words[at + 1] as number
+    permissions &= high
+    const set = accessed | ((need & IW) === 0 ? 0 : this.dirtyBit)
+    if (
+      (low & (KIND | set)) !== (LEAF | set) ||
+      (high & LEAF_RESERVED_HI) !== 0 ||
+      (permissions & need) !== need
+    ) {
+      return this.leaf(1, high, low, hi, lo, permissions, need)
+    }
+    this.sizeLg2 = 12
+    this.permissions = permissions & (IR | IW)
+    const paHi = high & ADDR_HI
+    const paLo = (low & ADDR_LO) | (lo & 0xfff)
+    this.paHi = paHi
+    this.paLo = paLo
+    this.status = OK
+    return memory.find(paHi, paLo)
   }
 
-  /** Ends a walk at an entry that needs nothing but its page, or hands it to the checked walk. */
+  /** Ends a walk at a leaf that needs nothing but its page, or hands it to the checked walk. */
   private leaf(
     level: number,
     high: number,
@@ -117,35 +147,33 @@ export class HostWalk {
     permissions: number,
     need: number,
   ): number {
-    const set = this.accessedBit | ((need & WRITE) === 0 ? 0 : this.dirtyBit)
+    const set = this.accessedBit | ((need & IW) === 0 ? 0 : this.dirtyBit)
     const plain = (low & set) === set && (high & LEAF_RESERVED_HI) === 0 && (permissions & need) === need
-    if (!plain || (low & KIND) !== LEAF) {
-      if (!plain || (low & KIND) !== SIZED_LEAF) return this.walkChecked(hi, lo, need)
-      const size = sizedLeafLg2(high, low)
-      if (!fitsLevel(size, level)) return ILLEGAL_LEVEL
-      return this.page(size, high, low, hi, lo, permissions)
-    }
-    return this.page(9 * level + 3, high, low, hi, lo, permissions)
+    const kind = low & KIND
+    if (!plain || (kind !== LEAF && kind !== SIZED_LEAF)) return this.check(hi, lo, need)
+    const sizeLg2 = kind === LEAF ? 9 * level + 3 : sizedLeafLg2(high, low)
+    if (kind === SIZED_LEAF && !fitsLevel(sizeLg2, level)) return this.check(hi, lo, need)
+    this.permissions = permissions & (IR | IW)
+    this.page(sizeLg2, high, low, hi, lo)
+    this.status = OK
+    return this.memory.find(this.paHi, this.paLo)
   }
 
-  private page(
-    sizeLg2: number,
-    high: number,
-    low: number,
-    hi: number,
-    lo: number,
-    permissions: number,
-  ): number {
+  private check(hi: number, lo: number, need: number): number {
+    this.status = this.walkChecked(hi, lo, need)
+    return this.status === OK ? this.memory.find(this.paHi, this.paLo) : -1
+  }
+
+  private page(sizeLg2: number, high: number, low: number, hi: number, lo: number): number {
     this.sizeLg2 = sizeLg2
-    this.permissions = permissions & (READ | WRITE)
     if (sizeLg2 < 32) {
       const offset = (1 << sizeLg2) - 1
       this.paLo = (low & ~offset) | (lo & offset)
-      this.paHi = high & pte.ADDR_HI
+      this.paHi = high & ADDR_HI
     } else {
       const offset = sizeLg2 === 32 ? 0 : (1 << (sizeLg2 - 32)) - 1
       this.paLo = lo | 0
-      this.paHi = ((high & ~offset) | (hi & offset)) & pte.ADDR_HI
+      this.paHi = ((high & ~offset) | (hi & offset)) & ADDR_HI
     }
     return OK
   }
@@ -177,7 +205,8 @@ export class HostWalk {
         if ((permissions & need) !== need) return NO_PERMISSION
         const set = this.accessedBit | ((need & WRITE) === 0 ? 0 : this.dirtyBit)
         if ((low & set) !== set) memory.words[entry] = low | set
-        return this.page(size, high, low, hi, lo, permissions)
+        this.permissions = permissions & (IR | IW)
+        return this.page(size, high, low, hi, lo)
       }
       if ((high & TABLE_RESERVED_HI) !== 0) return RESERVED_BIT
       if (next >= level || skipsNonzero(level, next, hi, lo)) return ILLEGAL_LEVEL
