@@ -169,6 +169,17 @@ describe("a capture that cannot be used says which file, what is wrong and where
     expect(error.place).toEqual({ offset: Math.min(bytes, 4096) })
   })
 
+  it("a leaves.json that ends early", () => {
+    const files = {
+      "capture.json": JSON.stringify(SMALL),
+      "pages.bin": ONE_PAGE,
+      "leaves.json": '{"0x1000": [',
+    }
+    const error = failure(() => load(folder(files)))
+    expect(error.message).toMatch(/leaves\.json: is not JSON/)
+    expect(error.place).toEqual({ offset: 12 })
+  })
+
   it("ops.txt without the devices of its domains", () => {
     const path = folder({ "capture.json": JSON.stringify(SMALL), "pages.bin": ONE_PAGE, "ops.txt": "" })
     expect(failure(() => load(path)).message).toMatch(/traceDomains is missing/)

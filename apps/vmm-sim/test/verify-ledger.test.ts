@@ -63,6 +63,9 @@ describe("the ledger", () => {
     expect(explain("smmuv3", comparison(at(0x4000_0000n), ours))).toEqual(["smmuv3-tt-ipa", "smmuv3-tt-s2"])
     expect(explain("smmuv3", comparison(at(0x4000_4000n), ours))).toBeNull()
     expect(explain("smmuv3", comparison(at(0x3fff_0000n), ours))).toBeNull()
+    for (const words of [[], [0x8_0000_0010n], [0x8_0000_0010n, 0n, 0n]]) {
+      expect(explain("smmuv3", comparison(faultRow({ words }), ours))).toBeNull()
+    }
   })
 
   it.each([
@@ -100,6 +103,7 @@ describe("the ledger", () => {
   it("explains a legacy VT-d reason by the scalable reason of the same condition alone", () => {
     const missing = refused([0n, 0n], "SSS.2", 0x79)
     expect(explain("vtd", comparison(faultRow({ code: 6n }), missing))).toEqual(["vtd-legacy-reasons"])
+    expect(explain("vtd", comparison(faultRow({ code: 6n }), missing, ["code", "record"]))).toBeNull()
     expect(explain("vtd", comparison(faultRow({ code: 5n }), missing))).toBeNull()
     expect(explain("vtd", comparison(faultRow({ code: 5n, access: "write" }), missing))).toEqual([
       "vtd-legacy-reasons",

@@ -23,6 +23,9 @@ export function loadCapture(files: CaptureFiles): Capture {
   const document = checkDocument(json, path)
   const data = files.read("pages.bin")
   checkPages(document, data, files, (wrong, at) => new InputError(path, wrong, json.placeOf(at)))
+  // Another reader's list of leaves, for tests: here it only has to be whole.
+  const leaves = files.readOptional("leaves.json")
+  if (leaves !== null) parseJson(leaves, files.pathOf("leaves.json"))
   const opsBytes = files.readOptional("ops.txt")
   const ops = opsBytes === null ? null : parseOps(opsBytes, files.pathOf("ops.txt"))
   if (ops !== null && document.traceDomains === undefined) {

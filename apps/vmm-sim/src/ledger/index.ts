@@ -13,7 +13,7 @@ export const LEDGER: readonly LedgerEntry[] = [...VTD_SLIPS, ...SMMUV3_SLIPS]
 export function explain(vendor: Vendor, comparison: Comparison): readonly string[] | null {
   const entries = LEDGER.filter(entry => entry.vendor === vendor)
   const answer = entries.find(({ slip }) => slip.kind === "answer" && slip.explains(comparison.finding))
-  if (answer !== undefined) return [answer.id]
+  if (answer !== undefined && comparison.differences.length === 1) return [answer.id]
   return explainRecords(entries, comparison)
 }
 
@@ -51,13 +51,14 @@ function slipsBetween(
   qemu: readonly bigint[],
   ours: readonly bigint[],
 ): string[] | null {
+  if (qemu.length !== ours.length) return null
   const used: string[] = []
   let record = ours
   for (const { id, slip } of entries) {
     if (slip.kind !== "record") continue
     const slipped = record.map((word, index) => {
       const mask = slip.mask[index] ?? 0n
-      return (word & ~mask) | ((qemu[index] ?? 0n) & mask)
+      return (word & ~mask) | (qemu[index] & mask)
     })
     if (sameWords(slipped, record) || !slip.matches(ours, qemu)) continue
     record = slipped
