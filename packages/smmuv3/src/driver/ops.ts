@@ -20,7 +20,7 @@ import { stage2Format } from "../formats/stage2.ts"
 import { attachRid, type DeviceState } from "./attach.ts"
 import { Hardware, type SmmuV3DriverOptions } from "./hardware.ts"
 import { SmmuNestedDomain } from "./nested-domain.ts"
-import { SmmuPagingDomain } from "./paging-domain.ts"
+import { SmmuPagingDomain, SmmuPasidDomain } from "./paging-domain.ts"
 import { SmmuBlockedDomain, SmmuIdentityDomain } from "./static-domains.ts"
 import { type Abilities, nestedPlan, type PagingPlan, pagingPlan, userDataLen } from "./user-data.ts"
 
@@ -142,7 +142,9 @@ export class SmmuV3Driver implements IommuOps {
         apertureStart: plan.apertureStart,
         apertureLast: plan.apertureLast,
       })
-      return new SmmuPagingDomain({ ops: this, plan, table, tag })
+      const takesPasids = plan.stage === 1 && this.capabilities.pasidBits > 0
+      const parts = { ops: this, plan, table, tag }
+      return takesPasids ? new SmmuPasidDomain(parts) : new SmmuPagingDomain(parts)
     } catch (error) {
       ids.give(tag)
       throw error

@@ -42,9 +42,8 @@ export class SmmuPagingDomain implements PagingDomain {
   attachments: readonly Attachment[] = NO_ATTACHMENTS
   /** Nested domains over this one, likewise. */
   children: readonly SmmuNestedDomain[] = NO_CHILDREN
-  readonly dirty?: DirtyOps
-  readonly setDevPasid?: (device: IommuDevice, pasid: number) => void
-  readonly removeDevPasid?: (device: IommuDevice, pasid: number) => void
+  /** Only domains that track have the property at all: an own field costs every domain 8 bytes. */
+  declare readonly dirty?: DirtyOps
 
   constructor({ ops, plan, table, tag }: PagingDomainParts) {
     this.ops = ops
@@ -52,10 +51,6 @@ export class SmmuPagingDomain implements PagingDomain {
     this.table = table
     this.tag = tag
     if (plan.dirty) this.dirty = new DirtyTracking(this)
-    if (plan.stage === 1 && ops.capabilities.pasidBits > 0) {
-      this.setDevPasid = setDevPasid
-      this.removeDevPasid = removeDevPasid
-    }
   }
 
   get type(): "paging" {
@@ -177,12 +172,15 @@ export class SmmuPagingDomain implements PagingDomain {
   }
 }
 
-function setDevPasid(this: SmmuPagingDomain, device: IommuDevice, pasid: number): void {
-  attachPasid(this.ops, device, pasid, this)
-}
+/** A stage 1 of an SMMU that has SubstreamIDs. */
+export class SmmuPasidDomain extends SmmuPagingDomain {
+  setDevPasid(device: IommuDevice, pasid: number): void {
+    attachPasid(this.ops, device, pasid, this)
+  }
 
-function removeDevPasid(this: SmmuPagingDomain, device: IommuDevice, pasid: number): void {
-  detachPasid(this.ops, device, pasid, this)
+  removeDevPasid(device: IommuDevice, pasid: number): void {
+    detachPasid(this.ops, device, pasid, this)
+  }
 }
 
 /** CD.TG0 and STE.S2TG. */
