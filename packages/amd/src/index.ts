@@ -1,5 +1,5 @@
 /**
- * AMD-Vi: the hardware as an executable model.
+ * AMD-Vi: driver and executable hardware model.
  * @packageDocumentation
  */
 import type { IommuModel } from "@iommu/core"
@@ -11,7 +11,7 @@ export function amdModel(options: AmdModelOptions): IommuModel {
   return new AmdModel(options)
 }
 
-export { type AmdDriverOptions, amdDriver } from "./driver/ops.ts"
+export { type AmdDriverOptions, type AmdOps, amdDriver } from "./driver/ops.ts"
 export { type AmdModelOptions, EVERYTHING, EVERYTHING_2, QEMU_11 } from "./model/options.ts"
 export * as commands from "./spec/commands.ts"
 export * as deviceTable from "./spec/device-table.ts"

@@ -17,7 +17,7 @@ describe("device table entries", () => {
   it("say identity as IR and IW without tables", () => {
     const host = new Host()
     const device = host.device(5)
-    host.ops.identityDomain?.attachDev(device)
+    host.ops.identityDomain.attachDev(device)
     expect(host.entry(device)[0]).toBe(DTE_V | DTE_TV | DTE_IRW)
     expect(host.dma(device, 0x12_3000n)).toBe(0x12_3000n)
   })
@@ -245,7 +245,7 @@ describe("probe and release", () => {
   it("takes a device off the identity domain at release", () => {
     const host = new Host()
     const device = host.device(5)
-    host.ops.identityDomain?.attachDev(device)
+    host.ops.identityDomain.attachDev(device)
     host.ops.releaseDevice(device)
     expect(host.dma(device, 0x1000n)).toBeNull()
   })

@@ -1,5 +1,5 @@
 /** A host with the model as its hardware and the driver on top. Expected bits are typed as in the book. */
-import { type AmdModelOptions, amdDriver, amdModel } from "@iommu/amd"
+import { type AmdModelOptions, type AmdOps, amdDriver, amdModel } from "@iommu/amd"
 import {
   createMemory,
   type DomainUserData,
@@ -9,7 +9,6 @@ import {
   type Invalidation,
   type IommuDevice,
   type IommuModel,
-  type IommuOps,
   iommuDevice,
   isIommuError,
   MemoryAccount,
@@ -31,7 +30,7 @@ export class Host {
   readonly memory: PhysicalMemory
   readonly pages: PageAllocator
   readonly model: IommuModel
-  readonly ops: IommuOps
+  readonly ops: AmdOps
   readonly account: MemoryAccount = new MemoryAccount("owner")
 
   constructor(options: Omit<AmdModelOptions, "memory"> = {}) {
@@ -52,7 +51,6 @@ export class Host {
   }
 
   alloc(device: IommuDevice, data: DomainUserData | null = null): PagingDomain {
-    if (this.ops.domainAllocUser === undefined) throw new Error("no domainAllocUser")
     return this.ops.domainAllocUser(device, null, data)
   }
 
@@ -61,7 +59,6 @@ export class Host {
   }
 
   nested(device: IommuDevice, parent: PagingDomain, dte: HwptAmdGuest["dte"]): NestedDomain {
-    if (this.ops.domainAllocUser === undefined) throw new Error("no domainAllocUser")
     return this.ops.domainAllocUser(device, parent, { type: 3, dte })
   }
 

@@ -55,7 +55,7 @@ describe("GCR3 tables", () => {
     domain.setDevPasid?.(device, 7)
     expect(host.dma(device, 0x1000n)).toBeNull()
     expect(host.dma(device, 0x1000n, 1, 7)).toBe(0xb000n)
-    host.ops.identityDomain?.attachDev(device)
+    host.ops.identityDomain.attachDev(device)
     expect(host.dma(device, 0x1234_5000n)).toBe(0x1234_5000n)
     expect(host.dma(device, 0x1000n, 1, 7)).toBe(0xb000n)
     const rid = make(0xa000n)

@@ -2,7 +2,7 @@
  * The device table in memory: what entries of each kind hold, and how a live one is changed.
  * AMD 48882 rev 3.10, §2.2.2.1 (layout), §2.2.2.2 (changes), §2.4.2 (INVALIDATE_DEVTAB_ENTRY).
  */
-import { type IommuDevice, type IommuPlatform, type MemoryAccount, PAGE_SIZE } from "@iommu/core"
+import { type IommuDevice, type IommuPlatform, PAGE_SIZE } from "@iommu/core"
 import * as dte from "../spec/device-table.ts"
 import { ALL, HOST_TABLES, pushDevtabEntry, pushIotlb, pushPages } from "./invalidate.ts"
 import type { Gcr3Table } from "./pasid-table.ts"
@@ -90,15 +90,21 @@ export class DeviceTable {
   readonly #queue: CommandQueue
   readonly #base: number
 
-  /** Every entry refuses: an entry with V = 0 would let its device through untranslated. */
-  constructor(platform: IommuPlatform, queue: CommandQueue, account: MemoryAccount, maxDeviceId: number) {
-    const pages = Math.ceil(((maxDeviceId + 1) * dte.DTE_BYTES) / PAGE_SIZE)
+  /**
+   * Every entry refuses: one with V = 0 would let its device through untranslated.
+   * @param base address of `pages` zeroed pages
+   */
+  constructor(platform: IommuPlatform, queue: CommandQueue, base: number, pages: number) {
     this.#platform = platform
     this.#queue = queue
-    this.#base = platform.pages.alloc(Math.ceil(Math.log2(pages)), account)
+    this.#base = base
     this.devices = (pages * PAGE_SIZE) / dte.DTE_BYTES
-    this.baseRegister = BigInt(this.#base + pages - 1)
+    this.baseRegister = BigInt(base + pages - 1)
     for (let id = 0; id < this.devices; id++) this.#write(id, 0, REFUSE)
+  }
+
+  static pagesFor(maxDeviceId: number): number {
+    return Math.ceil(((maxDeviceId + 1) * dte.DTE_BYTES) / PAGE_SIZE)
   }
 
   /** The entry as the hardware would read it. */

@@ -65,10 +65,13 @@ export class Hardware {
     this.platform = platform
     this.#pollLimit = options.pollLimit ?? 100_000
     this.features = readFeatures(platform)
-    this.queue = new CommandQueue(platform, this.account, this.#pollLimit)
-    this.deviceTable = new DeviceTable(platform, this.queue, this.account, maxDeviceId)
+    const tablePages = DeviceTable.pagesFor(maxDeviceId)
+    const sizes = [Math.ceil(Math.log2(tablePages)), 0, 0, EVENT_LOG_PAGES_LG2]
+    const [table = 0, buffer = 0, semaphore = 0, eventLog = 0] = allocAll(platform, this.account, sizes)
+    this.queue = new CommandQueue(platform, buffer, semaphore, this.#pollLimit)
+    this.deviceTable = new DeviceTable(platform, this.queue, table, tablePages)
     this.#disable()
-    this.#programBases()
+    this.#programBases(eventLog)
     this.#enable()
     this.#invalidateEverything()
   }
@@ -84,11 +87,10 @@ export class Hardware {
     mmio.write64(REGISTERS.EXCL_LIMIT[0], 0n)
   }
 
-  #programBases(): void {
-    const { mmio, pages } = this.platform
+  #programBases(eventLog: number): void {
+    const { mmio } = this.platform
     mmio.write64(REGISTERS.DEVTAB_BASE[0], this.deviceTable.baseRegister)
     this.queue.program()
-    const eventLog = pages.alloc(EVENT_LOG_PAGES_LG2, this.account)
     mmio.write64(REGISTERS.EVTLOG_BASE[0], BigInt(eventLog) | (EVENT_LOG_LEN << 56n))
     mmio.write64(REGISTERS.EVT_HEAD[0], 0n)
     mmio.write64(REGISTERS.EVT_TAIL[0], 0n)
@@ -125,6 +127,20 @@ export class Hardware {
       if ((this.platform.mmio.read32(REGISTERS.STATUS[0]) & mask) === value) return
     }
     throw new IommuError("ETIMEDOUT", `the hardware did not ${what} in ${this.#pollLimit} reads of STATUS`)
+  }
+}
+
+/** All runs or none. What the hardware has been told of is never given back: it may still use it. */
+function allocAll({ pages }: IommuPlatform, account: MemoryAccount, sizesLg2: readonly number[]): number[] {
+  const runs: number[] = []
+  try {
+    for (const size of sizesLg2) runs.push(pages.alloc(size, account))
+    return runs
+  } catch (error) {
+    runs.forEach((run, i) => {
+      pages.free(run, sizesLg2[i], account)
+    })
+    throw error
   }
 }
 

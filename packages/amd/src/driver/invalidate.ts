@@ -132,7 +132,7 @@ function pushHostRange(domain: AmdPagingDomain, range: PageRange): void {
   for (const { state } of domain.attachments) {
     if (state.device.ats) pushIotlb(queue, state.device.id, HOST_TABLES, range)
   }
-  if (domain.guests === null) return
+  if (!domain.guests) return
   for (const domainId of domain.guests.attachedIds()) pushPages(queue, domainId, HOST_TABLES, range)
   // A device's IOTLB holds what the guest's tables map to the range: only the guest knows these addresses.
   for (const device of domain.guests.devices()) {

@@ -15,7 +15,7 @@ import {
 import { INVALIDATE_IOMMU_PAGES, OPCODE } from "../spec/commands.ts"
 import { DTE } from "../spec/device-table.ts"
 import { type Attachment, attachRid, detachRid, NO_ATTACHMENTS } from "./attach.ts"
-import { type Entry, hostFields, untranslatedEntry } from "./device-table.ts"
+import { type Entry, hostFields } from "./device-table.ts"
 import type { DomainIds } from "./ids.ts"
 import {
   ALL,
@@ -61,7 +61,8 @@ export class GuestDomains {
   }
 
   /** @throws ENOSPC */
-  add(domain: AmdNestedDomain, gDomID: number): GuestDomain {
+  add(domain: AmdNestedDomain): GuestDomain {
+    const { gDomID } = domain.plan
     const known = this.#byGuestId.get(gDomID)
     const guest = known ?? { id: this.#ids.take(), domains: 0, attached: 0 }
     guest.domains++
@@ -70,12 +71,12 @@ export class GuestDomains {
     return guest
   }
 
-  remove(domain: AmdNestedDomain, gDomID: number): void {
+  remove(domain: AmdNestedDomain): void {
     this.#domains.delete(domain)
     const guest = domain.guestDomain
     guest.domains--
     if (guest.domains > 0) return
-    this.#byGuestId.delete(gDomID)
+    this.#byGuestId.delete(domain.plan.gDomID)
     this.#ids.give(guest.id)
   }
 
@@ -109,23 +110,26 @@ export class GuestDomains {
 }
 
 export class AmdNestedDomain implements NestedDomain {
-  readonly type = "nested"
-  readonly ops: AmdDriver
   readonly parent: AmdPagingDomain
   readonly plan: NestedPlan
   readonly guestDomain: GuestDomain
   attachments: readonly Attachment[] = NO_ATTACHMENTS
   isFreed = false
-  readonly #guests: GuestDomains
 
   /** @throws ENOSPC */
   constructor(parent: AmdPagingDomain, plan: NestedPlan) {
-    this.ops = parent.ops
     this.parent = parent
     this.plan = plan
-    parent.guests ??= new GuestDomains(this.ops.hardware.domainIds)
-    this.#guests = parent.guests
-    this.guestDomain = this.#guests.add(this, plan.gDomID)
+    parent.guests ??= new GuestDomains(parent.ops.hardware.domainIds)
+    this.guestDomain = parent.guests.add(this)
+  }
+
+  get type(): "nested" {
+    return "nested"
+  }
+
+  get ops(): AmdDriver {
+    return this.parent.ops
   }
 
   attachDev(device: IommuDevice): void {
@@ -160,7 +164,13 @@ export class AmdNestedDomain implements NestedDomain {
     if (this.isFreed) throw new IommuError("EINVAL", "the domain has been freed")
     if (this.attachments.length > 0) throw new IommuError("EBUSY", "a device is on the domain")
     this.isFreed = true
-    this.#guests.remove(this, this.plan.gDomID)
+    this.#guests.remove(this)
+  }
+
+  get #guests(): GuestDomains {
+    const { guests } = this.parent
+    if (!guests) throw new Error("bug: a nested domain that its parent does not know")
+    return guests
   }
 
   #understand(entry: Readonly<AmdGuestInvalidate>): GuestRequest | IommuError {
@@ -215,16 +225,15 @@ interface GuestRequest {
   readonly devices: readonly IommuDevice[]
 }
 
-/** The host's entry for a device on a guest's entry: tables, tags and IOTLB are the host's in any case. */
+/** The host's entry for a device on a guest's: tables, tags and IOTLB are the host's in any case. */
 export function nestedEntry(domain: AmdNestedDomain, device: IommuDevice): Entry {
   const { plan, parent, guestDomain } = domain
-  if (plan.kind === "refuse") return untranslatedEntry(guestDomain.id, device, 0n)
-  return DTE.encode({
-    ...plan.fields,
+  const host = DTE.encode({
     V: 1n,
     TV: 1n,
     ...hostFields(parent.hostTables),
     DomainID: BigInt(guestDomain.id),
     I: nestedIotlb(device) ? 1n : 0n,
   })
+  return [host[0] | plan.word0, host[1] | plan.word1, host[2] | plan.word2, host[3]]
 }

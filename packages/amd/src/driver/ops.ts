@@ -1,11 +1,13 @@
 /** The driver's face to iommufd. AMD 48882 rev 3.10; capabilities from §3.4.7 and §3.4.26. */
 import {
+  type DomainAllocUser,
   type DomainUserData,
   type DriverCapabilities,
   type HwInfo,
   HwInfoType,
   HwptDataType,
   HwptInvalidateDataType,
+  type IdentityDomain,
   type IommuCap,
   type IommuDevice,
   type IommuDomain,
@@ -27,17 +29,25 @@ import { canNest, canUseGuestTables, nestedPlan, pagingPlan, userDataLen } from 
 
 export type { AmdDriverOptions } from "./hardware.ts"
 
+/** The ops of this driver: it serves iommufd on all hardware. */
+export interface AmdOps extends IommuOps {
+  readonly domainAllocUser: DomainAllocUser<DomainUserData>
+  readonly identityDomain: IdentityDomain
+  domainAllocUserDataLen(hwptType: number): number
+}
+
 /**
  * Brings up an AMD-Vi unit and drives it. Until a device is attached to a domain, its DMA is refused.
  * @throws ENOMEM when the platform's pages do not hold the device table, ETIMEDOUT when the hardware does not
  *   answer, EINVAL for options out of range
  */
-export function amdDriver(platform: IommuPlatform, options: AmdDriverOptions = {}): IommuOps {
+export function amdDriver(platform: IommuPlatform, options: AmdDriverOptions = {}): AmdOps {
   return new AmdDriver(platform, options)
 }
 
-export class AmdDriver implements IommuOps {
-  readonly name = "amd"
+/** Also what all domains of one unit share: `domain.ops`. */
+export class AmdDriver implements AmdOps {
+  readonly name = "AMD-Vi"
   readonly hardware: Hardware
   readonly capabilities: DriverCapabilities
   readonly blockedDomain: AmdBlockedDomain

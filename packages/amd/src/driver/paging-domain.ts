@@ -16,7 +16,7 @@ import {
   toU64,
   type U64Like,
 } from "@iommu/core"
-import { createPageTable, type PageTable } from "@iommu/pagetable"
+import { createPageTable, NOTHING_GATHERED, type PageTable } from "@iommu/pagetable"
 import { AMD_V2 } from "../formats/stage1.ts"
 import { AMD_V1 } from "../formats/stage2.ts"
 import {
@@ -34,39 +34,41 @@ import type { GuestDomains } from "./nested-domain.ts"
 import type { AmdDriver } from "./ops.ts"
 import type { PagingPlan } from "./user-data.ts"
 
+/** {@link AmdPagingDomain.id} of a freed domain. */
+const FREED = -1
+
+/**
+ * Five fields and what a kind of domain adds: with its {@link PageTable}, a domain at rest costs some 250 bytes of
+ * heap beyond its table pages.
+ */
 export class AmdPagingDomain implements PagingDomain {
-  readonly type = "paging"
   readonly ops: AmdDriver
   readonly table: PageTable
-  /** DomainID of host tables. Guest tables are cached under those of the GCR3 tables they are in. */
-  readonly id: number
-  readonly format: number
-  readonly nestParent: boolean
+  /** DomainID of host tables, 0 for guest tables: those are cached under the DomainIDs of the GCR3 tables. */
+  id: number
   attachments: readonly Attachment[] = NO_ATTACHMENTS
-  /** The guest's domains over this one; null until there is one. */
-  guests: GuestDomains | null = null
-  isFreed = false
   /** Levels that the device table entries name; {@link PageTable.levels} runs ahead when the root grows. */
   #levels: number
-  #tracking = false
-  readonly dirty?: DirtyOps
-  readonly setDevPasid?: (device: IommuDevice, pasid: number) => void
-  readonly removeDevPasid?: (device: IommuDevice, pasid: number) => void
+  /** On nest parents: the guest's domains over this one, null until there is one. */
+  declare guests?: GuestDomains | null
+  declare readonly dirty?: AmdDirtyOps
+  declare readonly setDevPasid?: (device: IommuDevice, pasid: number) => void
+  declare readonly removeDevPasid?: (device: IommuDevice, pasid: number) => void
 
   /** @throws ENOSPC, ENOMEM */
   constructor(ops: AmdDriver, device: IommuDevice, plan: PagingPlan) {
     const { domainIds } = ops.hardware
+    const isHost = plan.format === PageTableFormatId.AMD_V1
     this.ops = ops
-    this.format = plan.format
-    this.nestParent = plan.nestParent
-    this.id = this.isGuestFormat ? 0 : domainIds.take()
+    this.id = isHost ? domainIds.take() : 0
     try {
       this.table = newTable(ops, device, plan)
     } catch (error) {
-      if (!this.isGuestFormat) domainIds.give(this.id)
+      if (isHost) domainIds.give(this.id)
       throw error
     }
     this.#levels = this.table.levels
+    if (plan.nestParent) this.guests = null
     if (plan.dirty) this.dirty = new AmdDirtyOps(this)
     if (plan.pasid) {
       this.setDevPasid = setDevPasid
@@ -74,12 +76,29 @@ export class AmdPagingDomain implements PagingDomain {
     }
   }
 
+  get type(): "paging" {
+    return "paging"
+  }
+
+  get format(): number {
+    return this.isGuestFormat ? PageTableFormatId.AMD_V2 : PageTableFormatId.AMD_V1
+  }
+
   get isGuestFormat(): boolean {
-    return this.format === PageTableFormatId.AMD_V2
+    return this.table.format === AMD_V2
+  }
+
+  get nestParent(): boolean {
+    return this.guests !== undefined
+  }
+
+  get isFreed(): boolean {
+    return this.id === FREED
   }
 
   get hostTables(): HostTables {
-    return { root: this.table.root, levels: this.table.levels, tracking: this.#tracking }
+    const { root, levels } = this.table
+    return { root, levels, tracking: this.dirty?.isTracking ?? false }
   }
 
   get pageSizes(): bigint {
@@ -156,33 +175,18 @@ export class AmdPagingDomain implements PagingDomain {
     return this.table.iovaToPhysHalves(iovaHi, iovaLo)
   }
 
-  /** Has hardware keep A and D in the tables, or stop. */
-  setTracking(enable: boolean): void {
-    this.#checkUsable()
-    if (enable === this.#tracking) return
-    this.#tracking = enable
-    try {
-      this.#refreshAll()
-    } catch (error) {
-      this.#tracking = !enable
-      throw error
-    }
-    // A cached translation remembers that D was set, or did not have to be.
-    invalidateAll(this)
-  }
-
   free(): void {
     this.#checkUsable()
     if (this.attachments.length > 0) throw new IommuError("EBUSY", "a device or a PASID is on the domain")
     if (this.guests?.isInUse) throw new IommuError("EBUSY", "nested domains stand on the domain")
-    this.isFreed = true
     this.table.free()
     if (!this.isGuestFormat) this.ops.hardware.domainIds.give(this.id)
+    this.id = FREED
   }
 
-  /** False after a map that the hardware must hear of. */
+  /** False after a map that the hardware must hear of, or while unmaps wait for {@link iotlbSync}. */
   get #isSettled(): boolean {
-    return this.table.levels === this.#levels && this.table.gather.count === 0
+    return this.table.levels === this.#levels && this.table.gather === NOTHING_GATHERED
   }
 
   /**
@@ -191,7 +195,7 @@ export class AmdPagingDomain implements PagingDomain {
    */
   #settle(): void {
     if (this.table.levels !== this.#levels) {
-      this.#refreshAll()
+      this.refreshEntries()
       this.#levels = this.table.levels
     }
     invalidateGather(this)
@@ -208,10 +212,10 @@ export class AmdPagingDomain implements PagingDomain {
     }
   }
 
-  #refreshAll(): void {
+  /** Writes the entries of all devices on these tables anew, nested ones included. */
+  refreshEntries(): void {
     refreshEntries(this)
-    if (this.guests === null) return
-    for (const nested of this.guests.domains()) refreshEntries(nested)
+    for (const nested of this.guests?.domains() ?? []) refreshEntries(nested)
   }
 
   #checkUsable(): void {
@@ -219,16 +223,36 @@ export class AmdPagingDomain implements PagingDomain {
   }
 }
 
-/** §2.2.7.3: with HAD, hardware sets D in the leaf that a device writes through. */
+/** Hardware sets D in the leaf that a device writes through, while HAD says so (§2.2.2.1). */
 class AmdDirtyOps implements DirtyOps {
   readonly #domain: AmdPagingDomain
+  isTracking = false
 
   constructor(domain: AmdPagingDomain) {
     this.#domain = domain
   }
 
   setDirtyTracking(enable: boolean): void {
-    this.#domain.setTracking(enable)
+    if (this.#domain.isFreed) throw new IommuError("EINVAL", "the domain has been freed")
+    if (enable === this.isTracking) return
+    this.isTracking = enable
+    try {
+      this.#domain.refreshEntries()
+    } catch (error) {
+      this.isTracking = !enable
+      this.#tryRefresh()
+      throw error
+    }
+    // A translation cached before does not set D any more.
+    invalidateAll(this.#domain)
+  }
+
+  #tryRefresh(): void {
+    try {
+      this.#domain.refreshEntries()
+    } catch {
+      // The hardware has failed already; the caller hears of the first failure.
+    }
   }
 
   readAndClearDirty(dirty: DirtyBitmap): void {

@@ -1,7 +1,7 @@
 /**
  * The command buffer as software writes it. AMD 48882 rev 3.10, §2.4 (commands), §3.4.2 (base), §3.4.13 (pointers).
  */
-import { hex64, IommuError, type IommuPlatform, type MemoryAccount, PAGE_SIZE } from "@iommu/core"
+import { hex64, IommuError, type IommuPlatform, PAGE_SIZE } from "@iommu/core"
 import { COMMAND_BYTES, COMMAND_BYTES_LG2, COMPLETION_WAIT, OPCODE } from "../spec/commands.ts"
 import * as reg from "../spec/registers.ts"
 
@@ -25,12 +25,15 @@ export class CommandQueue {
   #tail = 0
   #sequence = 0n
 
-  /** @param pollLimit how often a condition is read before the call gives up with ETIMEDOUT */
-  constructor(platform: IommuPlatform, account: MemoryAccount, pollLimit: number) {
+  /**
+   * @param buffer, semaphore addresses of a zeroed page each
+   * @param pollLimit how often a condition is read before a call gives up with ETIMEDOUT
+   */
+  constructor(platform: IommuPlatform, buffer: number, semaphore: number, pollLimit: number) {
     this.#platform = platform
+    this.#buffer = buffer
+    this.#semaphore = semaphore
     this.#pollLimit = pollLimit
-    this.#buffer = platform.pages.alloc(0, account)
-    this.#semaphore = platform.pages.alloc(0, account)
   }
 
   /** Tells the hardware where the buffer is; CONTROL.CmdBufEn must be 0. */

@@ -20,7 +20,7 @@ import {
   pagingParameters,
 } from "@iommu/core"
 import * as cmd from "../spec/commands.ts"
-import { DTE, GUEST_PAGING_5_LEVEL, gcr3RootOf } from "../spec/device-table.ts"
+import { DTE, GLX_MAX, GUEST_PAGING_5_LEVEL, gcr3RootOf } from "../spec/device-table.ts"
 import type { Features } from "./hardware.ts"
 
 /** A paging request with every choice made. */
@@ -169,50 +169,65 @@ function chooseAperture(
   return { apertureStart, apertureLast }
 }
 
-/** What a guest's device table entry means for requests of its device. */
+/** What the host's entry takes over from a guest's, as bits of its first three words. */
 export interface NestedPlan {
   /** The guest's tag, which stands for a host DomainID. */
   readonly gDomID: number
-  /**
-   * - `pass`: V = 0 or GV = 0, guest physical addresses reach the parent as they are
-   * - `refuse`: V = 1 and TV = 0, a request that needs a translation is refused
-   * - `translate`: through the guest's GCR3 table
-   */
-  readonly kind: "pass" | "refuse" | "translate"
-  /** The guest's fields that the host's entry takes over. */
-  readonly fields: Readonly<Partial<Record<keyof typeof DTE.fields, bigint>>>
+  readonly word0: bigint
+  readonly word1: bigint
+  readonly word2: bigint
 }
 
 /**
- * @throws EINVAL for an entry that the book does not allow in a guest, EOPNOTSUPP for one that is beyond this
- *   hardware
+ * A guest's entry means over the parent's tables what it would mean to a real device (§2.2.2.1):
+ * - V = 0, or GV = 0: guest physical addresses reach the parent as they are; with V = 1, IR and IW decide
+ * - V = 1 and TV = 0: what needs a translation is refused, here by neither IR nor IW
+ * - else requests go through the guest's GCR3 table
+ * @throws EINVAL for an entry that the book does not allow in a guest, EOPNOTSUPP for one beyond this hardware
  */
 export function nestedPlan(features: Features, { dte }: Readonly<HwptAmdGuest>): NestedPlan {
   const guest = DTE.decode(dte)
+  checkGuestEntry(features, guest, gcr3RootOf(dte))
+  const gDomID = Number(guest.DomainID)
+  if (guest.V === 0n) return planOf(gDomID, { IR: 1n, IW: 1n })
+  if (guest.TV === 0n) return planOf(gDomID, {})
+  const { IR, IW } = guest
+  if (guest.GV === 0n) return planOf(gDomID, { IR, IW })
+  const { PPR, GIOV, GV, GLX, GCR3_14_12, GCR3_30_15, GCR3_51_31, GuestPagingMode } = guest
+  return planOf(gDomID, {
+    IR,
+    IW,
+    PPR,
+    GIOV,
+    GV,
+    GLX,
+    GCR3_14_12,
+    GCR3_30_15,
+    GCR3_51_31,
+    GuestPagingMode,
+  })
+}
+
+/** The rules in the order in which Linux checks them, then what it leaves to the hardware. */
+function checkGuestEntry(features: Features, guest: FieldValues<typeof DTE.fields>, gcr3Root: bigint): void {
   if (guest.Mode !== 0n || guest.HostPageTableRootPtr !== 0n) {
     invalid("the guest's entry must leave Mode and the host page table root to the host")
   }
-  const translates = guest.V === 1n && guest.TV === 1n && guest.GV === 1n
-  if (guest.V === 1n && guest.GV === 1n && gcr3RootOf(dte) === 0n) {
+  if (guest.V === 1n && guest.GV === 1n && gcr3Root === 0n) {
     invalid("an entry with V and GV needs a GCR3 table root pointer")
   }
   if (guest.GuestPagingMode > BigInt(GUEST_PAGING_5_LEVEL)) invalid("GuestPagingMode is 0 or 1")
-  if (guest.GLX === 3n) invalid("GLX 3 is reserved")
+  if (guest.GLX > BigInt(GLX_MAX)) invalid("GLX 3 is reserved")
   if (Number(guest.GuestPagingMode) + 4 > features.guestLevels)
     unsupported("no guest tables of 5 levels here")
-  if (Number(guest.GLX) > features.GLXSup)
+  if (Number(guest.GLX) > features.GLXSup) {
     unsupported(`GCR3 tables have up to ${features.GLXSup + 1} levels here`)
-  const gDomID = Number(guest.DomainID)
-  if (guest.V === 0n) return { gDomID, kind: "pass", fields: { IR: 1n, IW: 1n } }
-  if (guest.TV === 0n) return { gDomID, kind: "refuse", fields: {} }
-  const { IR, IW } = guest
-  if (!translates) return { gDomID, kind: "pass", fields: { IR, IW } }
-  const { PPR, GIOV, GLX, GCR3_14_12, GCR3_30_15, GCR3_51_31, GuestPagingMode } = guest
-  return {
-    gDomID,
-    kind: "translate",
-    fields: { IR, IW, PPR, GIOV, GV: 1n, GLX, GCR3_14_12, GCR3_30_15, GCR3_51_31, GuestPagingMode },
   }
+}
+
+function planOf(gDomID: number, fields: Partial<FieldValues<typeof DTE.fields>>): NestedPlan {
+  const [word0 = 0n, word1 = 0n, word2 = 0n] = DTE.encode(fields)
+  return { gDomID, word0, word1, word2 }
 }
 
 /** A guest's command that the host carries out for it. */
