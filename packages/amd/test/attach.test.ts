@@ -177,15 +177,15 @@ describe("a root that grows", () => {
 })
 
 describe("a hardware that fails", () => {
-  /** Makes the next command buffer run halt, as after a bad command. */
-  function breakQueue(host: Host): () => void {
+  /** Makes the command buffer halt at the n-th time that it is set off, as after a bad command. */
+  function breakQueue(host: Host, nth: number): () => void {
     const { mmio } = host.model
     const write64 = mmio.write64.bind(mmio)
+    let runs = 0
     mmio.write64 = (offset, value) => {
-      if (offset !== 0x2008) return write64(offset, value)
-      const buffer = mmio.read64(0x8) & ADDRESS
-      const head = mmio.read64(0x2000)
-      host.memory.write64(buffer + head, 0xfn << 60n)
+      if (offset === 0x2008 && ++runs >= nth && value !== 0n) {
+        host.memory.write64((mmio.read64(0x8) & ADDRESS) + mmio.read64(0x2000), 0xfn << 60n)
+      }
       write64(offset, value)
     }
     return () => {
@@ -193,21 +193,52 @@ describe("a hardware that fails", () => {
     }
   }
 
-  it("leaves the device on its old domain: EIO, entry and accounting as before", () => {
+  it("leaves the device on its old domain, wherever it fails: EIO, entry and accounting as before", () => {
     const host = new Host()
-    const device = host.device(5, { pasidBits: 8 })
-    const [old, next] = [host.alloc(device), host.paging(device, { flags: PAGING_PASID })]
+    const device = host.device(5, { pasidBits: 12 })
+    const old = host.alloc(device)
+    const next = host.paging(device, { flags: PAGING_PASID })
     old.map(0x1000n, 0x5000n, 0x1000n, RW)
     old.attachDev(device)
     const before = { entry: host.entry(device), pages: host.account.usagePages }
-    const repair = breakQueue(host)
-    expectErrno("EIO", () => next.attachDev(device))
+    let failures = 0
+    for (let nth = 1; ; nth++) {
+      const repair = breakQueue(host, nth)
+      try {
+        next.attachDev(device)
+        repair()
+        break
+      } catch (error) {
+        repair()
+        expect(error).toMatchObject({ code: "EIO" })
+      }
+      failures++
+      expect({ entry: host.entry(device), pages: host.account.usagePages }).toEqual(before)
+      expect(host.dma(device, 0x1000n)).toBe(0x5000n)
+      expectErrno("EBUSY", () => iommuDomainFree(old))
+    }
+    // The entry that refuses, and the new one.
+    expect(failures).toBe(2)
+    iommuDomainFree(old)
+    next.detachDev(device)
+  })
+
+  it("leaves each PASID on its old domain, too", () => {
+    const host = new Host()
+    const device = host.device(5, { pasidBits: 12 })
+    const [old, next] = [0x5000n, 0x6000n].map(frame => {
+      const domain = host.paging(device, { flags: PAGING_PASID })
+      domain.map(0x1000n, frame, 0x1000n, RW)
+      return domain
+    })
+    old?.setDevPasid?.(device, 1)
+    const repair = breakQueue(host, 1)
+    expectErrno("EIO", () => next?.setDevPasid?.(device, 1))
+    expectErrno("EIO", () => old?.removeDevPasid?.(device, 1))
     repair()
-    expect({ entry: host.entry(device), pages: host.account.usagePages }).toEqual(before)
-    expect(host.dma(device, 0x1000n)).toBe(0x5000n)
-    iommuDomainFree(next)
-    expectErrno("EBUSY", () => iommuDomainFree(old))
-    old.detachDev(device)
+    expect(host.dma(device, 0x1000n, 1, 1)).toBe(0x5000n)
+    next?.setDevPasid?.(device, 1)
+    expect(host.dma(device, 0x1000n, 1, 1)).toBe(0x6000n)
   })
 
   it("maps nothing when the entries cannot follow the root", () => {
@@ -215,7 +246,7 @@ describe("a hardware that fails", () => {
     const device = host.device(5)
     const domain = host.alloc(device)
     domain.attachDev(device)
-    const repair = breakQueue(host)
+    const repair = breakQueue(host, 1)
     expectErrno("EIO", () => domain.map(1n << 40n, 0x6000n, 0x1000n, RW))
     expect(domain.mapPages(0x100, 0, 0, 0x6000, 1, RW)).toBe(5)
     repair()

@@ -155,6 +155,37 @@ describe("PASIDs that cannot be", () => {
     host.ops.releaseDevice(device)
   })
 
+  it("leaves the device where it is when the owner has no page for a GCR3 table: ENOMEM", () => {
+    const { host, device, make } = setUp()
+    const v1 = host.alloc(device)
+    v1.map(0x1000n, 0x5000n, 0x1000n, RW)
+    v1.attachDev(device)
+    const v2 = make(0xa000n)
+    const before = { entry: host.entry(device), pages: host.account.usagePages }
+    for (const more of [0, 1]) {
+      host.account.limitPages = before.pages + more
+      expectErrno("ENOMEM", () => v2.attachDev(device))
+      expect({ entry: host.entry(device), pages: host.account.usagePages }).toEqual(before)
+    }
+    host.account.limitPages = before.pages + 2
+    v2.attachDev(device)
+    expect(host.dma(device, 0x1000n)).toBe(0xa000n)
+  })
+
+  it("drops what was cached through a GCR3 table when it goes, of requests without PASID", () => {
+    const { host, device, make } = setUp()
+    make(0xa000n).attachDev(device)
+    const id = (host.entry(device)[1] as bigint) & 0xffffn
+    const pages = host
+      .commands(() => host.alloc(device).attachDev(device))
+      .filter(({ command }) => command === "INVALIDATE_IOMMU_PAGES")
+    const all = 0x7fff_ffff_ffff_f000n
+    expect(pages.map(({ words }) => words)).toEqual([
+      [(3n << 60n) | (id << 32n), all | 7n],
+      [(3n << 60n) | (id << 32n), all | 3n],
+    ])
+  })
+
   it("charges the account that the device had when the pages were taken", () => {
     const { host, device, make } = setUp()
     const domain = make(0xa000n)

@@ -6,6 +6,7 @@
 import { type IommuDevice, IommuError, NO_PASID } from "@iommu/core"
 import { type Entry, guestEntry, hostEntry, untranslatedEntry } from "./device-table.ts"
 import { DomainIds } from "./ids.ts"
+import { type CacheTag, HOST_TABLES } from "./invalidate.ts"
 import { type AmdNestedDomain, nestedEntry } from "./nested-domain.ts"
 import type { AmdDriver } from "./ops.ts"
 import type { AmdPagingDomain } from "./paging-domain.ts"
@@ -45,7 +46,7 @@ export function attachRid(driver: AmdDriver, device: IommuDevice, domain: AmdDom
   const before = kept ? next.replace(state, NO_PASID, guestTableOf(domain)) : 0n
   try {
     const entry = entryFor(domain, device, next)
-    driver.hardware.deviceTable.update(device.id, entry, retiredIds(state, next))
+    driver.hardware.deviceTable.update(device.id, entry, retiredTags(state, next))
   } catch (error) {
     if (kept) next.putBack(state, NO_PASID, before)
     else next?.free()
@@ -102,7 +103,7 @@ export function detachPasid(
   leave(domain, state, pasid)
   state.pasids.delete(pasid)
   if (state.pasids.size > 0 || usesGuestTables(state.rid)) return
-  driver.hardware.deviceTable.update(device.id, entryFor(state.rid, device, null), [gcr3.domainId])
+  driver.hardware.deviceTable.update(device.id, entryFor(state.rid, device, null), tagsOf(gcr3))
   gcr3.free()
   state.gcr3 = null
 }
@@ -227,12 +228,24 @@ function installGcr3(
   return gcr3
 }
 
-/** DomainIDs that no entry names any more when the RID leaves its domain and the device its GCR3 table. */
-function retiredIds({ rid, gcr3 }: DeviceState, next: Gcr3Table | null): number[] {
-  const ids = gcr3 !== null && gcr3 !== next ? [gcr3.domainId] : []
-  if (rid.type === "nested" && rid.guestDomain.attached === 1) ids.push(rid.guestDomain.id)
-  if (rid.type === "paging" && !rid.isGuestFormat && rid.attachments.length === 1) ids.push(rid.id)
-  return ids
+/** Tags that no entry has any more when the RID leaves its domain and the device its GCR3 table. */
+function retiredTags({ rid, gcr3 }: DeviceState, next: Gcr3Table | null): CacheTag[] {
+  const tags = gcr3 !== null && gcr3 !== next ? tagsOf(gcr3) : []
+  if (rid.type === "nested" && rid.guestDomain.attached === 1) {
+    tags.push({ domainId: rid.guestDomain.id, pasid: HOST_TABLES })
+  }
+  if (rid.type === "paging" && !rid.isGuestFormat && rid.attachments.length === 1) {
+    tags.push({ domainId: rid.id, pasid: HOST_TABLES })
+  }
+  return tags
+}
+
+/** Each PASID went with its {@link detachPasid}; left are requests without one, through PASID 0 or untranslated. */
+function tagsOf({ domainId }: Gcr3Table): CacheTag[] {
+  return [
+    { domainId, pasid: 0 },
+    { domainId, pasid: HOST_TABLES },
+  ]
 }
 
 function enter(domain: AmdDomain, attachment: Attachment): void {

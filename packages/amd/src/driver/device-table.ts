@@ -4,7 +4,7 @@
  */
 import { type IommuDevice, type IommuPlatform, PAGE_SIZE } from "@iommu/core"
 import * as dte from "../spec/device-table.ts"
-import { ALL, HOST_TABLES, pushDevtabEntry, pushIotlb, pushPages } from "./invalidate.ts"
+import { ALL, type CacheTag, HOST_TABLES, pushDevtabEntry, pushIotlb, pushPages } from "./invalidate.ts"
 import type { Gcr3Table } from "./pasid-table.ts"
 import type { CommandQueue } from "./queue.ts"
 
@@ -119,16 +119,16 @@ export class DeviceTable {
    * The IOMMU reads an entry whole, but a store of this machine has 64 bits. While a word that goes with word 0
    * changes, word 0 refuses every request: never is there a mixture of two entries, nor V = 0, which lets
    * requests through untranslated.
-   * @param retired DomainIDs that no entry names after this: their cached translations go too
+   * @param retired tags that no entry has after this: what is cached under them goes, too
    * @throws EIO, ETIMEDOUT with the old entry in place
    */
-  update(id: number, next: Entry, retired: readonly number[]): void {
+  update(id: number, next: Entry, retired: readonly CacheTag[]): void {
     const old = this.read(id)
     const wanted = [next[0], next[1], (old[2] & ~WORD2_DMA) | next[2]]
     if (wanted.every((word, i) => word === old[i])) return
     try {
       this.#change(id, old, wanted)
-      for (const domainId of retired) pushPages(this.#queue, domainId, HOST_TABLES, ALL)
+      for (const { domainId, pasid } of retired) pushPages(this.#queue, domainId, pasid, ALL)
       this.#queue.sync()
     } catch (error) {
       this.#putBack(id, old)

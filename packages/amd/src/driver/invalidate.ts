@@ -19,6 +19,13 @@ import type { CommandQueue } from "./queue.ts"
 /** In the place of a PASID: translations of host tables, GN = 0. */
 export const HOST_TABLES: number = NO_PASID
 
+/** What cached translations are tagged with. */
+export interface CacheTag {
+  readonly domainId: number
+  /** Whose guest tables, or {@link HOST_TABLES}: also what was cached through both. */
+  readonly pasid: number
+}
+
 /** Pages of 4 KiB, by number. */
 export interface PageRange {
   readonly firstPage: number
