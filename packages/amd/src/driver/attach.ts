@@ -100,12 +100,18 @@ export function detachPasid(
     throw new IommuError("EINVAL", `PASID ${pasid} of ${device.name} is not on this domain`)
   }
   gcr3.replace(state, pasid, 0n)
+  if (state.pasids.size === 1 && !usesGuestTables(state.rid)) {
+    try {
+      driver.hardware.deviceTable.update(device.id, entryFor(state.rid, device, null), tagsOf(gcr3))
+    } catch (error) {
+      gcr3.putBack(state, pasid, domain.table.root)
+      throw error
+    }
+    gcr3.free()
+    state.gcr3 = null
+  }
   leave(domain, state, pasid)
   state.pasids.delete(pasid)
-  if (state.pasids.size > 0 || usesGuestTables(state.rid)) return
-  driver.hardware.deviceTable.update(device.id, entryFor(state.rid, device, null), tagsOf(gcr3))
-  gcr3.free()
-  state.gcr3 = null
 }
 
 /** Writes the entries of all devices on a domain anew: its root has grown, or dirty tracking changed. */
