@@ -34,7 +34,7 @@ describe.each(fixtureNames)("%s with hostile contents", name => {
         for (const [index, value] of words) view.setBigUint64(index * 8, value, true)
         checkEnds({ ...capture, data })
       }),
-      { seed: 11, numRuns: 20 },
+      { seed: 11, numRuns: 12 },
     )
   })
 
@@ -64,7 +64,7 @@ describe.each(fixtureNames)("%s with hostile contents", name => {
         ])
         checkEnds({ ...capture, registers: Object.fromEntries(registers) })
       }),
-      { seed: 12, numRuns: 20 },
+      { seed: 12, numRuns: 12 },
     )
   })
 })

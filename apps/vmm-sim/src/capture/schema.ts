@@ -1,7 +1,7 @@
 /** The parts of a capture that are checked, schema 1. Fields that are not named here are ignored. */
 import * as v from "valibot"
 
-export const VENDORS = ["vtd", "smmuv3", "amd"] as const
+const VENDORS = ["vtd", "smmuv3", "amd"] as const
 export type Vendor = (typeof VENDORS)[number]
 
 /** This request succeeds. */

@@ -22,7 +22,7 @@ export interface LedgerEntry {
  *
  * `answer`: in the whole answer; the entry recognises the row and what the model made of it.
  */
-export type Slip =
+type Slip =
   | {
       readonly kind: "record"
       /** Bits of each word that this slip decides. */
