@@ -14,7 +14,7 @@ const SMMUV3_ENTRIES_LG2 = 5n
 const AMD_EVENT_LEN = 8n << 56n
 /** SMMU_GERROR.EVENTQ_ABT_ERR, IHI 0070 G.b §6.3.19: active while GERROR and GERRORN differ. */
 const EVENTQ_ABT_ERR = 1n << 2n
-/** EventOverflow, AMD 48882 rev 3.10 §3.4.14. */
+/** EventOverflow, AMD 48882 rev 3.10 §3.4, MMIO Offset 2020h. */
 const AMD_EVENT_OVERFLOW = 1n << 0n
 /** FRCD.F, VT-d 5.10 §11.4.7.6. */
 const FRCD_F = 1n << 63n
