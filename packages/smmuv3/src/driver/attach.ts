@@ -5,10 +5,7 @@
  * and only when all that has succeeded does the driver's own view change; before that every step can be undone.
  */
 import { type IommuDevice, IommuError, NO_PASID } from "@iommu/core"
-import { S1DSS_BYPASS, S1DSS_SSID0, S1DSS_TERMINATE } from "../spec/device-table.ts"
-import { ABORT_STE, bypassSte, nestedSte, stage1Ste, stage2Ste } from "./device-table.ts"
-import type { Entry } from "./entry-update.ts"
-import type { Features } from "./features.ts"
+import type { Entry } from "./device-table.ts"
 import { invalidateAtc, invalidateLeft } from "./invalidate.ts"
 import type { SmmuNestedDomain } from "./nested-domain.ts"
 import type { SmmuV3Driver } from "./ops.ts"
@@ -140,7 +137,7 @@ function move(driver: SmmuV3Driver, state: DeviceState, pasid: number, domain: S
     }
     ats = state.device.ats && hardware.translatesForAtcs && usesAts(next.rid, table)
     const oldSte = deviceTable.read(streamId)
-    deviceTable.write(streamId, steOf(driver, next.rid, table, ats))
+    deviceTable.write(streamId, steOf(next.rid, table, ats))
     undo.push(() => deviceTable.restore(streamId, oldSte))
     if (table !== null && stage1 === null && from !== undefined) writeCd(table, NO_CD)
     if (from !== undefined && from.domain.attachments.length === 1) invalidateLeft(from)
@@ -163,8 +160,9 @@ interface Placement {
 }
 
 function nextPlacement(state: DeviceState, pasid: number, domain: SmmuDomain): Placement {
-  if (pasid === NO_PASID)
+  if (pasid === NO_PASID) {
     return { rid: domain, needsTable: stage1Of(domain) !== null || state.pasids.size > 0 }
+  }
   const others = state.pasids.size - (state.pasids.has(pasid) ? 1 : 0)
   const needsTable = stage1Of(domain) !== null || stage1Of(state.rid) !== null || others > 0
   return { rid: state.rid, needsTable }
@@ -178,31 +176,8 @@ function newTable(driver: SmmuV3Driver, { device }: DeviceState, undo: (() => vo
 }
 
 /** What the STE says when requests without PASID go to `rid`, and PASIDs through `table`. */
-function steOf({ hardware }: SmmuV3Driver, rid: SmmuDomain, table: PasidTable | null, ats: boolean): Entry {
-  const { features } = hardware
-  switch (rid.type) {
-    case "blocked":
-      return table === null ? ABORT_STE : stage1Ste(features, table, S1DSS_TERMINATE, ats)
-    case "identity":
-      return table === null ? bypassSte(features) : stage1Ste(features, table, S1DSS_BYPASS, ats)
-    case "nested":
-      return nestedDomainSte(features, rid, ats)
-    case "paging":
-      return table === null
-        ? stage2Ste(features, rid.stage2Root, ats)
-        : stage1Ste(features, table, S1DSS_SSID0, ats)
-  }
-}
-
-function nestedDomainSte(features: Features, { plan, parent }: SmmuNestedDomain, ats: boolean): Entry {
-  switch (plan.config) {
-    case "abort":
-      return ABORT_STE
-    case "bypass":
-      return stage2Ste(features, parent.stage2Root, ats)
-    case "stage1":
-      return nestedSte(features, parent.stage2Root, { ...plan, ats })
-  }
+function steOf(rid: SmmuDomain, table: PasidTable | null, ats: boolean): Entry {
+  return rid.type === "nested" ? rid.ste(ats) : rid.ste(table, ats)
 }
 
 /** A guest says for itself whether it uses ATS. */

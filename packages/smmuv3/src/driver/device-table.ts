@@ -1,5 +1,11 @@
-/** The Stream table: STEs for what a stream can be on, and their way into memory. Arm IHI 0070 G.b §3.3.1, §5.1, §5.2. */
-import { IommuError, type MemoryAccount, type PageAllocator, type PhysicalMemory } from "@iommu/core"
+/**
+ * The Stream table, and the way of any STE or CD into memory while the SMMU may be using it. Arm IHI 0070 G.b §3.3.1,
+ * §3.21.3, §5.1, §5.2.
+ *
+ * The SMMU reads an entry in 64-bit pieces, at any time, and keeps what it read until it is told to forget. So at
+ * each moment an entry is the old one, the new one, or not valid; and what it ignores may change at any time.
+ */
+import { IommuError, type PhysicalMemory } from "@iommu/core"
 import { CMD_CFGI_STE, CMD_CFGI_STE_RANGE, LEAF } from "../spec/commands.ts"
 import * as ste from "../spec/device-table.ts"
 import {
@@ -9,17 +15,7 @@ import {
   STRTAB_FMT_2LVL,
   STRTAB_FMT_LINEAR,
 } from "../spec/registers.ts"
-import {
-  ENTRY_WORDS,
-  type Entry,
-  type EntryKind,
-  readEntry,
-  restoreEntry,
-  updateEntry,
-} from "./entry-update.ts"
-import type { Features } from "./features.ts"
-import { allocRun, freeRun, type PageRun } from "./page-run.ts"
-import type { CommandQueue } from "./queue.ts"
+import type { Features, Hardware, PageRun } from "./hardware.ts"
 
 /** STEs of one level 2 array: 2^8, one PCI bus. */
 const SPLIT = 8
@@ -27,110 +23,25 @@ const L2_STES = 1 << SPLIT
 /** Level 1 arrays end at 1 MiB, as the drivers in the field have it. */
 const MAX_LEVEL1_LG2 = 17
 
-/** Incoming shareability, for streams whose attributes no stage 1 decides. */
-const SHCFG_INCOMING = 1n
-/** Cacheability and shareability of fetches. */
-const WRITE_BACK = 1n
-const OUTER_SHAREABLE = 2n
-const INNER_SHAREABLE = 3n
+export const ENTRY_WORDS = 8
+
+/** The eight 64-bit words of an STE or a CD. */
+export type Entry = readonly bigint[]
+
+/** What one kind of entry is made of. V is bit `valid` of word 0. */
+export interface EntryKind {
+  readonly valid: bigint
+  /** Per word, the bits that the SMMU looks at when an entry has these words. */
+  used(words: Entry): Entry
+}
+
+/** STE.SHCFG of streams whose attributes no stage 1 decides: 1 keeps what comes in, where the field has effect. */
+export function incomingShareability({ ATTR_TYPES_OVR }: Features): bigint {
+  return ATTR_TYPES_OVR ? 1n : 0n
+}
 
 /** V = 1, Config = 0: aborts, and leaves no event. */
 export const ABORT_STE: Entry = ste.STE.encode({ V: 1n, Config: BigInt(ste.CONFIG_ABORT) })
-
-export function bypassSte(features: Features): Entry {
-  return ste.STE.encode({ V: 1n, Config: BigInt(ste.CONFIG_BYPASS), SHCFG: shcfg(features) })
-}
-
-/** Where a stream's CDs are. */
-export interface ContextTable {
-  readonly address: number
-  readonly s1Fmt: number
-  /** log2 of the CDs. */
-  readonly s1CdMax: number
-}
-
-/**
- * Stage 1.
- * @param s1dss what transactions without SubstreamID do
- */
-export function stage1Ste(features: Features, table: ContextTable, s1dss: number, ats: boolean): Entry {
-  const words = ste.STE.encode({
-    V: 1n,
-    Config: BigInt(ste.CONFIG_S1),
-    S1Fmt: BigInt(table.s1Fmt),
-    S1CDMax: BigInt(table.s1CdMax),
-    S1DSS: BigInt(s1dss),
-    S1CIR: WRITE_BACK,
-    S1COR: WRITE_BACK,
-    S1CSH: INNER_SHAREABLE,
-    S1STALLD: features.STALL_MODEL === 0 ? 1n : 0n,
-    EATS: eats(ats),
-    STRW: BigInt(ste.STRW_EL1),
-    SHCFG: s1dss === ste.S1DSS_BYPASS ? shcfg(features) : 0n,
-  })
-  return words.with(0, (words[0] as bigint) | BigInt(table.address))
-}
-
-/** Stage 2 alone. */
-export function stage2Ste(features: Features, stage2: Stage2Root, ats: boolean): Entry {
-  const cacheable = features.COHACC ? WRITE_BACK : 0n
-  const words = ste.STE.encode({
-    V: 1n,
-    Config: BigInt(ste.CONFIG_S2),
-    EATS: eats(ats),
-    SHCFG: shcfg(features),
-    S2VMID: BigInt(stage2.vmid),
-    S2T0SZ: BigInt(64 - stage2.inputBits),
-    S2SL0: BigInt(stage2.sl0 & 3),
-    S2IR0: cacheable,
-    S2OR0: cacheable,
-    S2SH0: features.COHACC ? INNER_SHAREABLE : OUTER_SHAREABLE,
-    S2TG: BigInt(stage2.tg),
-    S2PS: BigInt(stage2.ps),
-    S2AA64: 1n,
-    S2PTW: 1n,
-    S2S: features.STALL_MODEL === 2 ? 1n : 0n,
-    S2R: 1n,
-    S2SL0_2: BigInt(stage2.sl0 >> 2),
-    S2DS: stage2.ds ? 1n : 0n,
-  })
-  return words.with(3, (words[3] as bigint) | stage2.root)
-}
-
-/** Bits of a guest's STE, words 0 and 1, that are taken over for stage 1. */
-export interface GuestSte {
-  readonly word0: bigint
-  readonly word1: bigint
-  readonly ats: boolean
-}
-
-/** A guest's stage 1 over stage 2; events of the guest may be merged, so that it cannot flood the Event queue. */
-export function nestedSte(features: Features, stage2: Stage2Root, guest: GuestSte): Entry {
-  const parent = stage2Ste(features, stage2, guest.ats)
-  const config = (BigInt(ste.CONFIG_NESTED) << BigInt(ste.CONFIG_SHIFT)) | 1n
-  const word1 = (parent[1] as bigint) | guest.word1 | BigInt(ste.MEV)
-  return parent.with(0, guest.word0 | config).with(1, word1)
-}
-
-/** What an STE says of stage 2. */
-export interface Stage2Root {
-  readonly root: bigint
-  readonly vmid: number
-  readonly inputBits: number
-  /** S2SL0_2 and S2SL0 as one number. */
-  readonly sl0: number
-  readonly tg: number
-  readonly ps: number
-  readonly ds: boolean
-}
-
-function shcfg(features: Features): bigint {
-  return features.ATTR_TYPES_OVR ? SHCFG_INCOMING : 0n
-}
-
-function eats(ats: boolean): bigint {
-  return BigInt(ats ? ste.EATS_FULL : ste.EATS_NONE)
-}
 
 const ONES: Entry = Array.from({ length: ENTRY_WORDS }, () => (1n << 64n) - 1n)
 type SteField = keyof typeof ste.STE.fields
@@ -171,13 +82,88 @@ function union(...masks: Entry[]): Entry {
   return ONES.map((_, i) => masks.reduce((all, mask) => all | (mask[i] as bigint), 0n))
 }
 
-/** What the table needs of the SMMU that reads it. */
-export interface DeviceTableOwner {
-  readonly features: Features
-  readonly memory: PhysicalMemory
-  readonly pages: PageAllocator
-  readonly account: MemoryAccount
-  readonly queue: CommandQueue
+export function readEntry(memory: PhysicalMemory, address: bigint): Entry {
+  return Array.from({ length: ENTRY_WORDS }, (_, i) => memory.read64(address + BigInt(i * 8)))
+}
+
+/**
+ * Brings an entry to its new words. Without a gap in translation when the words that count differ in one 64-bit
+ * piece; else through V = 0.
+ * @param forget invalidates the SMMU's copies of the entry and waits
+ * @throws what `forget` throws; the entry has its old words then
+ */
+export function updateEntry(
+  memory: PhysicalMemory,
+  address: bigint,
+  target: Entry,
+  kind: EntryKind,
+  forget: () => void,
+): void {
+  const old = readEntry(memory, address)
+  const put = (words: Entry): void => {
+    if (writeChanged(memory, address, words)) forget()
+  }
+  try {
+    for (const words of updateSteps(old, target, kind)) put(words)
+  } catch (error) {
+    restoreEntry(memory, address, old, kind, forget)
+    throw error
+  }
+}
+
+/** The states through which an entry goes, the last being its new words. Copies are forgotten after each. */
+export function updateSteps(old: Entry, target: Entry, kind: EntryKind): Entry[] {
+  const oldUsed = kind.used(old)
+  const targetUsed = kind.used(target)
+  // What the SMMU ignores in the old entry may already be new.
+  const prepared = old.map((word, i) => {
+    const used = oldUsed[i] as bigint
+    return (word & used) | ((target[i] as bigint) & ~used)
+  })
+  const differ = prepared.flatMap((word, i) => {
+    const used = targetUsed[i] as bigint
+    return ((word ^ (target[i] as bigint)) & used) === 0n ? [] : [i]
+  })
+  if (differ.length === 0) return [target]
+  if (differ.length === 1) {
+    const critical = differ[0] as number
+    const ready = prepared.with(critical, old[critical] as bigint)
+    return [ready, ready.with(critical, target[critical] as bigint), target]
+  }
+  const invalid = old.with(0, (old[0] as bigint) & ~kind.valid)
+  return [invalid, target.with(0, 0n), target]
+}
+
+function writeChanged(memory: PhysicalMemory, address: bigint, words: Entry): boolean {
+  let changed = false
+  words.forEach((word, i) => {
+    const at = address + BigInt(i * 8)
+    if (memory.read64(at) === word) return
+    memory.write64(at, word)
+    changed = true
+  })
+  return changed
+}
+
+/**
+ * Puts an entry's old words back after hardware failed. V comes last, and copies are forgotten as far as the
+ * hardware still answers.
+ */
+export function restoreEntry(
+  memory: PhysicalMemory,
+  address: bigint,
+  old: Entry,
+  kind: EntryKind,
+  forget: () => void,
+): void {
+  for (const words of [old.with(0, (old[0] as bigint) & ~kind.valid), old]) {
+    if (!writeChanged(memory, address, words)) continue
+    try {
+      forget()
+    } catch {
+      // The failure that led here is the one to report.
+    }
+  }
 }
 
 interface Level2 {
@@ -187,7 +173,7 @@ interface Level2 {
 
 export class DeviceTable {
   readonly run: PageRun
-  readonly #owner: DeviceTableOwner
+  readonly #hardware: Hardware
   readonly #twoLevel: boolean
   /** log2 of the StreamIDs that the table covers. */
   readonly #sizeLg2: number
@@ -195,15 +181,15 @@ export class DeviceTable {
   readonly #level2 = new Map<number, Level2>()
 
   /** @throws ENOMEM */
-  constructor(owner: DeviceTableOwner) {
-    const { SIDSIZE, twoLevelStreamTable } = owner.features
-    this.#owner = owner
+  constructor(hardware: Hardware) {
+    const { SIDSIZE, twoLevelStreamTable } = hardware.features
+    this.#hardware = hardware
     this.#twoLevel = twoLevelStreamTable && SIDSIZE > SPLIT
     this.#sizeLg2 = this.#twoLevel ? Math.min(SIDSIZE, MAX_LEVEL1_LG2 + SPLIT) : SIDSIZE
     const bytes = this.#twoLevel
       ? 2 ** (this.#sizeLg2 - SPLIT) * ste.L1STD_BYTES
       : 2 ** this.#sizeLg2 * ste.STE_BYTES
-    this.run = allocRun(owner.pages, bytes, owner.account)
+    this.run = hardware.allocRun(bytes, hardware.account)
     if (!this.#twoLevel) this.#fillWithAbort(this.run.address, 2 ** this.#sizeLg2)
   }
 
@@ -244,9 +230,9 @@ export class DeviceTable {
     const level2 = this.#level2.get(index)
     if (level2 === undefined || --level2.streams > 0) return
     this.#level2.delete(index)
-    this.#owner.memory.write64(this.#level1At(index), 0n)
+    this.#hardware.memory.write64(this.#level1At(index), 0n)
     this.#forgetLevel2(index)
-    freeRun(this.#owner.pages, level2.run)
+    this.#hardware.freeRun(level2.run)
   }
 
   /**
@@ -254,22 +240,22 @@ export class DeviceTable {
    * @throws EIO, ETIMEDOUT: the old STE is in place then
    */
   write(streamId: number, words: Entry): void {
-    updateEntry(this.#owner.memory, this.#steAt(streamId), words, STE_KIND, () => this.#forget(streamId))
+    updateEntry(this.#hardware.memory, this.#steAt(streamId), words, STE_KIND, () => this.#forget(streamId))
   }
 
   read(streamId: number): Entry {
-    return readEntry(this.#owner.memory, this.#steAt(streamId))
+    return readEntry(this.#hardware.memory, this.#steAt(streamId))
   }
 
   /** Puts words back that were there before, with hardware that may not answer any more. */
   restore(streamId: number, words: Entry): void {
-    restoreEntry(this.#owner.memory, this.#steAt(streamId), words, STE_KIND, () => this.#forget(streamId))
+    restoreEntry(this.#hardware.memory, this.#steAt(streamId), words, STE_KIND, () => this.#forget(streamId))
   }
 
   /** The SMMU's copy of an STE, and of all CDs found through it, §4.3.1. */
   #forget(streamId: number): void {
-    this.#owner.queue.push(CMD_CFGI_STE, streamId, LEAF, 0)
-    this.#owner.queue.sync()
+    this.#hardware.queue.push(CMD_CFGI_STE, streamId, LEAF, 0)
+    this.#hardware.queue.sync()
   }
 
   #steAt(streamId: number): bigint {
@@ -284,8 +270,8 @@ export class DeviceTable {
   }
 
   #addLevel2(index: number): Level2 {
-    const { memory, pages, account } = this.#owner
-    const run = allocRun(pages, L2_STES * ste.STE_BYTES, account)
+    const { memory, account } = this.#hardware
+    const run = this.#hardware.allocRun(L2_STES * ste.STE_BYTES, account)
     this.#fillWithAbort(run.address, L2_STES)
     const words = ste.L1STD.encode({ Span: BigInt(SPLIT + 1) })
     memory.write64(this.#level1At(index), (words[0] as bigint) | BigInt(run.address))
@@ -293,7 +279,7 @@ export class DeviceTable {
       this.#forgetLevel2(index)
     } catch (error) {
       memory.write64(this.#level1At(index), 0n)
-      freeRun(pages, run)
+      this.#hardware.freeRun(run)
       throw error
     }
     const level2 = { run, streams: 0 }
@@ -303,13 +289,13 @@ export class DeviceTable {
 
   /** All STEs of a level 2 array, and the L1STD on the way to them, §4.3.2. */
   #forgetLevel2(index: number): void {
-    this.#owner.queue.push(CMD_CFGI_STE_RANGE, index * L2_STES, SPLIT - 1, 0)
-    this.#owner.queue.sync()
+    this.#hardware.queue.push(CMD_CFGI_STE_RANGE, index * L2_STES, SPLIT - 1, 0)
+    this.#hardware.queue.sync()
   }
 
   #fillWithAbort(address: number, stes: number): void {
     for (let i = 0; i < stes; i++) {
-      this.#owner.memory.write64(BigInt(address + i * ste.STE_BYTES), ABORT_STE[0] as bigint)
+      this.#hardware.memory.write64(BigInt(address + i * ste.STE_BYTES), ABORT_STE[0] as bigint)
     }
   }
 }

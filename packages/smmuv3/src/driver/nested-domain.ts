@@ -12,9 +12,11 @@ import {
   VIOMMU_ARM_SMMUV3_INVALIDATE,
 } from "@iommu/core"
 import * as cmd from "../spec/commands.ts"
+import * as ste from "../spec/device-table.ts"
 import { type Attachment, attachRid, detachRid } from "./attach.ts"
+import { ABORT_STE, type Entry } from "./device-table.ts"
 import type { SmmuV3Driver } from "./ops.ts"
-import type { SmmuPagingDomain } from "./paging-domain.ts"
+import { type SmmuPagingDomain, stage2Ste } from "./paging-domain.ts"
 import type { NestedPlan } from "./user-data.ts"
 
 const NO_ATTACHMENTS: readonly Attachment[] = Object.freeze([])
@@ -51,6 +53,15 @@ export class SmmuNestedDomain implements NestedDomain {
     if (this.attachments.length > 0) throw new IommuError("EBUSY", "a device is on the domain")
     this.parent.children = this.parent.children.filter(child => child !== this)
     this.freed = true
+  }
+
+  /** The STE of a device on this domain; PASIDs are in the guest's CD table. */
+  ste(ats: boolean): Entry {
+    const { features } = this.ops.hardware
+    const { config, word0, word1 } = this.plan
+    if (config === "abort") return ABORT_STE
+    const stage2 = stage2Ste(features, this.parent.stage2Root, ats)
+    return config === "bypass" ? stage2 : nestedSte(stage2, word0, word1)
   }
 
   /**
@@ -127,4 +138,13 @@ export class SmmuNestedDomain implements NestedDomain {
     }
     throw new IommuError("EIO", `no device of this guest has StreamID 0x${virtualId.toString(16)}`)
   }
+}
+
+/**
+ * The parent's STE with the guest's fields of stage 1. Events may be merged (MEV), so that a guest cannot flood the
+ * Event queue.
+ */
+export function nestedSte(stage2: Entry, word0: bigint, word1: bigint): Entry {
+  const config = (BigInt(ste.CONFIG_NESTED) << BigInt(ste.CONFIG_SHIFT)) | BigInt(ste.V)
+  return stage2.with(0, word0 | config).with(1, (stage2[1] as bigint) | word1 | BigInt(ste.MEV))
 }

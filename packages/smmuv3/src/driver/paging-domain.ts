@@ -11,13 +11,15 @@ import {
   type U64Like,
 } from "@iommu/core"
 import type { PageTable } from "@iommu/pagetable"
+import * as ste from "../spec/device-table.ts"
 import { TG0_4KB, TG0_16KB, TG0_64KB } from "../spec/pasid-table.ts"
 import { type Attachment, attachPasid, attachRid, detachPasid, detachRid } from "./attach.ts"
-import type { Stage2Root } from "./device-table.ts"
+import { type Entry, incomingShareability } from "./device-table.ts"
+import type { Features } from "./hardware.ts"
 import { invalidateAll, invalidateGather } from "./invalidate.ts"
 import type { SmmuNestedDomain } from "./nested-domain.ts"
 import type { SmmuV3Driver } from "./ops.ts"
-import type { Stage1Root } from "./pasid-table.ts"
+import { type PasidTable, type Stage1Root, stage1Ste } from "./pasid-table.ts"
 import { addressSizeCode, type PagingPlan } from "./user-data.ts"
 
 const NO_ATTACHMENTS: readonly Attachment[] = Object.freeze([])
@@ -143,6 +145,14 @@ export class SmmuPagingDomain implements PagingDomain {
     return this.table.physLo
   }
 
+  /** The STE of a device whose requests without PASID are here. */
+  ste(table: PasidTable | null, ats: boolean): Entry {
+    const { features } = this.ops.hardware
+    return table === null
+      ? stage2Ste(features, this.stage2Root, ats)
+      : stage1Ste(features, table, ste.S1DSS_SSID0, ats)
+  }
+
   /** What the CD of a device on this stage 1 says. */
   get stage1Root(): Stage1Root {
     const { inputBits, outputBits, granuleLg2, lpa2, dirty } = this.plan
@@ -170,6 +180,44 @@ export class SmmuPagingDomain implements PagingDomain {
       ds: lpa2,
     }
   }
+}
+
+/** What an STE says of stage 2. */
+export interface Stage2Root {
+  readonly root: bigint
+  readonly vmid: number
+  readonly inputBits: number
+  /** S2SL0_2 and S2SL0 as one number. */
+  readonly sl0: number
+  readonly tg: number
+  readonly ps: number
+  readonly ds: boolean
+}
+
+/** The STE of a stream with stage 2 alone, §5.2. Table walks are write-back, inner shareable where that is coherent. */
+export function stage2Ste(features: Features, stage2: Stage2Root, ats: boolean): Entry {
+  const cacheable = features.COHACC ? 1n : 0n
+  const words = ste.STE.encode({
+    V: 1n,
+    Config: BigInt(ste.CONFIG_S2),
+    EATS: BigInt(ats ? ste.EATS_FULL : ste.EATS_NONE),
+    SHCFG: incomingShareability(features),
+    S2VMID: BigInt(stage2.vmid),
+    S2T0SZ: BigInt(64 - stage2.inputBits),
+    S2SL0: BigInt(stage2.sl0 & 3),
+    S2IR0: cacheable,
+    S2OR0: cacheable,
+    S2SH0: features.COHACC ? 3n : 2n,
+    S2TG: BigInt(stage2.tg),
+    S2PS: BigInt(stage2.ps),
+    S2AA64: 1n,
+    S2PTW: 1n,
+    S2S: features.STALL_MODEL === 2 ? 1n : 0n,
+    S2R: 1n,
+    S2SL0_2: BigInt(stage2.sl0 >> 2),
+    S2DS: stage2.ds ? 1n : 0n,
+  })
+  return words.with(3, (words[3] as bigint) | stage2.root)
 }
 
 /** A stage 1 of an SMMU that has SubstreamIDs. */

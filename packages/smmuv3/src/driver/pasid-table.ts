@@ -1,20 +1,18 @@
 /** CD tables: what each SubstreamID of a device translates with. Arm IHI 0070 G.b §3.3.2, §5.3, §5.4. */
-import type { MemoryAccount, PageAllocator, PhysicalMemory } from "@iommu/core"
+import type { MemoryAccount } from "@iommu/core"
 import { CMD_CFGI_CD, SUBSTREAMID_SHIFT } from "../spec/commands.ts"
-import { S1FMT_64KB_L2, S1FMT_LINEAR } from "../spec/device-table.ts"
+import * as ste from "../spec/device-table.ts"
 import * as cd from "../spec/pasid-table.ts"
-import type { ContextTable } from "./device-table.ts"
 import {
   ENTRY_WORDS,
   type Entry,
   type EntryKind,
+  incomingShareability,
   readEntry,
   restoreEntry,
   updateEntry,
-} from "./entry-update.ts"
-import type { Features } from "./features.ts"
-import { allocRun, freeRun, type PageRun } from "./page-run.ts"
-import type { CommandQueue } from "./queue.ts"
+} from "./device-table.ts"
+import type { Features, Hardware, PageRun } from "./hardware.ts"
 
 const L2_CDS = 1 << cd.L2_CDS_LG2_64KB
 /** MAIR: 0 Non-cacheable, 1 write-back, 2 Device-nGnRE, 3 inner non-cacheable outer write-back; 4 to 7 never picked. */
@@ -63,6 +61,36 @@ export function contextDescriptor(features: Features, stage1: Stage1Root): Entry
   return words.with(1, (words[1] as bigint) | stage1.root)
 }
 
+/** Where a stream's CDs are. */
+export interface ContextTable {
+  readonly address: number
+  readonly s1Fmt: number
+  /** log2 of the CDs. */
+  readonly s1CdMax: number
+}
+
+/**
+ * The STE of a stream with stage 1, §5.2. CD fetches are write-back, inner shareable.
+ * @param s1dss what transactions without SubstreamID do
+ */
+export function stage1Ste(features: Features, table: ContextTable, s1dss: number, ats: boolean): Entry {
+  const words = ste.STE.encode({
+    V: 1n,
+    Config: BigInt(ste.CONFIG_S1),
+    S1Fmt: BigInt(table.s1Fmt),
+    S1CDMax: BigInt(table.s1CdMax),
+    S1DSS: BigInt(s1dss),
+    S1CIR: 1n,
+    S1COR: 1n,
+    S1CSH: 3n,
+    S1STALLD: features.STALL_MODEL === 0 ? 1n : 0n,
+    EATS: BigInt(ats ? ste.EATS_FULL : ste.EATS_NONE),
+    STRW: BigInt(ste.STRW_EL1),
+    SHCFG: s1dss === ste.S1DSS_BYPASS ? incomingShareability(features) : 0n,
+  })
+  return words.with(0, (words[0] as bigint) | BigInt(table.address))
+}
+
 /** With V = 0 nothing else counts, §5.4. */
 export const CD_KIND: EntryKind = {
   valid: BigInt(cd.V),
@@ -73,18 +101,11 @@ export const CD_KIND: EntryKind = {
   },
 }
 
-export interface PasidTableOwner {
-  readonly features: Features
-  readonly memory: PhysicalMemory
-  readonly pages: PageAllocator
-  readonly queue: CommandQueue
-}
-
 /** The CD table of one device. */
-export class PasidTable implements ContextTable {
+export class PasidTable {
   readonly s1Fmt: number
   readonly s1CdMax: number
-  readonly #owner: PasidTableOwner
+  readonly #hardware: Hardware
   readonly #streamId: number
   readonly #run: PageRun
   readonly #leaves = new Map<number, PageRun>()
@@ -94,14 +115,14 @@ export class PasidTable implements ContextTable {
    * @param account pays for the table; remembered
    * @throws ENOMEM
    */
-  constructor(owner: PasidTableOwner, streamId: number, cdsLg2: number, account: MemoryAccount) {
-    const twoLevel = owner.features.CD2L && cdsLg2 > cd.L2_CDS_LG2_64KB
+  constructor(hardware: Hardware, streamId: number, cdsLg2: number, account: MemoryAccount) {
+    const twoLevel = hardware.features.CD2L && cdsLg2 > cd.L2_CDS_LG2_64KB
     const bytes = twoLevel ? 2 ** (cdsLg2 - cd.L2_CDS_LG2_64KB) * cd.L1CD_BYTES : 2 ** cdsLg2 * cd.CD_BYTES
-    this.#owner = owner
+    this.#hardware = hardware
     this.#streamId = streamId
     this.s1CdMax = cdsLg2
-    this.s1Fmt = twoLevel ? S1FMT_64KB_L2 : S1FMT_LINEAR
-    this.#run = allocRun(owner.pages, bytes, account)
+    this.s1Fmt = twoLevel ? ste.S1FMT_64KB_L2 : ste.S1FMT_LINEAR
+    this.#run = hardware.allocRun(bytes, account)
   }
 
   /** Physical address of the table, or of its first level. */
@@ -114,11 +135,11 @@ export class PasidTable implements ContextTable {
    * @throws ENOMEM
    */
   reserve(ssid: number): void {
-    if (this.s1Fmt === S1FMT_LINEAR) return
+    if (this.s1Fmt === ste.S1FMT_LINEAR) return
     const index = Math.floor(ssid / L2_CDS)
     if (this.#leaves.has(index)) return
-    const { memory, pages } = this.#owner
-    const leaf = allocRun(pages, L2_CDS * cd.CD_BYTES, this.#run.account)
+    const { memory } = this.#hardware
+    const leaf = this.#hardware.allocRun(L2_CDS * cd.CD_BYTES, this.#run.account)
     this.#leaves.set(index, leaf)
     memory.write64(BigInt(this.address + index * cd.L1CD_BYTES), BigInt(leaf.address) | BigInt(cd.L1CD_V))
     this.#forget(ssid, 0)
@@ -129,26 +150,26 @@ export class PasidTable implements ContextTable {
    * @throws EIO, ETIMEDOUT: the old CD is in place then
    */
   write(ssid: number, words: Entry): void {
-    updateEntry(this.#owner.memory, this.#cdAt(ssid), words, CD_KIND, () => this.#forget(ssid, 1))
+    updateEntry(this.#hardware.memory, this.#cdAt(ssid), words, CD_KIND, () => this.#forget(ssid, 1))
   }
 
   read(ssid: number): Entry {
-    return readEntry(this.#owner.memory, this.#cdAt(ssid))
+    return readEntry(this.#hardware.memory, this.#cdAt(ssid))
   }
 
   /** Puts words back that were there before, with hardware that may not answer any more. */
   restore(ssid: number, words: Entry): void {
-    restoreEntry(this.#owner.memory, this.#cdAt(ssid), words, CD_KIND, () => this.#forget(ssid, 1))
+    restoreEntry(this.#hardware.memory, this.#cdAt(ssid), words, CD_KIND, () => this.#forget(ssid, 1))
   }
 
   /** No STE may point at the table any more. */
   free(): void {
-    for (const leaf of this.#leaves.values()) freeRun(this.#owner.pages, leaf)
-    freeRun(this.#owner.pages, this.#run)
+    for (const leaf of this.#leaves.values()) this.#hardware.freeRun(leaf)
+    this.#hardware.freeRun(this.#run)
   }
 
   #cdAt(ssid: number): bigint {
-    if (this.s1Fmt === S1FMT_LINEAR) return BigInt(this.address + ssid * cd.CD_BYTES)
+    if (this.s1Fmt === ste.S1FMT_LINEAR) return BigInt(this.address + ssid * cd.CD_BYTES)
     const leaf = this.#leaves.get(Math.floor(ssid / L2_CDS))
     if (leaf === undefined) throw new Error(`bug: no leaf table for SubstreamID ${ssid}`)
     return BigInt(leaf.address + (ssid % L2_CDS) * cd.CD_BYTES)
@@ -156,7 +177,7 @@ export class PasidTable implements ContextTable {
 
   /** The SMMU's copy of a CD, and with Leaf = 0 of the L1CD on the way to it, §4.3.3. */
   #forget(ssid: number, leaf: number): void {
-    this.#owner.queue.push(((ssid << SUBSTREAMID_SHIFT) | CMD_CFGI_CD) >>> 0, this.#streamId, leaf, 0)
-    this.#owner.queue.sync()
+    this.#hardware.queue.push(((ssid << SUBSTREAMID_SHIFT) | CMD_CFGI_CD) >>> 0, this.#streamId, leaf, 0)
+    this.#hardware.queue.sync()
   }
 }

@@ -1,9 +1,21 @@
 /** The two domains without tables: one of each per driver instance. */
 import { type BlockedDomain, type IdentityDomain, type IommuDevice, IommuError } from "@iommu/core"
+import * as ste from "../spec/device-table.ts"
 import { attachRid, detachRid } from "./attach.ts"
+import { ABORT_STE, type Entry, incomingShareability } from "./device-table.ts"
+import type { Features } from "./hardware.ts"
 import type { SmmuV3Driver } from "./ops.ts"
+import { type PasidTable, stage1Ste } from "./pasid-table.ts"
 
-/** STE.Config abort. */
+export function bypassSte(features: Features): Entry {
+  return ste.STE.encode({
+    V: 1n,
+    Config: BigInt(ste.CONFIG_BYPASS),
+    SHCFG: incomingShareability(features),
+  })
+}
+
+/** STE.Config abort; S1DSS terminate while PASIDs of the device translate. */
 export class SmmuBlockedDomain implements BlockedDomain {
   readonly type = "blocked"
   readonly ops: SmmuV3Driver
@@ -23,9 +35,15 @@ export class SmmuBlockedDomain implements BlockedDomain {
   free(): void {
     throw notFreed()
   }
+
+  /** The STE of a device whose requests without PASID are here. */
+  ste(table: PasidTable | null, ats: boolean): Entry {
+    const { features } = this.ops.hardware
+    return table === null ? ABORT_STE : stage1Ste(features, table, ste.S1DSS_TERMINATE, ats)
+  }
 }
 
-/** STE.Config bypass. */
+/** STE.Config bypass; S1DSS bypass while PASIDs of the device translate. */
 export class SmmuIdentityDomain implements IdentityDomain {
   readonly type = "identity"
   readonly ops: SmmuV3Driver
@@ -44,6 +62,12 @@ export class SmmuIdentityDomain implements IdentityDomain {
 
   free(): void {
     throw notFreed()
+  }
+
+  /** The STE of a device whose requests without PASID are here. */
+  ste(table: PasidTable | null, ats: boolean): Entry {
+    const { features } = this.ops.hardware
+    return table === null ? bypassSte(features) : stage1Ste(features, table, ste.S1DSS_BYPASS, ats)
   }
 }
 
