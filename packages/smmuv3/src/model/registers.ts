@@ -21,7 +21,8 @@ interface Word {
 function wordIndex(offset: number): number {
   const page = offset >>> 16
   const word = (offset & 0xffff) >>> 2
-  return page > 1 || word >= PAGE_WORDS || (offset & 3) !== 0 ? -1 : page * PAGE_WORDS + word
+  if (offset >>> 0 !== offset || page > 1 || word >= PAGE_WORDS || (offset & 3) !== 0) return -1
+  return page * PAGE_WORDS + word
 }
 
 const WORDS: (Word | undefined)[] = new Array(2 * PAGE_WORDS)
