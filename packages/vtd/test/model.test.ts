@@ -394,23 +394,31 @@ describe("queued invalidation", () => {
     expect(mmio.read64(0x80)).toBe(0n)
   })
 
-  const errors: readonly (readonly [string, number, boolean, readonly bigint[], VtdCapabilities?])[] = [
-    ["type 0", 3, true, [0n]],
-    ["type 0xA: no host permission tables here", 3, true, [0xan]],
-    ["a high type bit", 3, true, [0x211n]],
-    ["a device-TLB invalidation without DT", 3, true, [3n], withFields({}, { DT: 0n })],
-    ["a reserved bit", 4, true, [0x111n]],
-    ["a bit in the upper half", 4, true, [0x11n, 0n, 1n]],
-    ["granularity 0 of a context-cache invalidation", 4, true, [0x1n]],
-    ["granularity 2 of a PASID-cache invalidation", 4, true, [0x27n]],
-    ["granularity 0 of a PASID-based IOTLB invalidation", 4, true, [0x6n]],
-    ["an address mask beyond MAMV", 4, true, [0x32n, 9n], withFields({ MAMV: 8n }, {})],
-    ["a page-selective invalidation without PSI", 4, true, [0x32n], withFields({ PSI: 0n }, {})],
-    ["PD without PDS", 4, true, [0x85n], withFields({}, { PDS: 0n })],
-    ["PFSID without DIT", 4, true, [0x1003n]],
-    ["128-bit descriptors in scalable mode", 5, false, [0x11n]],
+  interface Wrong {
+    readonly what: string
+    readonly info: number
+    readonly words: readonly bigint[]
+    readonly caps?: VtdCapabilities
+    readonly narrow?: true
+  }
+  const errors: readonly Wrong[] = [
+    { what: "type 0", info: 3, words: [0n] },
+    { what: "type 0xA: no host permission tables here", info: 3, words: [0xan] },
+    { what: "a high type bit", info: 3, words: [0x211n] },
+    { what: "a device-TLB invalidation without DT", info: 3, words: [3n], caps: withFields({}, { DT: 0n }) },
+    { what: "a reserved bit", info: 4, words: [0x111n] },
+    { what: "a bit in the upper half", info: 4, words: [0x11n, 0n, 1n] },
+    { what: "granularity 0 of a context-cache invalidation", info: 4, words: [0x1n] },
+    { what: "granularity 2 of a PASID-cache invalidation", info: 4, words: [0x27n] },
+    { what: "granularity 0 of a PASID-based IOTLB invalidation", info: 4, words: [0x6n] },
+    { what: "an address mask beyond MAMV", info: 4, words: [0x32n, 9n], caps: withFields({ MAMV: 8n }, {}) },
+    { what: "a page without PSI", info: 4, words: [0x32n], caps: withFields({ PSI: 0n }, {}) },
+    { what: "PD without PDS", info: 4, words: [0x85n], caps: withFields({}, { PDS: 0n }) },
+    { what: "PFSID without DIT", info: 4, words: [0x1003n] },
+    { what: "128-bit descriptors in scalable mode", info: 5, words: [0x11n], narrow: true },
   ]
-  it.each(errors)("stops at %s", (_, info, wide, words, caps) => {
+  it.each(errors)("stops at $what", ({ info, words, caps, narrow }) => {
+    const wide = narrow === undefined
     const unit = new Unit(caps)
     const { messages, invalidations } = listen(unit)
     unit.model.mmio.write32(0x38, 0)
