@@ -7,7 +7,7 @@ import {
   PAGING_NEST_PARENT,
   PAGING_PASID,
 } from "@iommu/core"
-import { SMMUV3_QEMU_NESTED, SMMUV3_QEMU_STAGE2, smmuv3Driver } from "@iommu/smmuv3"
+import { SMMUV3_EVERYTHING, SMMUV3_QEMU_NESTED, SMMUV3_QEMU_STAGE2, smmuv3Driver } from "@iommu/smmuv3"
 import { describe, expect, it } from "vitest"
 import { expectErrno, Host, ids } from "./driver-machine.ts"
 import { FakeSmmu, QEMU_IDS } from "./fake-smmu.ts"
@@ -192,6 +192,37 @@ describe("a paging domain", () => {
     host.alloc(device)
     expectErrno("ENOSPC", () => host.alloc(device))
   })
+})
+
+describe("SMMUs of all kinds", () => {
+  const kinds = [0, 1, 2].flatMap(stalls =>
+    [0, 1].flatMap(coherent => [0, 1].map(overrides => ({ stalls, coherent, overrides }))),
+  )
+  it.each(kinds)(
+    "take what the driver writes: stall model $stalls, COHACC $coherent, overrides $overrides",
+    kind => {
+      const { IDR0, IDR1 } = SMMUV3_EVERYTHING
+      const host = new Host({
+        IDR0: ((IDR0 & ~(0x3 << 24) & ~(1 << 4)) | (kind.stalls << 24) | (kind.coherent << 4)) >>> 0,
+        IDR1: ((IDR1 & ~(1 << 27)) | (kind.overrides << 27)) >>> 0,
+      })
+      const device = host.device(0x10, { ats: true, pasidBits: 4 })
+      const domains = [host.alloc(device), host.paging(device, { format: 6 })]
+      for (const domain of domains) {
+        domain.map(0x1000n, 0x8000n, 0x1000n, RW)
+        domain.attachDev(device)
+        expect(host.fault(device, 0x1000n)).toBe(null)
+      }
+      const parent = host.paging(device, { flags: PAGING_NEST_PARENT })
+      parent.map(0x1000n, 0x8000n, 0x1000n, RW)
+      host.nested(device, parent, 0x9n, 0n).attachDev(device)
+      expect(host.dma(device, 0x1000n)).toBe(0x8000n)
+      host.ops.identityDomain?.attachDev(device)
+      expect(host.dma(device, 0x1000n)).toBe(0x1000n)
+      host.paging(device, { flags: PAGING_PASID }).setDevPasid?.(device, 3)
+      expect(host.dma(device, 0x1000n)).toBe(0x1000n)
+    },
+  )
 })
 
 describe("replacing a domain", () => {

@@ -13,7 +13,7 @@ import type { SmmuPagingDomain } from "./paging-domain.ts"
 import { contextDescriptor, NO_CD, PasidTable } from "./pasid-table.ts"
 import type { SmmuBlockedDomain, SmmuIdentityDomain } from "./static-domains.ts"
 
-export type UserDomain = SmmuPagingDomain | SmmuNestedDomain
+type UserDomain = SmmuPagingDomain | SmmuNestedDomain
 export type SmmuDomain = UserDomain | SmmuBlockedDomain | SmmuIdentityDomain
 
 /** One device, or one PASID of it, on a user-owned domain. */

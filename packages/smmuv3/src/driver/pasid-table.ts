@@ -1,5 +1,6 @@
 /** CD tables: what each SubstreamID of a device translates with. Arm IHI 0070 G.b §3.3.2, §5.3, §5.4. */
 import type { MemoryAccount } from "@iommu/core"
+import { MAIR_INDEX_CACHE, MAIR_INDEX_DEVICE, MAIR_INDEX_NC } from "../formats/stage1.ts"
 import { CMD_CFGI_CD, SUBSTREAMID_SHIFT } from "../spec/commands.ts"
 import * as ste from "../spec/device-table.ts"
 import * as cd from "../spec/pasid-table.ts"
@@ -15,8 +16,13 @@ import {
 import type { Features, Hardware, PageRun } from "./hardware.ts"
 
 const L2_CDS = 1 << cd.L2_CDS_LG2_64KB
-/** MAIR: 0 Non-cacheable, 1 write-back, 2 Device-nGnRE, 3 inner non-cacheable outer write-back; 4 to 7 never picked. */
-const MAIR0 = 0xf404_ff44n
+/** Attributes 0 to 3, picked by AttrIndx of a leaf: those of the formats, and Linux's write-back beyond inner caches. */
+const MAIR0 =
+  (0x44n << BigInt(8 * MAIR_INDEX_NC)) |
+  (0xffn << BigInt(8 * MAIR_INDEX_CACHE)) |
+  (0x04n << BigInt(8 * MAIR_INDEX_DEVICE)) |
+  (0xf4n << 24n)
+/** Attributes 4 to 7, which no leaf picks, have the value that Linux leaves there. */
 const MAIR1 = 0xffff_ffffn
 
 /** V = 0: the SubstreamID translates nothing. */
