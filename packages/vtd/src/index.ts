@@ -3,7 +3,7 @@
  * @packageDocumentation
  */
 export type { VtdDriverOptions } from "./driver/hardware.ts"
-export { vtdDriver } from "./driver/ops.ts"
+export { type VtdOps, vtdDriver } from "./driver/ops.ts"
 export { type VtdModel, vtdModel } from "./model/device.ts"
 export {
   EVERYTHING,

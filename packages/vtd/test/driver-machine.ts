@@ -4,9 +4,9 @@ import {
   createMemory,
   type Invalidation,
   type IommuDevice,
-  type IommuOps,
   iommuDevice,
   MemoryAccount,
+  type Mmio,
   NO_PASID,
   PageAllocator,
   type PhysicalMemory,
@@ -17,10 +17,11 @@ import {
   type VtdCapabilities,
   type VtdDriverOptions,
   type VtdModel,
+  type VtdOps,
   vtdDriver,
   vtdModel,
 } from "../src/index.ts"
-import { CAP, ECAP } from "../src/spec/registers.ts"
+import { CAP, ECAP, REGISTERS } from "../src/spec/registers.ts"
 
 const MIB = 1n << 20n
 /** Pages that the driver may take; below them is memory for DMA. */
@@ -30,13 +31,15 @@ export interface TestMachine {
   readonly memory: PhysicalMemory
   readonly pages: PageAllocator
   readonly model: VtdModel
-  readonly driver: IommuOps
+  readonly driver: VtdOps
   /** Pays for devices made by {@link device}. */
   readonly owner: MemoryAccount
   /** A probed device. */
   device(id: number, options?: { pasidBits?: number; ats?: boolean }): IommuDevice
   /** Where an access lands, or null when it is refused. */
   dma(device: IommuDevice, iova: bigint, access?: number, pasid?: number): bigint | null
+  /** The queue does not see its tail move at the n-th wait from now on, once. */
+  loseDoorbell(n: number): void
   /** Runs something and gives the invalidations that the hardware saw, in order. */
   during(run: () => void): Invalidation[]
 }
@@ -48,7 +51,16 @@ export function machine(
   const memory = createMemory([{ base: 0n, size: 64n * MIB }])
   const pages = new PageAllocator(memory, { base: TABLES, size: TABLES })
   const model = vtdModel({ memory, capabilities })
-  const driver = vtdDriver({ mmio: model.mmio, memory, pages }, options)
+  let doorbells = Number.POSITIVE_INFINITY
+  const mmio: Mmio = {
+    read32: offset => model.mmio.read32(offset),
+    read64: offset => model.mmio.read64(offset),
+    write32: (offset, value) => {
+      if (offset !== REGISTERS.IQT[0] || doorbells-- !== 0) model.mmio.write32(offset, value)
+    },
+    write64: (offset, value) => model.mmio.write64(offset, value),
+  }
+  const driver = vtdDriver({ mmio, memory, pages }, options)
   const owner = new MemoryAccount("owner")
   return {
     memory,
@@ -64,6 +76,9 @@ export function machine(
     dma: (device, iova, access = ACCESS_READ, pasid = NO_PASID) => {
       const outcome = translateRequest(model, { device: device.id, pasid, iova, access })
       return outcome.ok ? outcome.pa : null
+    },
+    loseDoorbell: n => {
+      doorbells = n
     },
     during: run => {
       const seen: Invalidation[] = []

@@ -6,7 +6,7 @@
  * so no replacement in one step exists: DMA of the device, or of the PASID, is refused for that moment.
  */
 import { type IommuDevice, IommuError, NO_PASID } from "@iommu/core"
-import { CONTEXT_ENTRY_WORDS, changeEntry, contextDid, type Entry } from "./device-table.ts"
+import { CONTEXT_ENTRY_WORDS, changeEntry, contextDid, type Entry, storeEntry } from "./device-table.ts"
 import type { Hardware } from "./hardware.ts"
 import {
   invalidateContextEntry,
@@ -163,10 +163,17 @@ export function blockRid(state: DeviceState): void {
 /** Blocks one PASID that is on a domain. */
 export function blockPasid(state: DeviceState, pasid: number): void {
   const current = state.pasids.get(pasid) as Attachment
-  changePasidEntry(current.domain.ops.hardware, state, pasid, null)
+  const { hardware } = current.domain.ops
+  changePasidEntry(hardware, state, pasid, null)
+  try {
+    state.pasidTable?.release(pasid)
+  } catch (error) {
+    state.pasidTable?.claim(pasid, state.device.account)
+    storeEntry(hardware.memory, entryAddress(state, pasid), current.domain.pasidEntry())
+    throw error
+  }
   state.pasids.delete(pasid)
   unlink(current)
-  state.pasidTable?.release(pasid)
 }
 
 /** Scalable mode. */

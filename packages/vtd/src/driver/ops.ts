@@ -1,5 +1,6 @@
 /** The driver: what it can do, the devices it serves, the domains it makes. Intel VT-d 5.10 (D51397-018). */
 import {
+  type DomainAllocUser,
   type DomainUserData,
   type DriverCapabilities,
   HW_INFO_VTD_ERRATA_772415_SPR17,
@@ -33,16 +34,22 @@ import { PasidTable } from "./pasid-table.ts"
 import { IDENTITY_DID, VtdBlockedDomain, VtdIdentityDomain } from "./static-domains.ts"
 import { pagingPlan, userDataLen } from "./user-data.ts"
 
+/** An {@link IommuOps} that serves iommufd: the ops for user-owned domains are there. */
+export interface VtdOps extends IommuOps {
+  readonly domainAllocUser: DomainAllocUser<DomainUserData>
+  domainAllocUserDataLen(hwptType: number): number
+}
+
 /**
  * Starts a remapping unit and takes charge of it.
  * @throws ENODEV for hardware that cannot be served, ENOMEM, ETIMEDOUT and EIO for hardware that does not answer
  */
-export function vtdDriver(platform: IommuPlatform, options: VtdDriverOptions = {}): IommuOps {
+export function vtdDriver(platform: IommuPlatform, options: VtdDriverOptions = {}): VtdOps {
   return new VtdDriver(platform, options)
 }
 
 /** Also what all domains of one unit share: `domain.ops`. */
-export class VtdDriver implements IommuOps {
+export class VtdDriver implements VtdOps {
   readonly name = "Intel VT-d"
   readonly hardware: Hardware
   readonly deviceTable: DeviceTable

@@ -65,7 +65,10 @@ export class PasidTable {
     this.#hardware.flushWriteBuffer()
   }
 
-  /** Ends a {@link claim}. The PASID's entry is not present and no cache holds it. */
+  /**
+   * Ends a {@link claim}. The PASID's entry is not present and no cache holds it.
+   * @throws EIO, ETIMEDOUT: an unused table stays, for the next claim or the end
+   */
   release(pasid: number): void {
     const index = pasid >>> pe.PASID_TABLE_BITS
     const leaf = this.#leaves.get(index)
