@@ -6,7 +6,6 @@
 import { type IommuDevice, IommuError, NO_PASID } from "@iommu/core"
 import { type Entry, guestEntry, hostEntry, untranslatedEntry } from "./device-table.ts"
 import { DomainIds } from "./ids.ts"
-import { type CacheTag, HOST_TABLES } from "./invalidate.ts"
 import { type AmdNestedDomain, nestedEntry } from "./nested-domain.ts"
 import type { AmdDriver } from "./ops.ts"
 import type { AmdPagingDomain } from "./paging-domain.ts"
@@ -46,7 +45,7 @@ export function attachRid(driver: AmdDriver, device: IommuDevice, domain: AmdDom
   const before = kept ? next.replace(state, NO_PASID, guestTableOf(domain)) : 0n
   try {
     const entry = entryFor(domain, device, next)
-    driver.hardware.deviceTable.update(device.id, entry, retiredTags(state, next))
+    driver.hardware.deviceTable.update(device.id, entry)
   } catch (error) {
     if (kept) next.putBack(state, NO_PASID, before)
     else next?.free()
@@ -102,7 +101,7 @@ export function detachPasid(
   gcr3.replace(state, pasid, 0n)
   if (state.pasids.size === 1 && !usesGuestTables(state.rid)) {
     try {
-      driver.hardware.deviceTable.update(device.id, entryFor(state.rid, device, null), tagsOf(gcr3))
+      driver.hardware.deviceTable.update(device.id, entryFor(state.rid, device, null))
     } catch (error) {
       gcr3.putBack(state, pasid, domain.table.root)
       throw error
@@ -118,8 +117,7 @@ export function detachPasid(
 export function refreshEntries(domain: AmdPagingDomain | AmdNestedDomain): void {
   const { deviceTable } = domain.ops.hardware
   for (const { state, pasid } of domain.attachments) {
-    if (pasid === NO_PASID)
-      deviceTable.update(state.device.id, entryFor(domain, state.device, state.gcr3), [])
+    if (pasid === NO_PASID) deviceTable.update(state.device.id, entryFor(domain, state.device, state.gcr3))
   }
 }
 
@@ -226,32 +224,12 @@ function installGcr3(
 ): Gcr3Table {
   const gcr3 = newGcr3(driver, state, pasid, domain)
   try {
-    driver.hardware.deviceTable.update(state.device.id, entryFor(state.rid, state.device, gcr3), [])
+    driver.hardware.deviceTable.update(state.device.id, entryFor(state.rid, state.device, gcr3))
   } catch (error) {
     gcr3.free()
     throw error
   }
   return gcr3
-}
-
-/** Tags that no entry has any more when the RID leaves its domain and the device its GCR3 table. */
-function retiredTags({ rid, gcr3 }: DeviceState, next: Gcr3Table | null): CacheTag[] {
-  const tags = gcr3 !== null && gcr3 !== next ? tagsOf(gcr3) : []
-  if (rid.type === "nested" && rid.guestDomain.attached === 1) {
-    tags.push({ domainId: rid.guestDomain.id, pasid: HOST_TABLES })
-  }
-  if (rid.type === "paging" && !rid.isGuestFormat && rid.attachments.length === 1) {
-    tags.push({ domainId: rid.id, pasid: HOST_TABLES })
-  }
-  return tags
-}
-
-/** Each PASID went with its {@link detachPasid}; left are requests without one, through PASID 0 or untranslated. */
-function tagsOf({ domainId }: Gcr3Table): CacheTag[] {
-  return [
-    { domainId, pasid: 0 },
-    { domainId, pasid: HOST_TABLES },
-  ]
 }
 
 function enter(domain: AmdDomain, attachment: Attachment): void {

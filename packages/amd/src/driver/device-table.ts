@@ -4,7 +4,7 @@
  */
 import { type IommuDevice, type IommuPlatform, PAGE_SIZE } from "@iommu/core"
 import * as dte from "../spec/device-table.ts"
-import { ALL, type CacheTag, HOST_TABLES, pushDevtabEntry, pushIotlb, pushPages } from "./invalidate.ts"
+import { ALL, HOST_TABLES, pushDevtabEntry, pushIotlb, pushPages } from "./invalidate.ts"
 import type { Gcr3Table } from "./pasid-table.ts"
 import type { CommandQueue } from "./queue.ts"
 
@@ -108,7 +108,7 @@ export class DeviceTable {
   }
 
   /** The entry as the hardware would read it. */
-  read(id: number): Entry {
+  #read(id: number): Entry {
     const at = this.#base + id * dte.DTE_BYTES
     return [0, 8, 16, 24].map(offset => this.#platform.memory.read64(at + offset))
   }
@@ -119,16 +119,14 @@ export class DeviceTable {
    * The IOMMU reads an entry whole, but a store of this machine has 64 bits. While a word that goes with word 0
    * changes, word 0 refuses every request: never is there a mixture of two entries, nor V = 0, which lets
    * requests through untranslated.
-   * @param retired tags that no entry has after this: what is cached under them goes, too
    * @throws EIO, ETIMEDOUT with the old entry in place
    */
-  update(id: number, next: Entry, retired: readonly CacheTag[]): void {
-    const old = this.read(id)
+  update(id: number, next: Entry): void {
+    const old = this.#read(id)
     const wanted = [next[0], next[1], (old[2] & ~WORD2_DMA) | next[2]]
     if (wanted.every((word, i) => word === old[i])) return
     try {
       this.#change(id, old, wanted)
-      for (const { domainId, pasid } of retired) pushPages(this.#queue, domainId, pasid, ALL)
       this.#queue.sync()
     } catch (error) {
       this.#putBack(id, old)
@@ -137,25 +135,35 @@ export class DeviceTable {
   }
 
   #change(id: number, old: Entry, next: Entry): void {
-    const rest = next[1] !== old[1] || next[2] !== old[2]
-    if (rest) {
-      if (mayTranslate(old)) {
-        this.#write(id, 0, REFUSE)
-        this.#forget(id, old)
-        this.#queue.sync()
-      }
-      this.#write(id, 2, next[2])
-      this.#write(id, 1, next[1])
+    if (next[1] === old[1] && next[2] === old[2]) {
+      this.#write(id, 0, next[0])
+      this.#forget(id, old)
+      return
     }
+    if (mayTranslate(old)) {
+      this.#write(id, 0, REFUSE)
+      this.#forget(id, old)
+      this.#queue.sync()
+    }
+    this.#write(id, 2, next[2])
+    this.#write(id, 1, next[1])
     this.#write(id, 0, next[0])
-    if (rest) pushDevtabEntry(this.#queue, id)
-    else this.#forget(id, old)
+    pushDevtabEntry(this.#queue, id)
   }
 
-  /** Drops what was cached by an entry: itself, and what the device's own IOTLB got through it. */
+  /**
+   * Drops an entry from the caches, and what was translated through it: some hardware goes on using that when only
+   * the entry is invalidated (Xen's XSA-442). PASIDs have been dropped one by one, so of guest tables there is left
+   * what requests without PASID used.
+   */
   #forget(id: number, old: Entry): void {
-    pushDevtabEntry(this.#queue, id)
-    if (dte.DTE.get(old, "I") === 1n) pushIotlb(this.#queue, id, HOST_TABLES, ALL)
+    const queue = this.#queue
+    pushDevtabEntry(queue, id)
+    if (!mayTranslate(old)) return
+    const domainId = Number(dte.DTE.get(old, "DomainID"))
+    pushPages(queue, domainId, HOST_TABLES, ALL)
+    if (dte.DTE.get(old, "GV") === 1n) pushPages(queue, domainId, 0, ALL)
+    if (dte.DTE.get(old, "I") === 1n) pushIotlb(queue, id, HOST_TABLES, ALL)
   }
 
   #putBack(id: number, old: Entry): void {

@@ -96,7 +96,7 @@ export class Hardware {
     mmio.write64(REGISTERS.EVT_TAIL[0], 0n)
   }
 
-  /** §3.4.4: the modes first, IommuEn last, so that no request meets a half-configured unit. */
+  /** §3.4, IOMMU Control: the modes first, IommuEn last, so that no request meets a half-configured unit. */
   #enable(): void {
     const { mmio } = this.platform
     const { GTSup, GCR3TRPModeSup } = this.features
@@ -144,7 +144,7 @@ function allocAll({ pages }: IommuPlatform, account: MemoryAccount, sizesLg2: re
   }
 }
 
-/** §3.4.7, §3.4.26. */
+/** §3.4, Extended Feature registers. */
 function readFeatures({ mmio }: IommuPlatform): Features {
   const efr = mmio.read64(REGISTERS.EXT_FEATURES[0])
   const efr2 = mmio.read64(REGISTERS.EXT_FEATURES2[0])

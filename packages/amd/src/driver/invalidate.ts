@@ -19,13 +19,6 @@ import type { CommandQueue } from "./queue.ts"
 /** In the place of a PASID: translations of host tables, GN = 0. */
 export const HOST_TABLES: number = NO_PASID
 
-/** What cached translations are tagged with. */
-export interface CacheTag {
-  readonly domainId: number
-  /** Whose guest tables, or {@link HOST_TABLES}: also what was cached through both. */
-  readonly pasid: number
-}
-
 /** Pages of 4 KiB, by number. */
 export interface PageRange {
   readonly firstPage: number
@@ -40,7 +33,7 @@ export const ALL: PageRange = { firstPage: 0, lastPage: 2 ** 52 - 1, lostTables:
 /** A range that takes more commands than this to name exactly is widened to the one block around it. */
 const MAX_EXACT_BLOCKS = 8
 
-/** How many invalidations a device must be able to take at once: every ATS device takes one (PCIe 6.0 §10.3.5). */
+/** Invalidations sent to a device at once: every device with ATS takes one. */
 const MAX_PEND = 1n
 
 export function pushDevtabEntry(queue: CommandQueue, deviceId: number): void {
@@ -128,7 +121,7 @@ export function invalidateAll(domain: AmdPagingDomain): void {
   domain.table.gatherDone()
 }
 
-/** Nothing is cached under tags that no device table entry names: the last detach flushed them. */
+/** Nothing is cached under tags that no device table entry has: each detach drops what there was. */
 function isCached(domain: AmdPagingDomain): boolean {
   return domain.attachments.length > 0 || domain.guests?.isAttached === true
 }

@@ -1,6 +1,6 @@
 /**
  * A guest's device table entry over a nest parent: guest (v2) tables that the guest owns, host (v1) tables below.
- * AMD 48882 rev 3.10, §2.2.2.1, §2.2.7 (two-level translation).
+ * AMD 48882 rev 3.10, §2.2.2.1 (entry), §2.2.6 (guest tables), §2.4 (commands).
  */
 import {
   type AmdGuestInvalidate,

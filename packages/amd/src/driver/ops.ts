@@ -1,4 +1,4 @@
-/** The driver's face to iommufd. AMD 48882 rev 3.10; capabilities from §3.4.7 and §3.4.26. */
+/** The driver's face to iommufd. AMD 48882 rev 3.10; capabilities from the Extended Feature registers, §3.4. */
 import {
   type DomainAllocUser,
   type DomainUserData,
@@ -88,7 +88,7 @@ export class AmdDriver implements AmdOps {
     if (this.#devices.has(device.id)) {
       throw new IommuError("EEXIST", `a device with DeviceID ${device.id} is probed already`)
     }
-    deviceTable.update(device.id, untranslatedEntry(DomainIds.BLOCKED, device, 0n), [])
+    deviceTable.update(device.id, untranslatedEntry(DomainIds.BLOCKED, device, 0n))
     this.#devices.set(device.id, { device, rid: this.blockedDomain, pasids: new Map(), gcr3: null })
   }
 

@@ -243,8 +243,6 @@ class AmdDirtyOps implements DirtyOps {
       this.#tryRefresh()
       throw error
     }
-    // A translation cached before does not set D any more.
-    invalidateAll(this.#domain)
   }
 
   #tryRefresh(): void {

@@ -1,5 +1,5 @@
 /**
- * The command buffer as software writes it. AMD 48882 rev 3.10, §2.4 (commands), §3.4.2 (base), §3.4.13 (pointers).
+ * The command buffer as software writes it. AMD 48882 rev 3.10, §2.4 (commands), §3.4 (registers).
  */
 import { hex64, IommuError, type IommuPlatform, PAGE_SIZE } from "@iommu/core"
 import { COMMAND_BYTES, COMMAND_BYTES_LG2, COMPLETION_WAIT, OPCODE } from "../spec/commands.ts"

@@ -54,7 +54,7 @@ export function userDataLen(hwptType: number): number {
   throw new IommuError("EOPNOTSUPP", `AMD-Vi serves no user data of type ${hwptType}`)
 }
 
-/** §3.4.7: nesting needs guest translation, and GCR3 tables that the guest addresses. */
+/** §3.4, Extended Feature registers: nesting needs guest translation, and GCR3 tables that the guest addresses. */
 export function canNest(features: Features): boolean {
   const { GTSup, GIoSup, GCR3TRPModeSup, hostLevels } = features
   return GTSup && GIoSup && GCR3TRPModeSup && hostLevels > 0
