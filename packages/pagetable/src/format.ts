@@ -53,7 +53,10 @@ export interface PageTableFormatSpec {
    * a leaf always leaves it.
    */
   readonly cutLeafGoes: 0 | 1
-  /** Attributes of a leaf with these IOMMU_* bits, without its type and address; null when they cannot be had. */
+  /**
+   * Attributes of a leaf with these IOMMU_* bits, without its type and address; null when they cannot be had. Bit 63
+   * is clear and bits 62:52 are not all ones: entries are filled, and found empty, as doubles.
+   */
   leafBits(prot: number): bigint | null
   /** All but the address of an entry of `level` that points to a table of `level - 1`. */
   tableBits(level: number): bigint

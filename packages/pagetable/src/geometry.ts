@@ -1,6 +1,7 @@
 /** What tables of one format, width and aperture have in common, computed once and shared by all such domains. */
 import { IommuError, toU64, U64_MAX } from "@iommu/core"
 import type { PageTableFormat } from "./format.ts"
+import { pow2 } from "./page-size.ts"
 import type { PageTableOptions } from "./page-table.ts"
 
 export class Geometry {
@@ -30,8 +31,8 @@ export class Geometry {
   readonly plainOutputHi: number
   /** 1 when a table of level 0 may hold runs. */
   readonly smallRuns: number
-  /** 1 when 4 KiB leaves may be used: the page-at-a-time path's condition. */
-  readonly smallPages: number
+  /** 1 when one smallest leaf is mapped without looking at the aperture's start: it is 0, and leaves are pages. */
+  readonly plainPages: number
 
   constructor(format: PageTableFormat, options: PageTableOptions) {
     const { inputBits, outputBits, levels } = options
@@ -69,21 +70,21 @@ export class Geometry {
     const granule = BigInt(format.granuleLg2)
     const runs = ((this.pageSizes >> (granule + 1n)) & ((1n << BigInt(format.indexBits - 1)) - 1n)) !== 0n
     this.smallRuns = runs ? 1 : 0
-    this.smallPages = format.granuleLg2 === 12 && this.unitLg2 === 12 ? 1 : 0
+    this.plainPages = this.unitLg2 === format.granuleLg2 && this.firstPage === 0 ? 1 : 0
   }
 
   /** 4 KiB pages that tables of so many levels reach. */
   pagesOf(levels: number): number {
     const { format } = this
-    if (format.grows === 0) return 2 ** (this.inputBits - 12)
-    return 2 ** (Math.min(this.inputBits, reachBits(format, levels)) - 12)
+    if (format.grows === 0) return pow2(this.inputBits - 12)
+    return pow2(Math.min(this.inputBits, reachBits(format, levels)) - 12)
   }
 
   /** Entries of the root. */
   rootEntries(levels: number): number {
     const { format } = this
-    if (format.grows === 1) return 2 ** format.indexBits
-    return 2 ** Math.max(0, this.inputBits - reachBits(format, levels - 1))
+    if (format.grows === 1) return 1 << format.indexBits
+    return 1 << Math.max(0, this.inputBits - reachBits(format, levels - 1))
   }
 
   get aperture(): { readonly start: bigint; readonly last: bigint } {

@@ -1,10 +1,15 @@
 /** What the words of one leaf say. For paths that meet every kind of leaf; the fast paths use masks alone. */
 import type { PageTableFormat } from "./format.ts"
-import { nextPageSizeLg2 } from "./page-size.ts"
+import { nextPageSizeLg2, pow2 } from "./page-size.ts"
 
 /** log2 of the bytes that one entry of a level covers. */
 export function itemLg2(format: PageTableFormat, level: number): number {
   return format.granuleLg2 + level * format.indexBits
+}
+
+/** 4 KiB pages that one entry of a level covers. */
+export function itemPages(format: PageTableFormat, level: number): number {
+  return pow2(format.granuleLg2 + level * format.indexBits - 12)
 }
 
 /** True when a leaf is one of a run of entries. */

@@ -1,8 +1,8 @@
 import { ERRNO, IOMMU_READ, IOMMU_WRITE } from "@iommu/core"
-import { fillEmpty, fillEmptyWords, isFiniteDouble } from "./fill.ts"
-import { itemLg2 } from "./leaf.ts"
+import { fillEmpty, isFiniteDouble } from "./fill.ts"
+import { itemLg2, itemPages } from "./leaf.ts"
 import { commit, noteCreated, noteFill, noteReplaced, undo } from "./map-journal.ts"
-import { bestPageSizeLg2, nextPageSizeLg2 } from "./page-size.ts"
+import { bestPageSizeLg2, nextPageSizeLg2, pow2 } from "./page-size.ts"
 import { entryAddressHi, entryAddressLo, indexAt, isTable, type TableTree } from "./table-tree.ts"
 import { isEmptyTable, releaseTable } from "./unmap-range.ts"
 
@@ -43,6 +43,8 @@ function chooseProt(tree: TableTree, prot: number): boolean {
   if ((prot & (IOMMU_READ | IOMMU_WRITE)) === 0) return false
   const bits = tree.format.leafBits(prot)
   if (bits === null) return false
+  if (!isFiniteDouble(bits))
+    throw new Error(`bug: ${tree.format.name}: leaves that are no positive finite double`)
   tree.leafHi = Number(BigInt.asIntN(32, bits >> 32n))
   tree.leafLo = Number(BigInt.asIntN(32, bits))
   tree.prot = prot
@@ -81,8 +83,8 @@ function fillRange(tree: TableTree, page: number, paPage: number, pages: number)
     const shift = itemLg2(format, level)
     const index = indexAt(hi, lo, shift, isRoot ? ALL_BITS : (1 << format.indexBits) - 1)
     const entries = (isRoot ? geometry.rootEntries(tree.levels) : 1 << format.indexBits) - index
-    const leafPages = 2 ** (sizeLg2 - 12)
-    const room = Math.min(end - at, roomFor(tree, at, pa, sizeLg2), entries * 2 ** (shift - 12))
+    const leafPages = pow2(sizeLg2 - 12)
+    const room = Math.min(end - at, roomFor(tree, at, pa, sizeLg2), entries * itemPages(format, level))
     const leaves = Math.floor(room / leafPages)
     const status = fillTable(tree, table / 2 + index, level, leaves, sizeLg2, paHi, paLo, at)
     if (status !== 0) return status
@@ -96,12 +98,12 @@ function roomFor(tree: TableTree, at: number, pa: number, sizeLg2: number): numb
   const { geometry, format } = tree
   let room = Number.POSITIVE_INFINITY
   if (format.movedMask !== 0) {
-    const span = 2 ** (format.movedFrom - 12)
+    const span = pow2(format.movedFrom - 12)
     room = span - (pa % span)
   }
   const larger = nextPageSizeLg2(geometry.sizesHi, geometry.sizesLo, sizeLg2)
   if (larger < 0) return room
-  const span = 2 ** (larger - 12)
+  const span = pow2(larger - 12)
   const offset = at % span
   return offset === pa % span ? Math.min(room, span - offset) : room
 }
@@ -151,7 +153,7 @@ function fillTable(
   const typeLo = level === 0 ? format.pageBitsLo : format.blockBitsLo
   const hi = tree.leafHi | typeHi | (isRun ? format.runBitsHi : 0) | entryAddressHi(format, paHi)
   const lo = tree.leafLo | typeLo | (isRun ? format.runBitsLo : 0) | entryAddressLo(format, paHi, paLo)
-  const entries = 2 ** (sizeLg2 - shift)
+  const entries = pow2(sizeLg2 - shift)
   return isRun && format.runSizeInAddress === 1
     ? fillRuns(tree, at, level, leaves, entries, hi, lo, page)
     : fillClear(tree, at, level, leaves * entries, hi, lo, page)
@@ -167,19 +169,18 @@ function fillClear(
   lo: number,
   page: number,
 ): number {
-  const { doubles, words } = tree.memory
+  const { doubles } = tree.memory
   const stepLg2 = itemLg2(tree.format, level)
+  const step = pow2(stepLg2)
   let done = 0
   while (true) {
-    const entryHi = sumHi(hi, lo, done * 2 ** stepLg2)
-    const entryLo = (lo + done * 2 ** stepLg2) | 0
-    const wrote = isFiniteDouble(hi)
-      ? fillEmpty(doubles, at + done, count - done, entryHi, entryLo, stepLg2)
-      : fillEmptyWords(words, at + done, count - done, entryHi, entryLo, stepLg2)
+    const entryHi = sumHi(hi, lo, done * step)
+    const entryLo = (lo + done * step) | 0
+    const wrote = fillEmpty(doubles, at + done, count - done, entryHi, entryLo, stepLg2)
     noteFill(at + done, wrote)
     done += wrote
     if (done === count) return 0
-    if (!makeRoom(tree, at + done, level, page + done * 2 ** (stepLg2 - 12))) return ERRNO.EEXIST
+    if (!makeRoom(tree, at + done, level, page + (done * step) / 4096)) return ERRNO.EEXIST
   }
 }
 
@@ -195,14 +196,14 @@ function fillRuns(
   page: number,
 ): number {
   const { words } = tree.memory
-  const itemPages = 2 ** (itemLg2(tree.format, level) - 12)
-  const size = entries * itemPages * 4096
+  const item = itemPages(tree.format, level)
+  const size = entries * item * 4096
   const onesHi = Math.floor((size / 2 - 1) / 0x1_0000_0000)
   const onesLo = (size / 2 - 1) & -4096
   for (let n = 0; n < leaves * entries; n++) {
     const slot = (at + n) * 2
     if (((words[slot] as number) | (words[slot + 1] as number)) !== 0) {
-      if (!makeRoom(tree, at + n, level, page + n * itemPages)) {
+      if (!makeRoom(tree, at + n, level, page + n * item)) {
         noteFill(at, n)
         return ERRNO.EEXIST
       }

@@ -17,9 +17,10 @@ import { clearDirty, readAndClearDirty, readDirty } from "./dirty.ts"
 import type { PageTableFormat } from "./format.ts"
 import type { Gather } from "./gather.ts"
 import { geometryFor } from "./geometry.ts"
+import { leafTable } from "./leaf-table.ts"
 import { lookUp } from "./look-up.ts"
 import { mapRange } from "./map-range.ts"
-import { SCATTERED, TableTree } from "./table-tree.ts"
+import { TableTree } from "./table-tree.ts"
 import { unmapRange } from "./unmap-range.ts"
 
 export interface PageTableOptions {
@@ -125,7 +126,7 @@ export class PageTable extends TableTree implements DomainDataPath {
   }
 
   mapPages(iovaHi: number, iovaLo: number, paHi: number, paLo: number, pages: number, prot: number): number {
-    if (pages === 1 && prot === this.prot) {
+    if (prot === this.prot && pages === this.geometry.unitPages) {
       const status = this.mapOne(iovaHi, iovaLo, paHi, paLo)
       if (status >= 0) return status
     }
@@ -134,7 +135,7 @@ export class PageTable extends TableTree implements DomainDataPath {
   }
 
   unmapPages(iovaHi: number, iovaLo: number, pages: number): number {
-    if (pages === 1) {
+    if (pages === this.geometry.unitPages) {
       const done = this.unmapOne(iovaHi, iovaLo)
       if (done >= 0) return done
     }
@@ -144,25 +145,52 @@ export class PageTable extends TableTree implements DomainDataPath {
     return unmapRange(this, page, pages)
   }
 
-  /** The walk of {@link leafTable} down to 4 KiB leaves, inlined; all else goes to the look-up in a loop. */
+  /** Unrolled here once more for 3 and 4 levels of 4 KiB granule: calling {@link leafTable} took 4 ns more. */
   iovaToPhysHalves(iovaHi: number, iovaLo: number): number {
-    if (iovaHi >>> 0 >= this.reachHi >>> 0) {
-      if (iovaHi >>> 0 > this.reachHi >>> 0 || iovaLo >>> 0 > this.reachLo >>> 0) return ERRNO.ENOENT
+    const { walk, format, delta } = this
+    if (walk < 3 || walk > 4) return this.lookUpPage(iovaHi, iovaLo)
+    const hi = iovaHi >>> 0
+    const reachHi = this.reachHi >>> 0
+    if (hi >= reachHi && (hi > reachHi || iovaLo >>> 0 > this.reachLo >>> 0)) return ERRNO.ENOENT
+    const { words } = this.memory
+    const { kindMask, tableKind, tableKindStep } = format
+    let table = this.rootWord
+    let indexMask = -2
+    if (walk === 4) {
+      const entry = words[table + ((iovaHi >>> 6) & -2)] as number
+      if ((entry & kindMask) !== tableKind + tableKindStep + tableKindStep)
+        return lookUp(this, iovaHi, iovaLo)
+      table = ((entry & -4096) >>> 2) + delta
+      indexMask = 0x3fe
     }
-    const table = this.leafTable(iovaHi, iovaLo)
-    if (table >= 0) {
-      const { words } = this.memory
-      const slot = table + ((iovaLo >>> 11) & 0x3fe)
-      const lo = words[slot] as number
-      const { format } = this
-      if ((lo & format.presentMask) === 0) return ERRNO.ENOENT
-      if ((lo & format.oddLeafMask) === 0) {
-        this.paLo = (lo & -4096) | (iovaLo & 0xfff)
-        this.paHi = (words[slot + 1] as number) & format.addressHi
-        return 0
-      }
-    }
-    return lookUp(this, iovaHi, iovaLo)
+    const upper = words[table + (((iovaHi << 3) | (iovaLo >>> 29)) & indexMask)] as number
+    if ((upper & kindMask) !== tableKind + tableKindStep) return lookUp(this, iovaHi, iovaLo)
+    const lower = words[((upper & -4096) >>> 2) + delta + ((iovaLo >>> 20) & 0x3fe)] as number
+    if ((lower & kindMask) !== tableKind) return lookUp(this, iovaHi, iovaLo)
+    const slot = ((lower & -4096) >>> 2) + delta + ((iovaLo >>> 11) & 0x3fe)
+    const leaf = words[slot] as number
+    if ((leaf & format.presentMask) === 0) return ERRNO.ENOENT
+    if ((leaf & format.oddLeafMask) !== 0) return lookUp(this, iovaHi, iovaLo)
+    this.paLo = (leaf & -4096) | (iovaLo & 0xfff)
+    this.paHi = (words[slot + 1] as number) & format.addressHi
+    return 0
+  }
+
+  /** The same for tables of other shapes. */
+  private lookUpPage(iovaHi: number, iovaLo: number): number {
+    if (!this.isReachable(iovaHi, iovaLo)) return ERRNO.ENOENT
+    const table = leafTable(this, iovaHi, iovaLo)
+    if (table < 0) return lookUp(this, iovaHi, iovaLo)
+    const { words } = this.memory
+    const { format } = this
+    const slot = table + indexInLeafTable(format, iovaLo)
+    const lo = words[slot] as number
+    if ((lo & format.presentMask) === 0) return ERRNO.ENOENT
+    if ((lo & format.oddLeafMask) !== 0) return lookUp(this, iovaHi, iovaLo)
+    const offset = (1 << format.granuleLg2) - 1
+    this.paLo = (lo & ~offset) | (iovaLo & offset)
+    this.paHi = (words[slot + 1] as number) & format.addressHi
+    return 0
   }
 
   /** Marks in `dirty` the leaves that hardware wrote to; a format without dirty tracking has none. */
@@ -180,81 +208,56 @@ export class PageTable extends TableTree implements DomainDataPath {
     clearDirty(this)
   }
 
-  /**
-   * Word index of the table of level 0 for an IOVA within the reach, in tables of 3 or 4 levels, 512 entries and
-   * 4 KiB leaves; -1 where another walk is needed. Unrolled: a loop over levels with computed shifts took 2.4 times
-   * as long (Node 24).
-   */
-  private leafTable(iovaHi: number, iovaLo: number): number {
-    const { words } = this.memory
-    const { format, delta, levels } = this
-    if (format.granuleLg2 !== 12 || delta === SCATTERED) return -1
-    const mask = format.kindMask
-    const step = format.tableKindStep
-    let kind = format.tableKind + step + step
-    let table = this.rootWord
-    // The root needs no index mask, and may have more than 512 entries.
-    let indexMask = -2
-    if (levels === 4) {
-      const lo = words[table + ((iovaHi >>> 6) & -2)] as number
-      if ((lo & mask) !== kind) return -1
-      table = ((lo & -4096) >>> 2) + delta
-      indexMask = 0x3fe
-    } else if (levels !== 3) {
-      return -1
-    }
-    kind -= step
-    const upper = words[table + (((iovaHi << 3) | (iovaLo >>> 29)) & indexMask)] as number
-    if ((upper & mask) !== kind) return -1
-    table = ((upper & -4096) >>> 2) + delta
-    const lower = words[table + ((iovaLo >>> 20) & 0x3fe)] as number
-    return (lower & mask) === kind - step ? ((lower & -4096) >>> 2) + delta : -1
-  }
-
-  /** Maps one 4 KiB page where nothing is out of the ordinary. @returns 0, EEXIST, or -1 to go the long way */
+  /** Maps one smallest page where nothing is out of the ordinary. @returns 0, EEXIST, or -1 to go the long way */
   private mapOne(iovaHi: number, iovaLo: number, paHi: number, paLo: number): number {
-    const { geometry } = this
-    const odd = (iovaLo | paLo) & 0xfff
-    if (odd !== 0 || geometry.smallPages === 0 || paHi > geometry.plainOutputHi) return -1
-    if (!this.isInside(iovaHi, iovaLo)) return -1
-    const table = this.leafTable(iovaHi, iovaLo)
+    const { geometry, format } = this
+    const offset = (1 << format.granuleLg2) - 1
+    if (((iovaLo | paLo) & offset) !== 0 || geometry.plainPages === 0 || paHi > geometry.plainOutputHi)
+      return -1
+    if (!this.isReachable(iovaHi, iovaLo)) return -1
+    const table = leafTable(this, iovaHi, iovaLo)
     if (table < 0) return -1
     const { words } = this.memory
-    const slot = table + ((iovaLo >>> 11) & 0x3fe)
+    const slot = table + indexInLeafTable(format, iovaLo)
     if (((words[slot] as number) | (words[slot + 1] as number)) !== 0) return ERRNO.EEXIST
-    const { format } = this
     words[slot + 1] = paHi | this.leafHi | format.pageBitsHi
     words[slot] = paLo | this.leafLo | format.pageBitsLo
     return 0
   }
 
-  /** Unmaps one 4 KiB leaf. @returns 4 KiB pages unmapped, or -1 to go the long way */
+  /** Unmaps one leaf of the smallest size. @returns 4 KiB pages unmapped, or -1 to go the long way */
   private unmapOne(iovaHi: number, iovaLo: number): number {
-    if ((iovaLo & 0xfff) !== 0 || !this.isInside(iovaHi, iovaLo)) return -1
-    const table = this.leafTable(iovaHi, iovaLo)
+    const { format } = this
+    if ((iovaLo & ((1 << format.granuleLg2) - 1)) !== 0 || !this.isReachable(iovaHi, iovaLo)) return -1
+    const table = leafTable(this, iovaHi, iovaLo)
     if (table < 0) return -1
     const { words } = this.memory
-    const { format } = this
-    const slot = table + ((iovaLo >>> 11) & 0x3fe)
+    const slot = table + indexInLeafTable(format, iovaLo)
     const lo = words[slot] as number
     if ((lo & format.presentMask) === 0) return 0
     if ((lo & format.runBitsLo) !== 0 || ((words[slot + 1] as number) & format.runBitsHi) !== 0) return -1
     words[slot] = 0
     words[slot + 1] = 0
+    const { unitPages } = this.geometry
     const page = pageOf(iovaHi, iovaLo)
-    this.gathering().addLeaves(page, page, 12)
-    return 1
+    this.gathering().addLeaves(page, page + unitPages - 1, format.granuleLg2)
+    return unitPages
   }
 
-  private isInside(iovaHi: number, iovaLo: number): boolean {
-    const { geometry } = this
-    const page = pageOf(iovaHi, iovaLo)
-    return page >= geometry.firstPage && page <= geometry.lastPage && page < geometry.pagesOf(this.levels)
+  private isReachable(iovaHi: number, iovaLo: number): boolean {
+    const hi = iovaHi >>> 0
+    const reachHi = this.reachHi >>> 0
+    return hi < reachHi || (hi === reachHi && iovaLo >>> 0 <= this.reachLo >>> 0)
   }
 }
 
 export function createPageTable(options: PageTableOptions): PageTable {
   return new PageTable(options)
+}
+
+/** Offset in words of an IOVA's entry in a table of level 0. */
+function indexInLeafTable(format: PageTableFormat, iovaLo: number): number {
+  return ((iovaLo >>> format.granuleLg2) << 1) & ((2 << format.indexBits) - 2)
 }
 
 function pageOf(hi: number, lo: number): number {

@@ -14,6 +14,7 @@ import {
 import type { PageTableFormat } from "./format.ts"
 import { giveGather, NOTHING_GATHERED, type RangeGather, takeGather } from "./gather.ts"
 import type { Geometry } from "./geometry.ts"
+import { WALK_IN_A_LOOP, walkFor } from "./leaf-table.ts"
 
 /** {@link TableTree.delta} when word indexes do not follow from addresses by one addition. */
 export const SCATTERED = -0x8000_0000
@@ -47,6 +48,8 @@ export class TableTree {
    * allocated: following an entry then costs one addition, where a look-up of the address costs 1.6 to 3 ns.
    */
   delta = 0
+  /** @internal Which unrolled walk leads to the tables of level 0. */
+  walk: number = WALK_IN_A_LOOP
   /** @internal Last IOVA that the tables reach and the aperture has, signed halves. */
   reachHi = 0
   /** @internal */
@@ -187,6 +190,7 @@ export class TableTree {
     this.allocator.free(this.rootHi * TWO_32 + (this.rootLo >>> 0), this.geometry.rootPagesLg2, this.account)
     this.tablePages = 0
     this.levels = 0
+    this.walk = WALK_IN_A_LOOP
     this.reachHi = 0
     this.reachLo = 0
   }
@@ -208,6 +212,7 @@ export class TableTree {
     this.rootHi = (address / TWO_32) | 0
     this.rootLo = address | 0
     this.rootWord = word
+    this.walk = walkFor(this.format, this.levels, this.delta !== SCATTERED)
     const lastPage = Math.min(this.geometry.lastPage, this.geometry.pagesOf(this.levels) - 1)
     this.reachHi = Math.floor(lastPage / PAGES_PER_4G) | 0
     this.reachLo = ((lastPage % PAGES_PER_4G) << 12) | 0xfff | 0
@@ -235,7 +240,10 @@ export class TableTree {
       const next = at + BigInt(page * 4096)
       if (this.memory.find(hi32(next), lo32(next)) !== word + page * 1024) return -1
     }
-    if (((address | 0) >>> 2) + this.delta !== word) this.delta = SCATTERED
+    if (((address | 0) >>> 2) + this.delta !== word) {
+      this.delta = SCATTERED
+      this.walk = WALK_IN_A_LOOP
+    }
     return word
   }
 }

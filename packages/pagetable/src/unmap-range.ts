@@ -8,7 +8,8 @@
  */
 import { skipEmpty, skipPlain, skipPresent } from "./fill.ts"
 import type { RangeGather } from "./gather.ts"
-import { itemLg2, leafLg2 } from "./leaf.ts"
+import { itemLg2, itemPages, leafLg2 } from "./leaf.ts"
+import { pow2 } from "./page-size.ts"
 import { isTable, type TableTree } from "./table-tree.ts"
 
 /** 4 KiB pages removed by the unmap that is running. */
@@ -50,8 +51,8 @@ function clearTable(
   first: number,
   last: number,
 ): void {
-  const itemPages = 2 ** (itemLg2(tree.format, level) - 12)
-  const from = base + Math.floor((Math.max(first, base) - base) / itemPages) * itemPages
+  const item = itemPages(tree.format, level)
+  const from = base + Math.floor((Math.max(first, base) - base) / item) * item
   if (level === 0) {
     clearLeaves(tree, gather, covered, table, base, from, last)
     return
@@ -60,11 +61,11 @@ function clearTable(
   const { words } = tree.memory
   let at = from
   while (at <= last && !stopped) {
-    const slot = table + ((at - base) / itemPages) * 2
+    const slot = table + ((at - base) / item) * 2
     const lo = words[slot] as number
     const hi = words[slot + 1] as number
     if (isTable(format, lo, level)) {
-      const slotLast = at + itemPages - 1
+      const slotLast = at + item - 1
       const whole = at >= first && slotLast <= last
       const end = Math.min(last, slotLast)
       clearTable(tree, gather, whole, tree.wordOfTable(hi, lo), level - 1, at, Math.max(first, at), end)
@@ -73,9 +74,9 @@ function clearTable(
         words[slot + 1] = 0
         gather.addTable(at, slotLast, itemLg2(format, level - 1), tree.addressOfTable(hi, lo))
       }
-      at += itemPages
+      at += item
     } else if ((lo | hi) === 0) {
-      at += itemPages
+      at += item
     } else {
       at = clearLeaf(tree, gather, covered, table, level, base, at, first, last)
     }
@@ -96,16 +97,16 @@ function clearLeaf(
 ): number {
   const { format } = tree
   const { words } = tree.memory
-  const shift = itemLg2(format, level)
-  const slot = table + ((at - base) / 2 ** (shift - 12)) * 2
+  const item = itemPages(format, level)
+  const slot = table + ((at - base) / item) * 2
   const sizeLg2 = leafLg2(format, words[slot + 1] as number, words[slot] as number, level)
-  const pages = 2 ** (sizeLg2 - 12)
+  const pages = pow2(sizeLg2 - 12)
   const start = at - ((at - base) % pages)
   if (start < first || (start + pages - 1 > last && format.cutLeafGoes === 0)) {
     stopped = true
     return last + 1
   }
-  clearEntries(tree, table / 2 + (start - base) / 2 ** (shift - 12), 2 ** (sizeLg2 - shift))
+  clearEntries(tree, table / 2 + (start - base) / item, pages / item)
   removed += pages
   if (!covered) gather.addLeaves(start, start + pages - 1, sizeLg2)
   return start + pages
@@ -122,7 +123,7 @@ function clearLeaves(
   last: number,
 ): void {
   const { format, memory, geometry } = tree
-  const unit = 2 ** (format.granuleLg2 - 12)
+  const unit = itemPages(format, 0)
   const origin = table / 2
   const end = origin + Math.floor((last - base) / unit) + 1
   let at = origin + (first - base) / unit
@@ -131,7 +132,7 @@ function clearLeaves(
     if (at >= end || stopped) return
     const stop =
       geometry.smallRuns === 0
-        ? skipPresent(memory.doubles, at, end)
+        ? skipPresent(memory.words, at, end, format.presentMask)
         : skipPlain(memory.words, at, end, format.presentMask, format.runBitsHi, format.runBitsLo)
     const from = base + (at - origin) * unit
     if (stop === at) {
@@ -175,7 +176,7 @@ export function isEmptyTable(tree: TableTree, table: number, level: number): boo
 export function releaseTable(tree: TableTree, hi: number, lo: number, level: number, page: number): void {
   const { format } = tree
   const { words } = tree.memory
-  const pages = 2 ** (itemLg2(format, level) - 12)
+  const pages = itemPages(format, level)
   const below = itemLg2(format, level - 1)
   const table = tree.wordOfTable(hi, lo)
   tree.gathering().addTable(page, page + pages - 1, below, tree.addressOfTable(hi, lo))

@@ -1,0 +1,13 @@
+/** All packages' cases. A new vendor adds one line to each list. */
+import { formatSubjects as amdFormats } from "../../../packages/amd/bench/subjects.ts"
+import { pagetableBenchCases } from "../../../packages/pagetable/bench/cases.ts"
+import type { FormatSubject } from "../../../packages/pagetable/bench/subject.ts"
+import { formatSubjects as smmuv3Formats } from "../../../packages/smmuv3/bench/subjects.ts"
+import { formatSubjects as vtdFormats } from "../../../packages/vtd/bench/subjects.ts"
+import type { BenchCase } from "./bench-case.ts"
+
+export const formatSubjects: readonly FormatSubject[] = [...vtdFormats, ...amdFormats, ...smmuv3Formats]
+
+export function allCases(): BenchCase[] {
+  return pagetableBenchCases(formatSubjects)
+}

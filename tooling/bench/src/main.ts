@@ -1,0 +1,74 @@
+/**
+ * Measures every package's bench cases in one process, all formats and models loaded, next to the yardsticks.
+ * @see docs/performance.md
+ */
+import { readFileSync } from "node:fs"
+import { parseArgs } from "node:util"
+import { allCases } from "./cases.ts"
+import { compare, readReport } from "./compare.ts"
+import { measure, sample } from "./measure.ts"
+import { measureMemory } from "./memory.ts"
+import { comparisonTable, memoryTable, resultTable } from "./print.ts"
+import { machineOf, type Report } from "./report.ts"
+
+const USAGE = `usage: bench [--json] [--compare FILE] [--only TEXT] [--rounds N]
+
+  --json          print one JSON document instead of a table
+  --compare FILE  compare with an earlier --json document: ratios to the yardsticks, then and now
+  --only TEXT     only operations and subjects that contain TEXT
+  --rounds N      rounds of measuring each case against its yardstick (default 9)
+`
+
+/** CPU time of one sample, and of the warm-up in which V8 sees all formats before anything is measured. */
+const SAMPLE_MS = 4
+const WARM_UP_MS = 8
+
+function main(args: readonly string[]): number {
+  const options = readOptions(args)
+  if (options === null) return 2
+  const cases = allCases().filter(({ operation, subject }) =>
+    `${operation} ${subject}`.includes(options.only),
+  )
+  for (const bench of cases) sample(bench, WARM_UP_MS)
+  const results = cases.map(bench => measure(bench, { rounds: options.rounds, sampleMs: SAMPLE_MS }))
+  const report: Report = { schema: 1, machine: machineOf(), results, memory: measureMemory(options.only) }
+  const isOk = results.every(result => result.ok) && report.memory.every(result => result.ok)
+  if (options.json) process.stdout.write(`${JSON.stringify(report, null, 1)}\n`)
+  else process.stdout.write(`${resultTable(results)}\n${memoryTable(report.memory)}`)
+  if (options.earlier !== null) {
+    const text = comparisonTable(compare(options.earlier, report))
+    if (options.json) process.stderr.write(text)
+    else process.stdout.write(`\n${text}`)
+  }
+  return isOk ? 0 : 1
+}
+
+interface Options {
+  readonly json: boolean
+  readonly earlier: Report | null
+  readonly only: string
+  readonly rounds: number
+}
+
+function readOptions(args: readonly string[]): Options | null {
+  try {
+    const { values } = parseArgs({
+      args: [...args],
+      options: {
+        json: { type: "boolean", default: false },
+        compare: { type: "string" },
+        only: { type: "string", default: "" },
+        rounds: { type: "string", default: "9" },
+      },
+    })
+    const rounds = Number(values.rounds)
+    if (!Number.isInteger(rounds) || rounds < 1) throw new Error("--rounds takes a whole number from 1 up")
+    const earlier = values.compare === undefined ? null : readReport(readFileSync(values.compare, "utf8"))
+    return { json: values.json, earlier, only: values.only, rounds }
+  } catch (error) {
+    process.stderr.write(`bench: ${error instanceof Error ? error.message : String(error)}\n${USAGE}`)
+    return null
+  }
+}
+
+process.exitCode = main(process.argv.slice(2))

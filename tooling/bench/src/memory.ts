@@ -1,0 +1,116 @@
+/** What has no price in nanoseconds: heap bytes, allocation, growth. */
+import { setFlagsFromString } from "node:v8"
+import { runInNewContext } from "node:vm"
+import { createMemory, MemoryAccount, PageAllocator } from "../../../packages/core/src/index.ts"
+import { benchTable, type FormatSubject, RW, unitOf } from "../../../packages/pagetable/bench/subject.ts"
+import { createPageTable } from "../../../packages/pagetable/src/index.ts"
+import { formatSubjects } from "./cases.ts"
+import { median, sample } from "./measure.ts"
+import { walkYardstick } from "./yardsticks.ts"
+
+export interface MemoryMeasurement {
+  readonly what: string
+  readonly subject: string
+  readonly value: number
+  readonly unit: string
+  readonly limit: number
+  readonly ok: boolean
+}
+
+const TABLES = 2000
+const CALLS = 200_000
+
+export function measureMemory(only: string): MemoryMeasurement[] {
+  setFlagsFromString("--expose-gc")
+  const collect = runInNewContext("gc") as () => void
+  const subjects = formatSubjects.filter(({ subject }) => `memory ${subject}`.includes(only))
+  return subjects.flatMap(subject => [
+    judge("heap beyond table pages", subject.subject, heapPerTable(subject, collect), "bytes a table", 256),
+    judge("allocated, number API", subject.subject, allocatedPerCall(subject, collect), "bytes a call", 0.5),
+    judge("growth 10^3 to 10^6 pages", subject.subject, growth(subject), "of the bare walk's", 1.15),
+  ])
+}
+
+function judge(what: string, subject: string, value: number, unit: string, limit: number): MemoryMeasurement {
+  return { what, subject, value, unit, limit, ok: value <= limit }
+}
+
+/** Heap of many tables at rest, with one page mapped and unmapped in each. */
+function heapPerTable({ format, levels, inputBits, outputBits }: FormatSubject, collect: () => void): number {
+  const range = { base: 0x1_0000_0000n, size: BigInt(TABLES * levels) << BigInt(format.granuleLg2) }
+  const memory = createMemory([range])
+  const pages = new PageAllocator(memory, range)
+  const account = new MemoryAccount("bench")
+  const kept = new Array<unknown>(TABLES)
+  const unit = 1 << (format.granuleLg2 - 12)
+  const make = (): unknown => {
+    const table = createPageTable({ format, memory, pages, account, levels, inputBits, outputBits })
+    table.mapPages(0, 0, 1, 0, unit, RW)
+    table.unmapPages(0, 0, unit)
+    table.gatherDone()
+    return table
+  }
+  make()
+  collect()
+  const before = process.memoryUsage().heapUsed
+  for (let n = 1; n < TABLES; n++) kept[n] = make()
+  collect()
+  const after = process.memoryUsage().heapUsed
+  return kept.length === TABLES ? (after - before) / (TABLES - 1) : 0
+}
+
+/** Heap growth over page maps, look-ups and unmaps, without a collection between. */
+function allocatedPerCall(subject: FormatSubject, collect: () => void): number {
+  const { table } = benchTable(subject, unitOf(subject))
+  const unit = Number(unitOf(subject) / 4096n)
+  const shift = subject.format.granuleLg2
+  const round = (calls: number): void => {
+    for (let n = 0; n < calls; n++) {
+      const lo = (n & 0xff) << shift
+      table.mapPages(0, lo, 1, lo, unit, RW)
+      table.iovaToPhysHalves(0, lo)
+      table.unmapPages(0, lo, unit)
+      if ((n & 0xff) === 0xff) table.gatherDone()
+    }
+  }
+  round(CALLS)
+  collect()
+  const before = process.memoryUsage().heapUsed
+  round(CALLS)
+  return Math.max(0, process.memoryUsage().heapUsed - before) / (CALLS * 3)
+}
+
+/** How much a random look-up grows from 10^3 to 10^6 pages, against the growth of the bare walk. */
+function growth(subject: FormatSubject): number {
+  const own = [1_000, 1_000_000].map(pages => lookUpPrice(subject, pages))
+  const bare = [1_000, 1_000_000].map(pages => minimum(walkYardstick(pages, randomPages(pages))))
+  return (own[1] as number) / (own[0] as number) / ((bare[1] as number) / (bare[0] as number))
+}
+
+function lookUpPrice(subject: FormatSubject, pages: number): number {
+  const { table } = benchTable(subject, unitOf(subject))
+  const shift = subject.format.granuleLg2
+  table.mapPages(0, 0, 1, 0, pages * Number(unitOf(subject) / 4096n), RW)
+  const list = randomPages(pages)
+  const run = (): number => {
+    let sum = 0
+    for (let n = 0; n < list.length; n++) {
+      const page = list[n] as number
+      sum += table.iovaToPhysHalves(page >>> (32 - shift), page << shift) + table.physLo
+    }
+    return sum
+  }
+  return minimum({ operations: list.length, run })
+}
+
+function minimum(work: Parameters<typeof sample>[0]): number {
+  return median(Array.from({ length: 5 }, () => sample(work, 20)))
+}
+
+function randomPages(pages: number): Int32Array {
+  let state = 99
+  return Int32Array.from({ length: 65_536 }, () => {
+    state = (Math.imul(state, 1_103_515_245) + 12_345) >>> 0
+    return (state >>> 8) % pages
+  })
+}

@@ -1,0 +1,62 @@
+import type { Comparison } from "./compare.ts"
+import type { Measurement } from "./measure.ts"
+import type { MemoryMeasurement } from "./memory.ts"
+
+export function resultTable(results: readonly Measurement[]): string {
+  return table(
+    ["operation", "subject", "ns min", "ns median", "yardstick", "its ns", "ratio", "limit", ""],
+    results.map(result => [
+      result.operation,
+      result.subject,
+      result.ns.min.toFixed(2),
+      result.ns.median.toFixed(2),
+      result.yardstick,
+      result.yardstickNs.min.toFixed(2),
+      result.ratio.toFixed(2),
+      result.limit === null ? "" : String(result.limit),
+      result.ok ? "" : "OVER",
+    ]),
+  )
+}
+
+export function memoryTable(results: readonly MemoryMeasurement[]): string {
+  return table(
+    ["memory", "subject", "value", "unit", "limit", ""],
+    results.map(({ what, subject, value, unit, limit, ok }) => [
+      what,
+      subject,
+      value.toFixed(2),
+      unit,
+      String(limit),
+      ok ? "" : "OVER",
+    ]),
+  )
+}
+
+export function comparisonTable(comparisons: readonly Comparison[]): string {
+  return table(
+    ["operation", "subject", "ratio before", "ratio now", "change"],
+    comparisons.map(({ operation, subject, before, after }) => [
+      operation,
+      subject,
+      before.toFixed(2),
+      after.toFixed(2),
+      `${after >= before ? "+" : ""}${((after / before - 1) * 100).toFixed(0)} %`,
+    ]),
+  )
+}
+
+/** Columns as wide as their widest cell; numbers to the right. */
+function table(head: readonly string[], rows: readonly string[][]): string {
+  const widths = head.map((title, column) =>
+    Math.max(title.length, ...rows.map(row => (row[column] ?? "").length)),
+  )
+  const line = (cells: readonly string[]): string =>
+    cells
+      .map((cell, column) =>
+        /^[-+]?\d/.test(cell) ? cell.padStart(widths[column] ?? 0) : cell.padEnd(widths[column] ?? 0),
+      )
+      .join("  ")
+      .trimEnd()
+  return `${[head, widths.map(width => "-".repeat(width)), ...rows].map(line).join("\n")}\n`
+}
