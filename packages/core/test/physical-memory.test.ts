@@ -97,7 +97,7 @@ describe("physical memory", () => {
         fc.array(fc.integer({ min: 0, max: 64 * 4096 - 1 }), { maxLength: 40 }),
         (frames, probes) => {
           const memory = createMemory(frames.map(frame => ({ base: frame * 4096, size: 4096 })))
-          frames.forEach(frame => memory.write64(frame * 4096 + 8, BigInt(frame)))
+          for (const frame of frames) memory.write64(frame * 4096 + 8, BigInt(frame))
           for (const at of probes) expectProbe(memory, frames, at)
         },
       ),
