@@ -46,7 +46,7 @@ describe("nothing that a guest writes throws or hangs", () => {
           check(machine, 1, id, iova, kind)
         },
       ),
-      { seed: SEED, numRuns: 300 },
+      { seed: SEED, numRuns: 200 },
     )
   })
 
@@ -72,7 +72,7 @@ describe("nothing that a guest writes throws or hangs", () => {
           for (let i = 0; i < 8; i++) check(machine, 1, NO_PASID, iova + BigInt(i) * 0x1000n, kind)
         },
       ),
-      { seed: SEED, numRuns: 150 },
+      { seed: SEED, numRuns: 60 },
     )
   })
 
@@ -125,7 +125,7 @@ describe("nothing that a guest writes throws or hangs", () => {
           else expect(machine.events().length).toBe(1)
         },
       ),
-      { seed: SEED, numRuns: 300 },
+      { seed: SEED, numRuns: 200 },
     )
   })
 

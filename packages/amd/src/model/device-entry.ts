@@ -6,6 +6,7 @@ import * as dte from "../spec/device-table.ts"
 import * as pte from "../spec/page-tables.ts"
 import { gcr3PasidBits } from "../spec/pasid-table.ts"
 import * as reg from "../spec/registers.ts"
+import type { PasidEntries } from "./pasid-entry.ts"
 import { dwordOf, type Registers } from "./registers.ts"
 import type { Trace } from "./trace.ts"
 import {
@@ -35,8 +36,9 @@ export class DeviceEntries {
   private readonly memory: PhysicalMemory
   private readonly registers: Registers
   private readonly transaction: Transaction
-  private readonly host: HostWalk
+  private readonly pasids: PasidEntries
   private readonly guest: GuestWalk
+  private readonly host: HostWalk
   tracer: Trace | null = null
 
   /** Set by {@link load}: DTE.V. Everything passes when it is 0. */
@@ -60,14 +62,16 @@ export class DeviceEntries {
     memory: PhysicalMemory,
     registers: Registers,
     transaction: Transaction,
-    host: HostWalk,
+    pasids: PasidEntries,
     guest: GuestWalk,
+    host: HostWalk,
   ) {
     this.memory = memory
     this.registers = registers
     this.transaction = transaction
-    this.host = host
+    this.pasids = pasids
     this.guest = guest
+    this.host = host
   }
 
   /** Takes over what registers say; to be called after each change of them. */
@@ -101,7 +105,7 @@ export class DeviceEntries {
     this.maxGuestPaging = Math.min((efr >>> reg.EFR_GATS_SHIFT) & 3, dte.GUEST_PAGING_5_LEVEL)
     const pasidBits = (efrHi & reg.EFR_PASmax_MASK) + 1
     for (let glx = 0; glx <= dte.GLX_MAX; glx++) this.pasidBits[glx] = Math.min(gcr3PasidBits(glx), pasidBits)
-    guest.rootIsGuestPhysical = (controlHi & reg.CONTROL_GCR3TRPMode_HI) !== 0
+    this.pasids.isGuestPhysical = (controlHi & reg.CONTROL_GCR3TRPMode_HI) !== 0
     guest.noExecute = (efr & reg.EFR_NXSup) !== 0
     guest.supervisor = (efrHi & reg.EFR_USSup_HI) !== 0
     guest.accessedBit = (controlHi & reg.CONTROL_GAUpdateDis_HI) !== 0 ? 0 : pte.V2_A
@@ -174,14 +178,11 @@ export class DeviceEntries {
     const glx = (d1 >>> GLX_SHIFT) & GLX_MASK
     const paging = (t.dteInterruptsHi >>> GUEST_PAGING_MODE_SHIFT) & GUEST_PAGING_MODE_MASK
     if (glx > this.maxGlx || paging > this.maxGuestPaging) return DTE_ILLEGAL_VALUE
-    const { guest } = this
-    guest.glx = glx
-    guest.pasidBits = this.pasidBits[glx] as number
-    guest.levels = 4 + paging
+    this.guest.levels = 4 + paging
     const low = ((d1 >>> GCR3_14_12_SHIFT) & GCR3_14_12_MASK) << 12
     const middle = (d2 >>> GCR3_30_15_SHIFT) << 15
-    guest.rootLo = low | middle | ((t.dteFlags >>> GCR3_51_31_SHIFT) << 31)
-    guest.rootHi = t.dteFlags >>> (GCR3_51_31_SHIFT + 1)
+    const rootLo = low | middle | ((t.dteFlags >>> GCR3_51_31_SHIFT) << 31)
+    this.pasids.setRoot(glx, t.dteFlags >>> (GCR3_51_31_SHIFT + 1), rootLo, this.pasidBits[glx] as number)
     return OK
   }
 

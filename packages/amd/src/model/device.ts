@@ -9,6 +9,7 @@ import { DeviceEntries } from "./device-entry.ts"
 import { EventLog } from "./events.ts"
 import { type InterruptHook, InterruptSource } from "./interrupts.ts"
 import { type AmdModelOptions, EVERYTHING, EVERYTHING_2 } from "./options.ts"
+import { PasidEntries } from "./pasid-entry.ts"
 import { type RegisterEffects, Registers } from "./registers.ts"
 import { Trace, type TraceHook } from "./trace.ts"
 import { Transaction } from "./transaction.ts"
@@ -33,6 +34,7 @@ export class AmdModel implements IommuModel, RegisterEffects, InvalidationTarget
   private readonly registers: Registers = new Registers()
   private readonly host: HostWalk
   private readonly guest: GuestWalk
+  private readonly pasids: PasidEntries
   private readonly entries: DeviceEntries
   private readonly events: EventLog
   private readonly commands: CommandBuffer
@@ -49,7 +51,8 @@ export class AmdModel implements IommuModel, RegisterEffects, InvalidationTarget
     const transaction = new Transaction()
     this.host = new HostWalk(memory)
     this.guest = new GuestWalk(memory, this.host, transaction)
-    this.entries = new DeviceEntries(memory, registers, transaction, this.host, this.guest)
+    this.pasids = new PasidEntries(memory, this.host, transaction)
+    this.entries = new DeviceEntries(memory, registers, transaction, this.pasids, this.guest, this.host)
     this.entries.configure()
     this.interrupts = new InterruptSource(registers)
     this.events = new EventLog(registers, memory, this.interrupts)
@@ -58,6 +61,7 @@ export class AmdModel implements IommuModel, RegisterEffects, InvalidationTarget
       registers,
       transaction,
       this.entries,
+      this.pasids,
       this.guest,
       this.host,
       this.events,
@@ -77,6 +81,7 @@ export class AmdModel implements IommuModel, RegisterEffects, InvalidationTarget
     this.traceHook = hook
     const trace = hook === null ? null : new Trace(hook)
     this.entries.tracer = trace
+    this.pasids.tracer = trace
     this.guest.tracer = trace
     this.host.tracer = trace
   }

@@ -10,12 +10,15 @@ export interface HostTrace {
   hostEntry(level: number, tableHi: number, tableLo: number, index: number, hi: number, lo: number): void
 }
 
-export interface GuestTrace {
+export interface Gcr3Trace {
   gcr3Entry(level: number, tableHi: number, tableLo: number, index: number, hi: number, lo: number): void
+}
+
+export interface GuestTrace {
   guestEntry(level: number, tableHi: number, tableLo: number, index: number, hi: number, lo: number): void
 }
 
-export class Trace implements HostTrace, GuestTrace {
+export class Trace implements HostTrace, Gcr3Trace, GuestTrace {
   readonly #hook: TraceHook
 
   constructor(hook: TraceHook) {

@@ -80,14 +80,47 @@ export class Transaction {
     this.faultIsGuest = this.pasid === NO_PASID ? 0 : 1
   }
 
+  /** Guest tables refuse, or, with stage 0, the way to them does. */
+  refuseByGuest(stage: 0 | 1, isWrite: number): void {
+    this.faultStage = stage
+    this.faultHi = this.iovaHi
+    this.faultLo = this.iovaLo
+    this.faultIsWrite = isWrite
+    this.faultIsGuest = 1
+  }
+
   /** The host tables refuse an access at a guest physical address. */
-  refuseByHost(hi: number, lo: number, isWrite: number, walk: { errorHi: number; errorLo: number }): void {
+  refuseByHost(host: HostRefusal, hi: number, lo: number, isWrite: number): void {
     this.faultStage = 2
     this.faultHi = hi
     this.faultLo = lo
     this.faultIsWrite = isWrite
     this.faultIsGuest = 0
-    this.errorHi = walk.errorHi
-    this.errorLo = walk.errorLo
+    this.errorHi = host.errorHi
+    this.errorLo = host.errorLo
   }
+
+  /** A fetch or update of a guest table ended: in the host tables, or where they lead to no memory. */
+  refuseFetch(host: HostRefusal, hi: number, lo: number, isWrite: number): number {
+    if (host.status === OK) return this.refuseRead(host.paHi, host.paLo)
+    this.refuseByHost(host, hi, lo, isWrite)
+    return host.status
+  }
+
+  /** A guest table lies where no memory answers. */
+  refuseRead(hi: number, lo: number): number {
+    this.refuseByGuest(1, 0)
+    this.errorHi = hi
+    this.errorLo = lo
+    return TABLE_ERROR
+  }
+}
+
+/** What a walk of the host tables leaves behind when it fails. */
+interface HostRefusal {
+  readonly status: number
+  readonly paHi: number
+  readonly paLo: number
+  readonly errorHi: number
+  readonly errorLo: number
 }

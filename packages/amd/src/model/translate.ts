@@ -7,6 +7,7 @@ import * as dte from "../spec/device-table.ts"
 import * as reg from "../spec/registers.ts"
 import type { DeviceEntries } from "./device-entry.ts"
 import type { EventLog } from "./events.ts"
+import type { PasidEntries } from "./pasid-entry.ts"
 import { dwordOf, type Registers } from "./registers.ts"
 import {
   INTERRUPT_BLOCKED,
@@ -42,6 +43,7 @@ export class Translator {
   private readonly dwords: Uint32Array
   private readonly transaction: Transaction
   private readonly entries: DeviceEntries
+  private readonly pasids: PasidEntries
   private readonly guest: GuestWalk
   private readonly host: HostWalk
   private readonly events: EventLog
@@ -51,6 +53,7 @@ export class Translator {
     registers: Registers,
     transaction: Transaction,
     entries: DeviceEntries,
+    pasids: PasidEntries,
     guest: GuestWalk,
     host: HostWalk,
     events: EventLog,
@@ -59,6 +62,7 @@ export class Translator {
     this.dwords = registers.dwords
     this.transaction = transaction
     this.entries = entries
+    this.pasids = pasids
     this.guest = guest
     this.host = host
     this.events = events
@@ -99,8 +103,10 @@ export class Translator {
   }
 
   private throughGuest(hi: number, lo: number, access: number): number {
-    const { guest, host } = this
-    const walked = guest.walk(this.entries.pasid, hi, lo, access)
+    const { guest, host, pasids } = this
+    const found = pasids.find(this.entries.pasid, access)
+    if (found !== OK) return this.refuse(found)
+    const walked = guest.walk(pasids.cr3Hi, pasids.cr3Lo, hi, lo, access)
     if (walked !== OK) return this.refuse(walked)
     const gpaHi = guest.gpaHi
     const gpaLo = guest.gpaLo
@@ -160,7 +166,7 @@ export class Translator {
   }
 
   private refuseHost(hi: number, lo: number, access: number): number {
-    this.transaction.refuseByHost(hi, lo, access & DEVICE_WRITE, this.host)
+    this.transaction.refuseByHost(this.host, hi, lo, access & DEVICE_WRITE)
     return this.refuse(this.host.status)
   }
 

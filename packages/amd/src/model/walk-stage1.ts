@@ -1,15 +1,14 @@
 /**
- * Guest page tables: PASID through GCR3 tables to a root, then v2 format, guest virtual to guest physical.
- * AMD 48882 rev 3.10, §2.2.6; entries as in AMD 24593 rev 3.42 §5.3.
+ * Guest page tables: v2 format, guest virtual to guest physical. AMD 48882 rev 3.10, §2.2.6; entries as in AMD 24593
+ * rev 3.42 §5.3.
  *
  * All guest tables lie in guest physical memory: each fetch, and each update of A and D, goes through the host
  * tables first and is subject to their permissions.
  */
 import { ACCESS_EXEC, ACCESS_PRIV, ACCESS_WRITE, type PhysicalMemory } from "@iommu/core"
 import * as pte from "../spec/page-tables.ts"
-import * as gcr3 from "../spec/pasid-table.ts"
 import type { GuestTrace } from "./trace.ts"
-import { NO_PERMISSION, NOT_PRESENT, OK, RESERVED_BIT, TABLE_ERROR, type Transaction } from "./transaction.ts"
+import { NO_PERMISSION, NOT_PRESENT, OK, RESERVED_BIT, type Transaction } from "./transaction.ts"
 import { type HostWalk, READ, WRITE } from "./walk-stage2.ts"
 
 // Local, because imported constants are loaded at each use (see walk-stage2.ts).
@@ -21,9 +20,6 @@ const USER = pte.V2_US
 const PAGE_SIZE = pte.V2_PS
 const NO_EXECUTE = pte.V2_NX_HI
 const MAX_LEAF_LEVEL = pte.V2_MAX_LEAF_LEVEL
-const GCR3_VALID = gcr3.V
-const GCR3_RESERVED_LO = gcr3.RESERVED_LO
-const GCR3_RESERVED_HI = gcr3.RESERVED_HI
 const HOST_READ = READ
 const HOST_WRITE = WRITE
 const DEVICE_WRITE = ACCESS_WRITE
@@ -39,15 +35,8 @@ export class GuestWalk {
   tracer: GuestTrace | null = null
 
   // From the device table entry and the registers.
-  /** DTE.GLX: levels of the GCR3 table less one; PASIDs have no more bits than {@link pasidBits}. */
-  glx = 0
-  rootHi = 0
-  rootLo = 0
-  /** CONTROL.GCR3TRPMode: GCR3 tables lie in guest physical memory. */
-  rootIsGuestPhysical = false
-  /** 4 or 5. */
+  /** 4 or 5, by DTE.GuestPagingMode. */
   levels = 4
-  pasidBits = 0
   /** EXT_FEATURES.NXSup and USSup. */
   noExecute = false
   supervisor = false
@@ -69,21 +58,23 @@ export class GuestWalk {
     this.transaction = transaction
   }
 
-  walk(pasid: number, hi: number, lo: number, access: number): number {
+  /**
+   * Translates a guest virtual address by the tables of a guest CR3.
+   * @returns OK with the result in the fields, or why not, with the transaction's fault set
+   */
+  walk(cr3Hi: number, cr3Lo: number, hi: number, lo: number, access: number): number {
     const { memory, host, accessedBit } = this
     const words = memory.words
     if (!isCanonical(this.levels, hi)) return this.refuse(NOT_PRESENT, access)
-    const status = this.findRoot(pasid, access)
-    if (status !== OK) return status
     let level = this.levels
-    let tableHi = this.gpaHi
-    let tableLo = this.gpaLo
+    let tableHi = cr3Hi
+    let tableLo = cr3Lo
     let allow = WRITABLE | USER
     let forbid = 0
     for (;;) {
       const index = indexAt(level, hi, lo)
       const entryLo = tableLo | (index << 3)
-      const at = host.walk(tableHi, entryLo, HOST_READ)
+      const at = host.fetch(tableHi, entryLo)
       if (at < 0) return this.refuseFetch(tableHi, entryLo, HOST_READ)
       const low = words[at] as number
       const high = words[at + 1] as number
@@ -116,35 +107,6 @@ export class GuestWalk {
     }
   }
 
-  /** Leaves the guest CR3 of a PASID in gpaHi and gpaLo. */
-  private findRoot(pasid: number, access: number): number {
-    const { memory, host } = this
-    if (pasid >>> this.pasidBits !== 0) return this.refuseConfig(NOT_PRESENT, access)
-    const isGuest = this.rootIsGuestPhysical
-    let tableHi = this.rootHi
-    let tableLo = this.rootLo
-    for (let level = this.glx; level >= 0; level--) {
-      const index = (pasid >>> (9 * level)) & 0x1ff
-      const entryLo = tableLo | (index << 3)
-      const at = isGuest ? host.walk(tableHi, entryLo, HOST_READ) : memory.find(tableHi, entryLo)
-      if (at < 0) {
-        return isGuest ? this.refuseFetch(tableHi, entryLo, HOST_READ) : this.refuseRead(tableHi, entryLo)
-      }
-      const low = memory.words[at] as number
-      const high = memory.words[at + 1] as number
-      if (this.tracer !== null) this.tracer.gcr3Entry(level, tableHi, tableLo, index, high, low)
-      if ((low & GCR3_VALID) === 0) return this.refuseConfig(NOT_PRESENT, access)
-      if ((low & GCR3_RESERVED_LO) !== 0 || (high & GCR3_RESERVED_HI) !== 0) {
-        return this.refuseConfig(RESERVED_BIT, access)
-      }
-      tableHi = high & ADDR_HI
-      tableLo = low & ADDR_LO
-    }
-    this.gpaHi = tableHi
-    this.gpaLo = tableLo
-    return OK
-  }
-
   private page(sizeLg2: number, high: number, low: number, lo: number): void {
     const offset = (1 << sizeLg2) - 1
     this.sizeLg2 = sizeLg2
@@ -170,34 +132,12 @@ export class GuestWalk {
   }
 
   private refuse(status: number, access: number): number {
-    const t = this.transaction
-    t.faultStage = 1
-    t.faultIsGuest = 1
-    t.faultIsWrite = access & DEVICE_WRITE
-    t.faultHi = t.iovaHi
-    t.faultLo = t.iovaLo
+    this.transaction.refuseByGuest(1, access & DEVICE_WRITE)
     return status
   }
 
-  private refuseConfig(status: number, access: number): number {
-    this.refuse(status, access)
-    this.transaction.faultStage = 0
-    return status
-  }
-
-  /** The host tables refused a fetch or an update: the event tells the guest physical address. */
   private refuseFetch(hi: number, lo: number, need: number): number {
-    const { host } = this
-    if (host.status === OK) return this.refuseRead(host.paHi, host.paLo)
-    this.transaction.refuseByHost(hi, lo, need & HOST_WRITE, host)
-    return host.status
-  }
-
-  private refuseRead(hi: number, lo: number): number {
-    this.refuse(TABLE_ERROR, 0)
-    this.transaction.errorHi = hi
-    this.transaction.errorLo = lo
-    return TABLE_ERROR
+    return this.transaction.refuseFetch(this.host, hi, lo, need & HOST_WRITE)
   }
 }
 

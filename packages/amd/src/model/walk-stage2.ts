@@ -137,6 +137,53 @@ export class HostWalk {
     return memory.find(paHi, paLo)
   }
 
+  /**
+   * As {@link walk} for a read by the IOMMU itself, without a result in the fields: six of these make a nested walk.
+   * @returns as {@link walk}
+   */
+  fetch(hi: number, lo: number): number {
+    const { memory, mode } = this
+    let at = this.rootAt
+    if (at < 0 || mode < 3 || mode > 4 || hi >>> (mode === 4 ? 16 : 7) !== 0) return this.check(hi, lo, IR)
+    const words = memory.words
+    const accessed = this.accessedBit
+    const mask = KIND | accessed
+    let permissions = this.rootPermissions
+    let reserved = 0
+    if (mode === 4) {
+      at += (hi >>> 6) & 0x3fe
+      const low = words[at] as number
+      const high = words[at + 1] as number
+      if ((low & mask) !== (TABLE_3 | accessed)) return this.walk(hi, lo, IR)
+      permissions &= high
+      reserved |= high
+      at = memory.find(high & ADDR_HI, low & ADDR_LO)
+      if (at < 0) return this.check(hi, lo, IR)
+    }
+    at += ((hi << 3) | (lo >>> 29)) & 0x3fe
+    const low3 = words[at] as number
+    const high3 = words[at + 1] as number
+    if ((low3 & mask) !== (TABLE_2 | accessed)) return this.walk(hi, lo, IR)
+    at = memory.find(high3 & ADDR_HI, low3 & ADDR_LO)
+    if (at < 0) return this.check(hi, lo, IR)
+    at += (lo >>> 20) & 0x3fe
+    const low2 = words[at] as number
+    const high2 = words[at + 1] as number
+    if ((low2 & mask) !== (TABLE_1 | accessed)) return this.walk(hi, lo, IR)
+    at = memory.find(high2 & ADDR_HI, low2 & ADDR_LO)
+    if (at < 0) return this.check(hi, lo, IR)
+    at += (lo >>> 11) & 0x3fe
+    const low = words[at] as number
+    const high = words[at + 1] as number
+    permissions &= high3 & high2 & high
+    reserved = ((reserved | high3 | high2) & TABLE_RESERVED_HI) | (high & LEAF_RESERVED_HI)
+    if ((low & mask) !== (LEAF | accessed) || reserved !== 0 || (permissions & IR) === 0) {
+      return this.walk(hi, lo, IR)
+    }
+    at = memory.find(high & ADDR_HI, (low & ADDR_LO) | (lo & 0xfff))
+    return at < 0 ? this.check(hi, lo, IR) : at
+  }
+
   /** Ends a walk at a leaf that needs nothing but its page, or hands it to the checked walk. */
   private leaf(
     level: number,
