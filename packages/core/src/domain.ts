@@ -40,9 +40,9 @@ export interface DomainControl {
    */
   detachDev(device: IommuDevice): void
   /** Puts one PASID (1 and up) of a device on this domain, in place of the one it is on. Absent: no PASID. */
-  setDevPasid?(device: IommuDevice, pasid: number): void
+  readonly setDevPasid?: ((device: IommuDevice, pasid: number) => void) | undefined
   /** Takes one PASID of a device off this domain; its DMA is blocked afterwards. */
-  removeDevPasid?(device: IommuDevice, pasid: number): void
+  readonly removeDevPasid?: ((device: IommuDevice, pasid: number) => void) | undefined
   /** Called by {@link iommuDomainFree} alone. */
   free(): void
 }
