@@ -6,6 +6,7 @@ import { traceFirstStage } from "./trace.ts"
 import { MODE_NESTED, type Transaction } from "./transaction.ts"
 import {
   beyondSecondStage,
+  findPlainLeaf,
   SS_FLAG_UPDATE,
   SS_NO_PERMISSION,
   SS_OK,
@@ -13,7 +14,6 @@ import {
   SS_ROOT_UNREADABLE,
   SS_TABLE_UNREADABLE,
   setSecondStageDirty,
-  walkSecondPlain,
   walkSecondStage,
 } from "./walk-stage2.ts"
 
@@ -28,54 +28,63 @@ export function walkFirstStage(t: Transaction): number {
 
 /**
  * The common walk without its branches: four levels, tables and a 4 KiB page that grant what is asked, flags already
- * set. One compare per entry.
+ * set. Oddities are gathered and judged at the end, as in the second stage.
  * @returns false when anything is out of the ordinary, nothing written then but scratch
  */
 function walkFirstPlain(t: Transaction): boolean {
   const hi = t.iovaHi
   const lo = t.iovaLo
   if (t.fsLevels !== 4 || (hi << 16) >> 16 !== hi || (t.access & ACCESS_EXEC) !== 0) return false
-  const words = t.memory.words
+  const memory = t.memory
+  const words = memory.words
   const nested = t.mode === MODE_NESTED
   const rsvdHi = t.features.fsRsvdHi
   const maxHi = nested ? (t.features.ssMaxHi[t.ssLevels] as number) : 0x100000
   const write = (t.access & ACCESS_WRITE) !== 0
   const wanted = (t.eafe ? FS_EA : 0) | (write ? FS_RW : 0) | FS_P | FS_US | FS_A
-  const mask = wanted | FS_PS
   const page = (hi << 20) | (lo >>> 12)
-  let at = plainEntryAt(t, nested, t.fsTableHi, t.fsTableLo + ((hi >>> 4) & 0xff8))
+  const neededBySecond = t.ssAccessed === 0 ? SS_R : SS_R | SS_W
+  let mask = wanted | FS_PS
+  let expected = wanted
+  let tableHi = t.fsTableHi
+  let at = 0
+  let address = t.fsTableLo + ((hi >>> 4) & 0xff8)
   let rights = FS_RW
-  for (let shift = 18; ; shift -= 9) {
+  let odd = 0
+  for (let shift = 27; ; shift -= 9) {
+    if (nested) {
+      at = findPlainLeaf(t, tableHi, address)
+      if (at < 0) return false
+      const leaf = words[at] as number
+      if ((leaf & neededBySecond) !== neededBySecond) return false
+      at = memory.find((words[at + 1] as number) & 0xfffff, (leaf & 0xfffff000) | (address & 0xfff))
+    } else {
+      at = memory.find(tableHi, address)
+    }
     if (at < 0) return false
     const entryLo = words[at] as number
     const entryHi = words[at + 1] as number
-    if ((((entryLo & mask) ^ wanted) | (entryHi & rsvdHi)) !== 0 || (entryHi & 0xfffff) >= maxHi) return false
+    odd |= ((entryLo & mask) ^ expected) | (entryHi & rsvdHi)
+    tableHi = entryHi & 0xfffff
+    if (tableHi >= maxHi) return false
     rights &= entryLo
-    at = plainEntryAt(t, nested, entryHi & 0xfffff, (entryLo & 0xfffff000) + (((page >>> shift) & 511) << 3))
-    if (shift === 0) break
+    if (shift === 0) {
+      t.fsPaHi = tableHi
+      t.fsPaLo = (entryLo & 0xfffff000) | (lo & 0xfff)
+      break
+    }
+    address = (entryLo & 0xfffff000) + (((page >>> (shift - 9)) & 511) << 3)
+    if (shift === 9) {
+      mask = write ? wanted | FS_D : wanted
+      expected = mask
+    }
   }
-  if (at < 0) return false
-  const leafLo = words[at] as number
-  const leafHi = words[at + 1] as number
-  const leafWanted = write ? wanted | FS_D : wanted
-  if ((((leafLo & leafWanted) ^ leafWanted) | (leafHi & rsvdHi)) !== 0 || (leafHi & 0xfffff) >= maxHi)
-    return false
-  t.fsPaHi = leafHi & 0xfffff
-  t.fsPaLo = (leafLo & 0xfffff000) | (lo & 0xfff)
+  if (odd !== 0) return false
   t.fsSizeLg2 = 12
-  t.fsWritable = rights & leafLo
+  t.fsWritable = rights
   t.fsFlags = -1
   t.fsLeafFlags = -1
   return true
-}
-
-/** Index in memory.words of a first-stage entry, -1 when its address is not plainly readable. */
-function plainEntryAt(t: Transaction, nested: boolean, hi: number, lo: number): number {
-  if (!nested) return t.memory.find(hi, lo)
-  if (!walkSecondPlain(t, hi, lo)) return -1
-  const needed = t.ssAccessed === 0 ? SS_R : SS_R | SS_W
-  if ((t.ssPermissions & needed) !== needed) return -1
-  return t.memory.find(t.ssPaHi, t.ssPaLo)
 }
 
 function walkEveryStep(t: Transaction): number {

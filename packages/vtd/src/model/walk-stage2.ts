@@ -19,16 +19,25 @@ export const SS_FLAG_UPDATE = 5
  * @returns SS_*; on a fault, `where` is the entry's address
  */
 export function walkSecondStage(t: Transaction, hi: number, lo: number): number {
-  if (t.trace === null && walkSecondPlain(t, hi, lo)) return SS_OK
-  return walkEveryStep(t, hi, lo)
+  const at = t.trace === null ? findPlainLeaf(t, hi, lo) : -1
+  if (at < 0) return walkEveryStep(t, hi, lo)
+  const words = t.memory.words
+  const entryLo = words[at] as number
+  t.ssPaHi = (words[at + 1] as number) & 0xfffff
+  t.ssPaLo = (entryLo & 0xfffff000) | (lo & 0xfff)
+  t.ssSizeLg2 = 12
+  t.ssPermissions = entryLo & (SS_R | SS_W)
+  t.ssLeafAt = at
+  return SS_OK
 }
 
 /**
  * The common walk without its branches: three or four levels, tables that grant everything, a 4 KiB page, flags
- * already set. One compare per entry; unrolled it takes half the time of the loop (12 ns instead of 25, Node 24).
- * @returns false when anything is out of the ordinary, nothing written then but scratch
+ * already set. What is odd about the entries is gathered and judged once, at the end: reading on from a wrong entry
+ * does no harm. Unrolled it takes 11 ns instead of the 25 of the loop (Node 24).
+ * @returns index in memory.words of the leaf, -1 when anything is out of the ordinary
  */
-export function walkSecondPlain(t: Transaction, hi: number, lo: number): boolean {
+export function findPlainLeaf(t: Transaction, hi: number, lo: number): number {
   const memory = t.memory
   const words = memory.words
   const rsvdHi = t.features.ssRsvdHi
@@ -37,44 +46,32 @@ export function walkSecondPlain(t: Transaction, hi: number, lo: number): boolean
   const mask = SS_PS | SS_SNP | wanted
   let tableHi = t.ssTableHi
   let tableLo = t.ssTableLo
-  let at: number
-  let entryLo: number
-  let entryHi: number
+  let odd = 0
   if (t.ssLevels === 4) {
-    at = memory.find(tableHi, tableLo + ((hi >>> 4) & 0xff8))
-    if (at < 0) return false
-    entryLo = words[at] as number
-    entryHi = words[at + 1] as number
-    if ((((entryLo & mask) ^ wanted) | (entryHi & rsvdHi)) !== 0) return false
-    tableHi = entryHi & 0xfffff
-    tableLo = entryLo & 0xfffff000
+    const at = memory.find(tableHi, tableLo + ((hi >>> 4) & 0xff8))
+    if (at < 0) return -1
+    odd = (((words[at] as number) & mask) ^ wanted) | ((words[at + 1] as number) & rsvdHi)
+    tableHi = (words[at + 1] as number) & 0xfffff
+    tableLo = (words[at] as number) & 0xfffff000
   } else if (t.ssLevels !== 3) {
-    return false
+    return -1
   }
-  at = memory.find(tableHi, tableLo + (((hi << 5) | (lo >>> 27)) & 0xff8))
-  if (at < 0) return false
-  entryLo = words[at] as number
-  entryHi = words[at + 1] as number
-  if ((((entryLo & mask) ^ wanted) | (entryHi & rsvdHi)) !== 0) return false
+  let at = memory.find(tableHi, tableLo + (((hi << 5) | (lo >>> 27)) & 0xff8))
+  if (at < 0) return -1
+  let entryLo = words[at] as number
+  let entryHi = words[at + 1] as number
+  odd |= ((entryLo & mask) ^ wanted) | (entryHi & rsvdHi)
   at = memory.find(entryHi & 0xfffff, (entryLo & 0xfffff000) + ((lo >>> 18) & 0xff8))
-  if (at < 0) return false
+  if (at < 0) return -1
   entryLo = words[at] as number
   entryHi = words[at + 1] as number
-  if ((((entryLo & mask) ^ wanted) | (entryHi & rsvdHi)) !== 0) return false
+  odd |= ((entryLo & mask) ^ wanted) | (entryHi & rsvdHi)
   at = memory.find(entryHi & 0xfffff, (entryLo & 0xfffff000) + ((lo >>> 9) & 0xff8))
-  if (at < 0) return false
+  if (at < 0) return -1
   entryLo = words[at] as number
-  entryHi = words[at + 1] as number
-  const permissions = entryLo & (SS_R | SS_W)
-  const reserved = t.features.ssPageRsvdLo
-  if (permissions === 0 || (((entryLo & (reserved | accessed)) ^ accessed) | (entryHi & rsvdHi)) !== 0)
-    return false
-  t.ssPaHi = entryHi & 0xfffff
-  t.ssPaLo = (entryLo & 0xfffff000) | (lo & 0xfff)
-  t.ssSizeLg2 = 12
-  t.ssPermissions = permissions
-  t.ssLeafAt = at
-  return true
+  odd |= (entryLo & (t.features.ssPageRsvdLo | accessed)) ^ accessed
+  odd |= (words[at + 1] as number) & rsvdHi
+  return odd === 0 && (entryLo & (SS_R | SS_W)) !== 0 ? at : -1
 }
 
 function walkEveryStep(t: Transaction, hi: number, lo: number): number {
