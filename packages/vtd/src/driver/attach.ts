@@ -5,7 +5,7 @@
  * waited for, then the rest is written, P last. The hardware may fetch a context or PASID entry in several pieces,
  * so no replacement in one step exists: DMA of the device, or of the PASID, is refused for that moment.
  */
-import { type IommuDevice, IommuError, NO_PASID } from "@iommu/core"
+import { type DomainControl, type IommuDevice, IommuError, NO_PASID } from "@iommu/core"
 import { CONTEXT_ENTRY_WORDS, changeEntry, contextDid, type Entry, storeEntry } from "./device-table.ts"
 import type { Hardware } from "./hardware.ts"
 import {
@@ -54,16 +54,18 @@ export interface DeviceState {
 /** Attachment as all four kinds of domain do it. */
 export abstract class AttachableDomain {
   readonly ops: VtdDriver
-  /** Absent where the hardware takes no PASID. */
-  readonly setDevPasid?: (device: IommuDevice, pasid: number) => void
-  readonly removeDevPasid?: (device: IommuDevice, pasid: number) => void
 
   constructor(driver: VtdDriver) {
     this.ops = driver
-    if (driver.hardware.features.pasidBits > 0) {
-      this.setDevPasid = setDevPasid
-      this.removeDevPasid = removeDevPasid
-    }
+  }
+
+  /** Absent where the hardware takes no PASID. A getter, because fields would be paid for in every domain. */
+  get setDevPasid(): DomainControl["setDevPasid"] {
+    return this.ops.hardware.features.pasidBits > 0 ? setDevPasid : undefined
+  }
+
+  get removeDevPasid(): DomainControl["removeDevPasid"] {
+    return this.ops.hardware.features.pasidBits > 0 ? removeDevPasid : undefined
   }
 
   attachDev(this: VtdDomain, device: IommuDevice): void {
@@ -198,7 +200,7 @@ function entryAddress(state: DeviceState, pasid: number): bigint {
   return table.entry(pasid === NO_PASID ? RID_PASID : pasid)
 }
 
-/** Attachment lists are replaced, not changed: domains without any share one empty list. */
+/** Attachment lists are replaced, not changed: an invalidation that runs over one is not disturbed. */
 function link(attachment: Attachment): void {
   const { domain } = attachment
   if (domain.type !== "identity") domain.attachments = [...domain.attachments, attachment]
@@ -207,6 +209,5 @@ function link(attachment: Attachment): void {
 function unlink(attachment: Attachment): void {
   const { domain } = attachment
   if (domain.type === "identity") return
-  const rest = domain.attachments.filter(other => other !== attachment)
-  domain.attachments = rest.length === 0 ? NO_ATTACHMENTS : rest
+  domain.attachments = domain.attachments.filter(other => other !== attachment)
 }

@@ -15,7 +15,7 @@ import { AttachableDomain, type Attachment, NO_ATTACHMENTS } from "./attach.ts"
 import type { Entry } from "./device-table.ts"
 import { invalidateGuestPages } from "./invalidate.ts"
 import type { VtdDriver } from "./ops.ts"
-import { NO_CHILDREN, type VtdPagingDomain } from "./paging-domain.ts"
+import type { VtdPagingDomain } from "./paging-domain.ts"
 import { nestedEntry } from "./pasid-table.ts"
 import { guestFirstStage } from "./user-data.ts"
 
@@ -81,8 +81,7 @@ export class VtdNestedDomain extends AttachableDomain implements NestedDomain {
   free(): void {
     if (this.did === FREED) throw new IommuError("EINVAL", "the domain is freed")
     if (this.attachments.length > 0) throw new IommuError("EBUSY", "a device or a PASID uses the domain")
-    const siblings = this.parent.children.filter(child => child !== this)
-    this.parent.children = siblings.length === 0 ? NO_CHILDREN : siblings
+    this.parent.children = this.parent.children.filter(child => child !== this)
     this.ops.ids.free(this.did)
     this.did = FREED
   }

@@ -24,8 +24,15 @@ import type { VtdDriver } from "./ops.ts"
 import { firstStageEntry, type SecondStage, secondStageEntry } from "./pasid-table.ts"
 import type { PagingPlan } from "./user-data.ts"
 
-/** Shared by all domains without nested ones over them. */
-export const NO_CHILDREN: readonly VtdNestedDomain[] = Object.freeze([])
+/** What keeps a domain from being freed. */
+interface DomainUsers {
+  readonly attachments: readonly Attachment[]
+  /** Nested domains over it. */
+  readonly children: readonly VtdNestedDomain[]
+}
+
+/** Shared by all domains at rest: one field in each, so that a domain costs little beyond its tables. */
+const NO_USERS: DomainUsers = Object.freeze({ attachments: NO_ATTACHMENTS, children: Object.freeze([]) })
 /** 4 KiB pages in 2^32 bytes. */
 const PAGES_PER_HI = 0x10_0000
 /** {@link VtdPagingDomain.did} of a freed domain; no domain has it. */
@@ -34,18 +41,15 @@ const FREED = -1
 export class VtdPagingDomain extends AttachableDomain implements PagingDomain {
   readonly table: PageTable
   readonly nestParent: boolean
-  readonly isSecondStage: boolean
   readonly dirty?: VtdDirtyOps
   /** Domain-id, the hardware's tag of what it caches of this domain. */
   did: number
-  attachments: readonly Attachment[] = NO_ATTACHMENTS
-  children: readonly VtdNestedDomain[] = NO_CHILDREN
+  #users: DomainUsers = NO_USERS
 
   /** @throws ENOSPC without a free domain-id, ENOMEM */
   constructor(driver: VtdDriver, plan: PagingPlan, account: MemoryAccount) {
     super(driver)
     this.nestParent = plan.nestParent
-    this.isSecondStage = plan.format === PageTableFormatId.VTD_SECOND_STAGE
     this.did = driver.ids.alloc()
     try {
       this.table = createTable(driver, plan, account)
@@ -62,6 +66,26 @@ export class VtdPagingDomain extends AttachableDomain implements PagingDomain {
 
   get format(): number {
     return this.isSecondStage ? PageTableFormatId.VTD_SECOND_STAGE : PageTableFormatId.X86_64_FIRST_STAGE
+  }
+
+  get isSecondStage(): boolean {
+    return this.table.format === secondStageFormat
+  }
+
+  get attachments(): readonly Attachment[] {
+    return this.#users.attachments
+  }
+
+  set attachments(attachments: readonly Attachment[]) {
+    this.#setUsers({ attachments, children: this.children })
+  }
+
+  get children(): readonly VtdNestedDomain[] {
+    return this.#users.children
+  }
+
+  set children(children: readonly VtdNestedDomain[]) {
+    this.#setUsers({ attachments: this.attachments, children })
   }
 
   get pageSizes(): bigint {
@@ -168,6 +192,10 @@ export class VtdPagingDomain extends AttachableDomain implements PagingDomain {
     this.table.free()
     this.ops.ids.free(this.did)
     this.did = FREED
+  }
+
+  #setUsers(users: DomainUsers): void {
+    this.#users = users.attachments.length + users.children.length === 0 ? NO_USERS : users
   }
 
   #refuses(prot: number): boolean {
