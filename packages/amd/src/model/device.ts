@@ -3,7 +3,7 @@
  * Virtualization Technology (IOMMU) Specification 48882, rev 3.10. What is modelled stands in docs/amd.md.
  */
 import type { Invalidation, IommuModel, Mmio, TranslationResult } from "@iommu/core"
-import { REGISTERS, type RegisterName } from "../spec/registers.ts"
+import { DEVTAB_SEGMENTS, REGISTERS, type RegisterName } from "../spec/registers.ts"
 import { CommandBuffer, type InvalidationTarget } from "./commands.ts"
 import { DeviceEntries } from "./device-entry.ts"
 import { EventLog } from "./events.ts"
@@ -16,6 +16,8 @@ import { Transaction } from "./transaction.ts"
 import { Translator } from "./translate.ts"
 import { GuestWalk } from "./walk-stage1.ts"
 import { HostWalk } from "./walk-stage2.ts"
+
+const TABLE_BASES: readonly RegisterName[] = DEVTAB_SEGMENTS
 
 export class AmdModel implements IommuModel, RegisterEffects, InvalidationTarget {
   readonly vendor = "amd"
@@ -113,8 +115,9 @@ export class AmdModel implements IommuModel, RegisterEffects, InvalidationTarget
   }
 
   onWrite(name: RegisterName, controlBefore: number): void {
+    if (name === "CMD_TAIL") return this.commands.run()
+    if (name !== "CONTROL" && !TABLE_BASES.includes(name)) return
     this.entries.configure()
-    if (name === "CMD_TAIL") this.commands.run()
     if (name !== "CONTROL") return
     const { control } = this.registers
     this.events.applyControl(controlBefore, control)

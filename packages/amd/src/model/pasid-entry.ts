@@ -61,8 +61,8 @@ export class PasidEntries {
       const at = isGuestPhysical ? host.fetch(tableHi, entryLo) : memory.find(tableHi, entryLo)
       if (at < 0) {
         return isGuestPhysical
-          ? transaction.refuseFetch(host, tableHi, entryLo, 0)
-          : transaction.refuseRead(tableHi, entryLo)
+          ? transaction.refuseFetch(0, host, tableHi, entryLo, 0)
+          : transaction.refuseRead(0, tableHi, entryLo)
       }
       const low = memory.words[at] as number
       const high = memory.words[at + 1] as number

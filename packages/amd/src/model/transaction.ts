@@ -100,16 +100,19 @@ export class Transaction {
     this.errorLo = host.errorLo
   }
 
-  /** A fetch or update of a guest table ended: in the host tables, or where they lead to no memory. */
-  refuseFetch(host: HostRefusal, hi: number, lo: number, isWrite: number): number {
-    if (host.status === OK) return this.refuseRead(host.paHi, host.paLo)
+  /**
+   * A fetch or update of a guest table, or with stage 0 of a GCR3 table, ended: in the host tables, or where they lead
+   * to no memory.
+   */
+  refuseFetch(stage: 0 | 1, host: HostRefusal, hi: number, lo: number, isWrite: number): number {
+    if (host.status === OK) return this.refuseRead(stage, host.paHi, host.paLo)
     this.refuseByHost(host, hi, lo, isWrite)
     return host.status
   }
 
-  /** A guest table lies where no memory answers. */
-  refuseRead(hi: number, lo: number): number {
-    this.refuseByGuest(1, 0)
+  /** A table lies where no memory answers. */
+  refuseRead(stage: 0 | 1, hi: number, lo: number): number {
+    this.refuseByGuest(stage, 0)
     this.errorHi = hi
     this.errorLo = lo
     return TABLE_ERROR

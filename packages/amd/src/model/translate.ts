@@ -34,7 +34,7 @@ const CONTROL = dwordOf("CONTROL")
 const EXCL_BASE = dwordOf("EXCL_BASE")
 const EXCL_LIMIT = dwordOf("EXCL_LIMIT")
 
-/** Interrupt messages go to FEEx_xxxxh (§2.1.2). */
+/** Interrupt messages go to FEEx_xxxxh (§2.1, table 3). */
 const INTERRUPT_MEGABYTE = 0xfee
 /** A request that passes untranslated reports one page: a table says nothing about its neighbours. */
 const PASS_SIZE_LG2 = 12
@@ -140,7 +140,7 @@ export class Translator {
   }
 
   /**
-   * The address range of interrupt messages is not memory (§2.1.2): reads are refused, writes are interrupts and
+   * The address range of interrupt messages is not memory (§2.1): reads are refused, writes are interrupts and
    * pass or not by DTE.IntCtl (§2.2.5). Interrupt tables are not modelled: where a table would remap, the answer is
    * that of a table without a valid entry.
    */

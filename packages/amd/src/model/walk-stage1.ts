@@ -137,7 +137,7 @@ export class GuestWalk {
   }
 
   private refuseFetch(hi: number, lo: number, need: number): number {
-    return this.transaction.refuseFetch(this.host, hi, lo, need & HOST_WRITE)
+    return this.transaction.refuseFetch(1, this.host, hi, lo, need & HOST_WRITE)
   }
 }
 

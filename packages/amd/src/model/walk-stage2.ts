@@ -138,7 +138,8 @@ export class HostWalk {
   }
 
   /**
-   * As {@link walk} for a read by the IOMMU itself, without a result in the fields: six of these make a nested walk.
+   * As {@link walk} for a read by the IOMMU itself, without a result in the fields: a nested walk has one for each
+   * guest table (126 against 132 ns).
    * @returns as {@link walk}
    */
   fetch(hi: number, lo: number): number {
