@@ -78,15 +78,16 @@ describe("host tables (v1)", () => {
     expect(machine.read(1, bit(63)).ok).toBe(false)
   })
 
-  it("resolve all 64 bits with six levels: the top one has 128 entries", () => {
+  it("resolve all 64 bits with six levels: the top one has 128 entries, and no pages", () => {
     const machine = new Machine()
-    const top = machine.table({ 127: page(0n) })
-    machine.hostDevice(1, 6, top)
+    const level5 = machine.table({ 511: page(0x7_0000_0000_0000n) })
+    machine.hostDevice(1, 6, machine.table({ 127: pde(5, level5), 126: page(0n) }))
     expect(machine.read(1, 0xffff_ffff_ffff_f123n)).toMatchObject({
       ok: true,
-      pa: 0xf_ffff_ffff_f123n,
-      size: bit(57),
+      pa: 0x7_ffff_ffff_f123n,
+      size: bit(48),
     })
+    expect(flagsOf(machine.read(1, 0xfc00_0000_0000_0000n))).toBe(0x010n)
   })
 
   it.each([

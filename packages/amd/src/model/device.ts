@@ -115,13 +115,16 @@ export class AmdModel implements IommuModel, RegisterEffects, InvalidationTarget
   }
 
   onWrite(name: RegisterName, controlBefore: number): void {
-    if (name === "CMD_TAIL") return this.commands.run()
-    if (name !== "CONTROL" && !TABLE_BASES.includes(name)) return
+    if (name === "CMD_TAIL") this.commands.run()
+    else if (name === "CONTROL") this.applyControl(controlBefore)
+    else if (TABLE_BASES.includes(name)) this.entries.configure()
+  }
+
+  private applyControl(before: number): void {
     this.entries.configure()
-    if (name !== "CONTROL") return
     const { control } = this.registers
-    this.events.applyControl(controlBefore, control)
-    this.commands.applyControl(controlBefore, control)
+    this.events.applyControl(before, control)
+    this.commands.applyControl(before, control)
   }
 
   invalidateDevice(device: number): void {

@@ -78,9 +78,9 @@ export class EventLog {
   append(words: readonly bigint[]): boolean {
     const registers = this.#registers
     this.#keepHardwareError(words)
-    if ((registers.status & reg.STATUS_EventLogRun) === 0) return false
     const { dwords } = registers
     const mask = bufferMask(dwords[EVTLOG_BASE + 1] as number)
+    if ((registers.status & reg.STATUS_EventLogRun) === 0 || mask < 0) return false
     const tail = (dwords[EVT_TAIL] as number) & mask
     const next = (tail + evt.EVENT_BYTES) & mask
     if (next === ((dwords[EVT_HEAD] as number) & mask)) {

@@ -226,7 +226,7 @@ export class HostWalk {
     return OK
   }
 
-  /** The walk as the book tells it, with every check and with A and D updates. */
+  /** The walk as the book tells it, with every check and with A and D updates. Level 6 has no pages (table 15). */
   walkChecked(hi: number, lo: number, need: number): number {
     const { memory } = this
     if (this.mode === 0) return this.identity(hi, lo, need)
@@ -247,6 +247,7 @@ export class HostWalk {
       permissions &= high
       const next = (low & pte.V1_NEXT_LEVEL) >>> pte.V1_NEXT_LEVEL_SHIFT
       if (next === pte.V1_NEXT_LEVEL_LEAF || next === pte.V1_NEXT_LEVEL_SIZED) {
+        if (level === pte.V1_TOP_LEVEL) return ILLEGAL_LEVEL
         if ((high & LEAF_RESERVED_HI) !== 0) return RESERVED_BIT
         const size = next === pte.V1_NEXT_LEVEL_LEAF ? defaultLg2(level) : sizedLeafLg2(high, low)
         if (next === pte.V1_NEXT_LEVEL_SIZED && !fitsLevel(size, level)) return ILLEGAL_LEVEL
