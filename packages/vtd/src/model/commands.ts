@@ -14,6 +14,7 @@ import {
 import * as cmd from "../spec/commands.ts"
 import * as reg from "../spec/registers.ts"
 import type { FaultLog } from "./events.ts"
+import { EventInterrupt } from "./interrupts.ts"
 import type { Features } from "./options.ts"
 import type { Registers } from "./registers.ts"
 
@@ -91,7 +92,7 @@ export class CommandQueue {
   /** TTM as of the last SRTP. */
   ttm: number = reg.TTM_LEGACY
   onInvalidate: ((invalidation: Invalidation) => void) | null = null
-  onInterrupt: ((address: bigint, data: number) => void) | null = null
+  readonly interrupt: EventInterrupt
   #running = false
 
   constructor(memory: PhysicalMemory, registers: Registers, log: FaultLog, features: Features) {
@@ -99,28 +100,37 @@ export class CommandQueue {
     this.#registers = registers
     this.#log = log
     this.features = features
+    this.interrupt = new EventInterrupt(registers, "IE")
   }
 
   /** Executes descriptors from head to tail, until the queue is empty or one is wrong. §6.5.2. */
   run(): void {
+    // A hook that writes a register is inside of a run already; that run sees the new tail.
     if (this.#running) return
     this.#running = true
+    try {
+      this.#drain()
+    } finally {
+      this.#running = false
+    }
+  }
+
+  #drain(): void {
     const r = this.#registers
     const wide = (r.get("IQA") & reg.IQA_DW) !== 0
     const step = wide ? 32 : 16
     const size = 4096 << (r.get("IQA") & reg.IQA_QS_MASK)
-    // At most one turn of the ring, even if an interrupt handler moves the tail.
+    // At most one turn of the ring, even if a hook keeps moving the tail.
     for (let left = size / step; left > 0 && this.#ready(); left--) {
       const head = r.get("IQH") % size
       const error = this.#checkQueue(wide, size) || this.#execute(head, wide)
       if (error !== 0) {
         r.set64("IQERCD", reg.IQERCD.encode({ IQEI: BigInt(error) })[0] as bigint)
         this.#log.setStatus(reg.IQE)
-        break
+        return
       }
       r.set("IQH", (head + step) % size)
     }
-    this.#running = false
   }
 
   #ready(): boolean {
@@ -180,25 +190,13 @@ export class CommandQueue {
     }
     if (wait.IF === 1n && (this.#registers.get("ICS") & reg.IWC) === 0) {
       this.#registers.set("ICS", reg.IWC)
-      this.#registers.set("IECTL", (this.#registers.get("IECTL") | reg.IP) >>> 0)
-      this.deliver()
+      this.interrupt.raise()
     }
   }
 
-  /** Sends the completion event that is pending and not masked. */
-  deliver(): void {
-    const r = this.#registers
-    const control = r.get("IECTL")
-    if ((control & reg.IP) === 0 || (control & reg.IM) !== 0) return
-    r.set("IECTL", control & ~reg.IP)
-    this.onInterrupt?.(fromHalves(r.get("IEUADDR"), r.get("IEADDR")), r.get("IEDATA"))
-  }
-
-  /** Software served IWC. */
+  /** Software wrote ICS. */
   completionServed(): void {
-    if ((this.#registers.get("ICS") & reg.IWC) === 0) {
-      this.#registers.set("IECTL", this.#registers.get("IECTL") & ~reg.IP)
-    }
+    if ((this.#registers.get("ICS") & reg.IWC) === 0) this.interrupt.served()
   }
 
   /** Register-based invalidation is for legacy mode, without a queue, on hardware up to version 5. §6.5.1. */

@@ -1,19 +1,15 @@
 /**
- * From a request's source-id and PASID to how it is translated: root, context, PASID directory and PASID table entry,
- * checked in the order of their reading. Intel VT-d 5.10 (D51397-018) §3.4, §9.1 to §9.6, fault conditions §7.1.3.
+ * From a request's source-id to its context entry, and in legacy mode to how it is translated. Entries are checked in
+ * the order of their reading. Intel VT-d 5.10 (D51397-018) §3.4, §9.1 to §9.4, fault conditions §7.1.3.
  */
 import { ACCESS_EXEC, ACCESS_PRIV } from "@iommu/core"
 import * as ctx from "../spec/device-table.ts"
 import * as fr from "../spec/events.ts"
-import { SS_A } from "../spec/page-tables.ts"
 import * as pt from "../spec/pasid-table.ts"
 import { TTM_ABORT, TTM_LEGACY, TTM_MASK, TTM_SCALABLE, TTM_SHIFT } from "../spec/registers.ts"
+import { resolvePasid } from "./pasid-entry.ts"
 import { traceEntry } from "./trace.ts"
-import { MODE_FIRST, MODE_PASS_THROUGH, MODE_SECOND, type Transaction } from "./transaction.ts"
-import { beyondSecondStage } from "./walk-stage2.ts"
-
-/** Levels of a second stage less its AW encoding. */
-const LEVELS_OF_AW = 2
+import { MODE_PASS_THROUGH, MODE_SECOND, type Transaction } from "./transaction.ts"
 
 /** Fills mode, tables and flags of the transaction. @returns 0 or the fault reason */
 export function resolveEntries(t: Transaction): number {
@@ -78,7 +74,7 @@ function resolveLegacy(t: Transaction): number {
   t.ssAccessed = 0
   t.pwsnp = false
   t.mode = tt === ctx.TT_PASS_THROUGH ? MODE_PASS_THROUGH : MODE_SECOND
-  setSecondStage(t, hi, lo, aw)
+  t.setSecondStage(hi, lo, aw)
   return 0
 }
 
@@ -94,12 +90,6 @@ function supportsTranslationType(t: Transaction, tt: number): boolean {
     default:
       return false
   }
-}
-
-function setSecondStage(t: Transaction, hi: number, lo: number, aw: number): void {
-  t.ssTableHi = hi | 0
-  t.ssTableLo = lo & ctx.ADDR_MASK_LO
-  t.ssLevels = aw + LEVELS_OF_AW
 }
 
 /** §3.4.3. */
@@ -172,95 +162,5 @@ function checkScalableContext(t: Transaction, at: number): number {
   if (t.pasid > features.maxPasid) return fr.SGN_10
   t.effectivePasid = t.pasid
   t.privileged = (t.access & ACCESS_PRIV) !== 0
-  return 0
-}
-
-/** §9.5, §9.6. */
-function resolvePasid(t: Transaction, directoryHi: number, contextLo: number): number {
-  const { features, memory } = t
-  const words = memory.words
-  const directoryLo = contextLo & ctx.ADDR_MASK_LO
-  const directoryIndex = t.effectivePasid >>> pt.PASID_TABLE_BITS
-  // A directory has up to 128 KiB and can cross a multiple of 4 GiB.
-  const sum = (directoryLo + directoryIndex * pt.PASID_DIRECTORY_ENTRY_BYTES) | 0
-  const carry = sum >>> 0 < directoryLo >>> 0 ? 1 : 0
-  const entryHi = ((directoryHi | 0) + carry) | 0
-  const directoryAt = memory.find(entryHi, sum)
-  if (directoryAt < 0) return t.fail(fr.SPD_1, 0, entryHi, sum)
-  if (t.trace !== null) {
-    traceEntry(t, "PASID directory entry", directoryHi, directoryLo, directoryIndex, directoryAt, 1)
-  }
-  const lo = words[directoryAt] as number
-  const hi = words[directoryAt + 1] as number
-  if ((lo & pt.PDE_FPD) !== 0) t.fpd = true
-  if ((lo & pt.PDE_P) === 0) return t.fail(fr.SPD_2, 0, entryHi, sum)
-  if (((lo & pt.PDE_RSVD_LO) | (hi & features.pointerRsvdHi)) !== 0) return t.fail(fr.SPD_3, 0, entryHi, sum)
-
-  const index = t.effectivePasid & ((1 << pt.PASID_TABLE_BITS) - 1)
-  const tableLo = lo & ctx.ADDR_MASK_LO
-  const address = tableLo + index * pt.PASID_TABLE_ENTRY_BYTES
-  const at = memory.find(hi, address)
-  if (at < 0) return t.fail(fr.SPT_1, 0, hi, address)
-  if (t.trace !== null) traceEntry(t, "PASID table entry", hi, tableLo, index, at, 8)
-  const reason = checkPasidEntry(t, at)
-  return reason === 0 ? 0 : t.fail(reason, 0, hi, address)
-}
-
-/** §9.6. @returns 0 or the fault reason */
-function checkPasidEntry(t: Transaction, at: number): number {
-  const { features } = t
-  const words = t.memory.words
-  const lo = words[at] as number
-  const hi = words[at + 1] as number
-  const lo1 = words[at + 2] as number
-  const lo2 = words[at + 4] as number
-  const hi2 = words[at + 5] as number
-  if ((lo & pt.PE_FPD) !== 0) t.fpd = true
-  if ((lo & pt.PE_P) === 0) return fr.SPT_2
-  let rsvd =
-    (lo & features.pasidEntryRsvdLo) |
-    (hi & features.pasidEntryRsvdHi) |
-    (lo1 & features.pasidEntryRsvdLo1) |
-    ((words[at + 3] as number) & features.pasidEntryRsvdHi1) |
-    (lo2 & features.pasidEntryRsvdLo2) |
-    (hi2 & features.pasidEntryRsvdHi2)
-  for (let word = 6; word < 16; word += 2) {
-    rsvd |= (words[at + word] as number) | (words[at + word + 1] as number)
-  }
-  if (rsvd !== 0) return fr.SPT_3
-
-  t.domainId = lo1 & pt.PE_DID_MASK_LO1
-  t.pwsnp = (lo1 & pt.PE_PWSNP_LO1) !== 0
-  t.ssAccessed = 0
-  const pgtt = (lo >>> pt.PE_PGTT_SHIFT) & pt.PE_PGTT_MASK
-  if (((features.translationTypes >> pgtt) & 1) === 0) return fr.SPT_4
-  t.mode = pgtt
-  if (pgtt === pt.PGTT_SECOND || pgtt === pt.PGTT_NESTED) {
-    const aw = (lo >>> pt.PE_AW_SHIFT) & pt.PE_AW_MASK
-    if (((features.widths >> aw) & 1) === 0) return fr.SPT_4
-    setSecondStage(t, hi, lo, aw)
-    t.ssAccessed = (lo & pt.PE_SSADE) === 0 ? 0 : SS_A
-  }
-  if (pgtt === pt.PGTT_FIRST || pgtt === pt.PGTT_NESTED) {
-    if (!setFirstStage(t, hi2, lo2)) return fr.SPT_4
-  }
-  return checkPrivilege(t, lo2)
-}
-
-/** @returns false when FSPM or FSPTPTR has a value that this hardware does not support */
-function setFirstStage(t: Transaction, hi2: number, lo2: number): boolean {
-  const fspm = (lo2 >>> pt.PE_FSPM_SHIFT_LO2) & pt.PE_FSPM_MASK
-  if (fspm !== pt.FSPM_4_LEVEL && (fspm !== pt.FSPM_5_LEVEL || !t.features.fs5lp)) return false
-  t.fsLevels = fspm === pt.FSPM_5_LEVEL ? 5 : 4
-  t.fsTableHi = hi2 | 0
-  t.fsTableLo = lo2 & ctx.ADDR_MASK_LO
-  t.wpe = (lo2 & pt.PE_WPE_LO2) !== 0
-  t.eafe = (lo2 & pt.PE_EAFE_LO2) !== 0
-  return t.mode === MODE_FIRST || !beyondSecondStage(t, hi2, t.fsTableLo)
-}
-
-function checkPrivilege(t: Transaction, lo2: number): number {
-  if (t.pasid >= 0 && (t.access & ACCESS_EXEC) !== 0 && !t.features.executeRequests) return fr.SPT_5
-  if (t.privileged && (lo2 & pt.PE_SRE_LO2) === 0) return fr.SPT_6
   return 0
 }

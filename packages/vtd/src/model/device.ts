@@ -98,12 +98,12 @@ export class VtdModel implements IommuModel {
   }
 
   get onInterrupt(): ((address: bigint, data: number) => void) | null {
-    return this.log.onInterrupt
+    return this.log.interrupt.send
   }
 
   set onInterrupt(hook: ((address: bigint, data: number) => void) | null) {
-    this.log.onInterrupt = hook
-    this.#queue.onInterrupt = hook
+    this.log.interrupt.send = hook
+    this.#queue.interrupt.send = hook
   }
 
   translate(device: number, pasid: number, iovaHi: number, iovaLo: number, access: number): number {
@@ -179,7 +179,7 @@ export class VtdModel implements IommuModel {
         this.#queue.run()
         return
       case OFFSETS.FECTL:
-        this.log.deliver()
+        this.log.interrupt.deliver()
         return
       case OFFSETS.IQT:
         this.#queue.run()
@@ -188,7 +188,7 @@ export class VtdModel implements IommuModel {
         this.#queue.completionServed()
         return
       case OFFSETS.IECTL:
-        this.#queue.deliver()
+        this.#queue.interrupt.deliver()
         return
     }
     if (offset === r.iotlb + 4 && (value & reg.IOTLB_IVT_HI) !== 0) this.#queue.iotlbCommand()

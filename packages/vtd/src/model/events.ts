@@ -14,6 +14,7 @@ import {
 } from "@iommu/core"
 import { FAULT_REASONS, FRCD, FRCD_BYTES, FRCD_F } from "../spec/events.ts"
 import * as reg from "../spec/registers.ts"
+import { EventInterrupt } from "./interrupts.ts"
 import type { Registers } from "./registers.ts"
 import type { Transaction } from "./transaction.ts"
 
@@ -24,10 +25,11 @@ export class FaultLog {
   readonly #registers: Registers
   /** The record that the next fault goes to. */
   #index = 0
-  onInterrupt: ((address: bigint, data: number) => void) | null = null
+  readonly interrupt: EventInterrupt
 
   constructor(registers: Registers) {
     this.#registers = registers
+    this.interrupt = new EventInterrupt(registers, "FE")
   }
 
   /** Records a fault of a transaction, unless FPD or an overflow forbids. @returns the fault as a value */
@@ -71,7 +73,7 @@ export class FaultLog {
     })
     if ((status & reg.PPF) === 0) {
       r.set("FSTS", (status & ~(reg.FRI_MASK << reg.FRI_SHIFT)) | reg.PPF | (this.#index << reg.FRI_SHIFT))
-      this.raise(status)
+      this.#raise(status)
     }
     this.#index = (this.#index + 1) % r.frcdCount
     return words
@@ -81,23 +83,12 @@ export class FaultLog {
   setStatus(bit: number): void {
     const status = this.#registers.get("FSTS")
     this.#registers.set("FSTS", status | bit)
-    this.raise(status)
+    this.#raise(status)
   }
 
-  /** A new interrupt condition; `before` is FSTS as it was before. §7.3. */
-  raise(before: number): void {
-    if ((before & PENDING) !== 0) return
-    this.#registers.set("FECTL", (this.#registers.get("FECTL") | reg.IP) >>> 0)
-    this.deliver()
-  }
-
-  /** Sends the interrupt message that is pending and not masked. */
-  deliver(): void {
-    const r = this.#registers
-    const control = r.get("FECTL")
-    if ((control & reg.IP) === 0 || (control & reg.IM) !== 0) return
-    r.set("FECTL", control & ~reg.IP)
-    this.onInterrupt?.(fromHalves(r.get("FEUADDR"), r.get("FEADDR")), r.get("FEDATA"))
+  /** An event, unless an earlier one waits to be served; `before` is FSTS as it was before. §7.3. */
+  #raise(before: number): void {
+    if ((before & PENDING) === 0) this.interrupt.raise()
   }
 
   /** After software cleared F or status bits: PPF is the OR of all F; nothing left to serve clears IP. */
@@ -109,7 +100,7 @@ export class FaultLog {
     }
     const status = pending ? r.get("FSTS") | reg.PPF : r.get("FSTS") & ~reg.PPF
     r.set("FSTS", status)
-    if ((status & PENDING) === 0) r.set("FECTL", r.get("FECTL") & ~reg.IP)
+    if ((status & PENDING) === 0) this.interrupt.served()
   }
 
   /** Remapping of requests and of interrupts is off. §7.2.1. */

@@ -3,6 +3,7 @@
  * found. One object serves all requests, so that a translation allocates nothing.
  */
 import type { PhysicalMemory, WalkStep } from "@iommu/core"
+import { ADDR_LO } from "../spec/page-tables.ts"
 import type { Features } from "./options.ts"
 
 /** How a request is translated, once its entries are read; numbered as PGTT. */
@@ -85,6 +86,13 @@ export class Transaction {
   constructor(memory: PhysicalMemory, features: Features) {
     this.memory = memory
     this.features = features
+  }
+
+  /** Table and width of the second stage; AW counts levels from 2. */
+  setSecondStage(tableHi: number, tableLo: number, aw: number): void {
+    this.ssTableHi = tableHi | 0
+    this.ssTableLo = tableLo & ADDR_LO
+    this.ssLevels = aw + 2
   }
 
   /** Notes a fault. Returns its reason, for `return t.fail(...)`. */
