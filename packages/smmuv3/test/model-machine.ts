@@ -33,10 +33,13 @@ export class Machine {
   readonly streamTable: bigint
   readonly eventQueue: bigint
   readonly commandQueue: bigint
-  #next: bigint = RAM + 0x10_0000n
+  #next: bigint = RAM
 
-  constructor(id: Partial<IdRegisters> = {}) {
-    this.memory = createMemory([{ base: RAM, size: RAM_BYTES }])
+  readonly #end: bigint
+
+  constructor(id: Partial<IdRegisters> = {}, ramBytes: bigint = RAM_BYTES) {
+    this.#end = RAM + ramBytes
+    this.memory = createMemory([{ base: RAM, size: ramBytes }])
     this.model = smmuv3Model({ memory: this.memory, id })
     this.streamTable = this.alloc(0x4000n, 0x4000n)
     this.eventQueue = this.alloc()
@@ -49,11 +52,16 @@ export class Machine {
     this.write("CR0", reg.CR0_SMMUEN | reg.CR0_EVENTQEN | reg.CR0_CMDQEN)
   }
 
+  /** End of what was allocated; everything lies between RAM and here. */
+  get allocated(): bigint {
+    return this.#next
+  }
+
   /** Zeroed memory, aligned to its size or to what is asked. */
   alloc(bytes = 0x1000n, align = 0x1000n): bigint {
     const at = (this.#next + align - 1n) & ~(align - 1n)
     this.#next = at + bytes
-    if (this.#next > RAM + RAM_BYTES) throw new Error("the test needs more memory")
+    if (this.#next > this.#end) throw new Error("the test needs more memory")
     return at
   }
 
