@@ -129,6 +129,35 @@ describe("the invalidation queue", () => {
     expect(writes).toHaveLength(1)
   })
 
+  it("never overruns a queue that stands still, and works again when it moves", () => {
+    const p = platform()
+    let isDeaf = false
+    const mmio: Mmio = {
+      ...recorded(p.mmio, []),
+      write32: (offset, value) => {
+        if (!isDeaf || offset !== reg.REGISTERS.IQT[0]) p.mmio.write32(offset, value)
+      },
+    }
+    const { queue } = start({ ...p, mmio }, { maxPolls: 3 })
+    isDeaf = true
+    for (let did = 2; did < 1000; did++) {
+      const run = () => {
+        queue.iotlbDomain(did)
+        queue.sync()
+      }
+      expect(run).toThrow(expect.objectContaining({ code: "ETIMEDOUT" }))
+    }
+    isDeaf = false
+    const seen: number[] = []
+    p.model.onInvalidate = ({ fields }) => seen.push(Number(fields.DID))
+    queue.iotlbDomain(1000)
+    queue.sync()
+    // One turn of the ring: 126 invalidations and waits that were kept, and the new one.
+    expect(seen.slice(0, 3)).toEqual([2, 3, 4])
+    expect(seen.at(-1)).toBe(1000)
+    expect(seen.length).toBeLessThan(128)
+  })
+
   it("EIO for a descriptor that the hardware refuses, and goes on after it", () => {
     const p = platform(LEGACY_ONLY)
     const { queue } = start(p)

@@ -231,8 +231,11 @@ class VtdDirtyOps implements DirtyOps {
   setDirtyTracking(enable: boolean): void {
     this.#domain.checkAlive()
     if (enable === this.isTracking) return
+    // Flags of an earlier time of tracking; the switch itself empties the caches of this domain.
+    if (enable) this.#domain.table.clearDirty()
     applyTracking(this.#domain, enable)
     this.isTracking = enable
+    this.#domain.iotlbSync()
   }
 
   readAndClearDirty(dirty: DirtyBitmap): void {

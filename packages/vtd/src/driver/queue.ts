@@ -38,8 +38,8 @@ export class InvalidationQueue {
   readonly #words: Uint32Array
   readonly #account: MemoryAccount
   readonly #maxPolls: number
-  readonly #ring: number
-  readonly #ringWord: number
+  readonly #base: number
+  readonly #baseWord: number
   readonly #status: number
   readonly #statusHi: number
   readonly #statusLo: number
@@ -51,7 +51,7 @@ export class InvalidationQueue {
   readonly #drain: number
   readonly #namesFunction: boolean
   #tail = 0
-  /** Descriptors since the last wait. */
+  /** Descriptors since the last wait that completed. */
   #pending = 0
   #cookie = 0
 
@@ -67,14 +67,14 @@ export class InvalidationQueue {
     this.#entries = 4096 >> this.#entryLg2
     this.#drain = (features.drainWrites ? IOTLB_DW : 0) | (features.drainReads ? IOTLB_DR : 0)
     this.#namesFunction = features.invalidationThrottle
-    this.#ring = pages.alloc(0, account)
+    this.#base = pages.alloc(0, account)
     try {
       this.#status = pages.alloc(0, account)
     } catch (error) {
-      pages.free(this.#ring, 0, account)
+      pages.free(this.#base, 0, account)
       throw error
     }
-    this.#ringWord = memory.find(hi32(BigInt(this.#ring)), lo32(BigInt(this.#ring)))
+    this.#baseWord = memory.find(hi32(BigInt(this.#base)), lo32(BigInt(this.#base)))
     this.#statusHi = hi32(BigInt(this.#status))
     this.#statusLo = lo32(BigInt(this.#status))
     this.#statusWord = memory.find(this.#statusHi, this.#statusLo)
@@ -86,12 +86,12 @@ export class InvalidationQueue {
     this.#pending = 0
     this.#mmio.write32(reg.REGISTERS.FSTS[0], QUEUE_ERRORS)
     this.#mmio.write64(reg.REGISTERS.IQT[0], 0n)
-    this.#mmio.write64(reg.REGISTERS.IQA[0], BigInt(this.#ring) | BigInt(this.#isWide ? reg.IQA_DW : 0))
+    this.#mmio.write64(reg.REGISTERS.IQA[0], BigInt(this.#base) | BigInt(this.#isWide ? reg.IQA_DW : 0))
   }
 
   free(): void {
     this.#pages.free(this.#status, 0, this.#account)
-    this.#pages.free(this.#ring, 0, this.#account)
+    this.#pages.free(this.#base, 0, this.#account)
   }
 
   contextCacheGlobal(): void {
@@ -160,15 +160,17 @@ export class InvalidationQueue {
    * @throws EIO when it refused one, ETIMEDOUT when it does not answer
    */
   sync(): void {
+    if (this.#pending >= this.#entries - 1) this.#catchUp()
     if (this.#pending === 0) return
     this.#cookie = (this.#cookie + 1) >>> 0
     this.#write(cmd.INV_WAIT | WAIT_SW, this.#cookie, this.#statusLo, this.#statusHi)
-    this.#pending = 0
-    this.#mmio.write32(reg.REGISTERS.IQT[0], this.#tail << this.#entryLg2)
+    this.#pending++
+    this.#ring()
     let refusal = ""
     for (let polls = 0; polls < this.#maxPolls; polls++) {
       refusal = this.#clearErrors() || refusal
       if (this.#words[this.#statusWord] === this.#cookie) {
+        this.#pending = 0
         if (refusal !== "") throw new IommuError("EIO", refusal)
         return
       }
@@ -177,15 +179,34 @@ export class InvalidationQueue {
     throw new IommuError("ETIMEDOUT", "the invalidation queue did not complete a wait descriptor")
   }
 
+  /** After waits that failed the queue may be full: it is of use again when the hardware has read all of it. */
+  #catchUp(): void {
+    this.#ring()
+    for (let polls = 0; polls < this.#maxPolls; polls++) {
+      this.#clearErrors()
+      const head = this.#mmio.read32(reg.REGISTERS.IQH[0]) & reg.QUEUE_OFFSET_MASK
+      if (head >>> this.#entryLg2 === this.#tail) {
+        this.#pending = 0
+        return
+      }
+    }
+    throw new IommuError("ETIMEDOUT", "the invalidation queue is full, and the hardware does not read it")
+  }
+
+  /** Tells the hardware how far the queue goes. */
+  #ring(): void {
+    this.#mmio.write32(reg.REGISTERS.IQT[0], this.#tail << this.#entryLg2)
+  }
+
   /** One slot stays free, because a full queue would look empty; one is kept for the wait descriptor. */
   #push(lo0: number, hi0: number, lo1: number, hi1: number): void {
-    if (this.#pending === this.#entries - 2) this.sync()
+    if (this.#pending >= this.#entries - 2) this.sync()
     this.#write(lo0, hi0, lo1, hi1)
     this.#pending++
   }
 
   #write(lo0: number, hi0: number, lo1: number, hi1: number): void {
-    const at = this.#ringWord + ((this.#tail << this.#entryLg2) >>> 2)
+    const at = this.#baseWord + ((this.#tail << this.#entryLg2) >>> 2)
     const words = this.#words
     words[at] = lo0
     words[at + 1] = hi0
@@ -206,7 +227,7 @@ export class InvalidationQueue {
     if ((errors & reg.IQE) !== 0) {
       const head = this.#mmio.read32(reg.REGISTERS.IQH[0]) & reg.QUEUE_OFFSET_MASK & 0xfff
       const why = this.#mmio.read32(reg.REGISTERS.IQERCD[0]) & 0xf
-      const at = this.#ringWord + (head >>> 2)
+      const at = this.#baseWord + (head >>> 2)
       refusal = `the hardware refused an invalidation descriptor at 0x${head.toString(16)} (IQEI ${why})`
       this.#words.fill(0, at, at + (1 << (this.#entryLg2 - 2)))
       this.#words[at] = cmd.INV_WAIT | WAIT_FN
