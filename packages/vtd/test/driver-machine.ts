@@ -25,7 +25,7 @@ import { CAP, ECAP, REGISTERS } from "../src/spec/registers.ts"
 
 const MIB = 1n << 20n
 /** Pages that the driver may take; below them is memory for DMA. */
-export const TABLES = 32n * MIB
+const TABLES = 32n * MIB
 
 export interface TestMachine {
   readonly memory: PhysicalMemory

@@ -162,7 +162,7 @@ export function storeEntry(memory: PhysicalMemory, address: bigint, entry: Entry
 }
 
 /** Takes an entry away from the hardware with one write; what it held stays readable until the caches are clean. */
-export function clearPresent(memory: PhysicalMemory, address: bigint): void {
+function clearPresent(memory: PhysicalMemory, address: bigint): void {
   const at = memory.find(hi32(address), lo32(address))
   memory.words[at] = (memory.words[at] as number) & ~1
 }
