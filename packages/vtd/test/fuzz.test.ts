@@ -108,6 +108,7 @@ describe("random tables", () => {
     const access = fc.constantFrom(ACCESS_READ, ACCESS_WRITE, ACCESS_READ | ACCESS_WRITE)
     const visit = fc.record({ page: fc.nat(PLACES.length - 1), offset: fc.nat(0xfff), access })
     const setup = fc.record({
+      levels: fc.constantFrom(3, 4, 5),
       pgtt: fc.constantFrom(1n, 2n, 3n),
       ssade: fc.boolean(),
       eafe: fc.boolean(),
@@ -148,7 +149,7 @@ describe("random tables", () => {
 const PLACES = [0x1000n, 0x3f_f000n, 0x4000_1000n, 0x7fff_ffff_f000n, 0x1234_5678_9000n, 0x1234_5678_a000n]
 
 /** Every place mapped to a page of its own, in the stages that PGTT asks for; flags set in every other table. */
-function mappedUnit(how: { pgtt: bigint; ssade: boolean; eafe: boolean; snoop: boolean }): {
+function mappedUnit(how: { levels: number; pgtt: bigint; ssade: boolean; eafe: boolean; snoop: boolean }): {
   unit: Unit
   entries: bigint[]
 } {
@@ -160,7 +161,7 @@ function mappedUnit(how: { pgtt: bigint; ssade: boolean; eafe: boolean; snoop: b
   for (const [i, place] of PLACES.entries()) {
     const page = 0x7_0000n + BigInt(i) * 0x1000n
     const flags = i % 2 === 0 ? 0x467n : 0x7n
-    if (how.pgtt === 2n) entries.push(...unit.mapSecond(ssRoot, 4, place, page | 0x303n))
+    if (how.pgtt === 2n) entries.push(...unit.mapSecond(ssRoot, how.levels, place, page | 0x303n))
     else if (nested) entries.push(...unit.mapGuest(fsRoot, 4, place, page | flags))
     else entries.push(...unit.mapFirst(fsRoot, 4, place, page | flags))
   }
@@ -168,14 +169,14 @@ function mappedUnit(how: { pgtt: bigint; ssade: boolean; eafe: boolean; snoop: b
     for (let gpa = 0n; gpa < 0x20_0000n; gpa += 0x1000n) {
       const used = unit.mapSecond(
         ssRoot,
-        4,
+        how.levels,
         gpa,
         (gpa + GUEST_OFFSET) | (gpa % 0x2000n === 0n ? 0x303n : 0x3n),
       )
       if (gpa < 0x8000n || gpa >= 0x7_0000n) entries.push(...used)
     }
   }
-  const word0 = ssRoot | 1n | (2n << 2n) | (how.pgtt << 6n) | (how.ssade ? 1n << 9n : 0n)
+  const word0 = ssRoot | 1n | (BigInt(how.levels - 2) << 2n) | (how.pgtt << 6n) | (how.ssade ? 1n << 9n : 0n)
   unit.scalable(word0, 5n | (how.snoop ? 1n << 23n : 0n), fsRoot | (how.eafe ? 1n << 7n : 0n))
   return { unit, entries }
 }

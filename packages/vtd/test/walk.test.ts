@@ -642,7 +642,7 @@ describe("nested", () => {
     expect(unit.code(IOVA)).toBe(0)
     const second = ["2 SS-PML4E", "2 SS-PDPE", "2 SS-PDE", "2 SS-PTE"]
     expect(steps).toEqual([
-      "0 scalable-mode root entry, lower half",
+      "0 root entry, lower half",
       "0 scalable-mode context entry",
       "0 PASID directory entry",
       "0 PASID table entry",

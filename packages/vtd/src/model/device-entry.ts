@@ -107,7 +107,7 @@ function resolveScalable(t: Transaction): number {
   const rootAt = memory.find(t.rootHi, rootAddress)
   if (rootAt < 0) return t.fail(fr.SRT_1, 0, t.rootHi, rootAddress)
   if (t.trace !== null) {
-    const what = half === 0 ? "scalable-mode root entry, lower half" : "scalable-mode root entry, upper half"
+    const what = half === 0 ? "root entry, lower half" : "root entry, upper half"
     traceEntry(t, what, t.rootHi, rootTableLo, bus, rootAt, 1)
   }
   const rootLo = words[rootAt] as number
