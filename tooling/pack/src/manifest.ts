@@ -1,6 +1,6 @@
 /** What a manifest looks like in the registry: doors into `dist`, ranges instead of `workspace:`. */
 
-export type Json = string | number | boolean | null | readonly Json[] | { readonly [key: string]: Json }
+type Json = string | number | boolean | null | readonly Json[] | { readonly [key: string]: Json }
 export type Manifest = { readonly [key: string]: Json }
 
 const DEPENDENCY_FIELDS = ["dependencies", "peerDependencies", "optionalDependencies"] as const

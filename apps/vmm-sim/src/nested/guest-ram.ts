@@ -21,7 +21,7 @@ export const HOST_TABLES: { readonly base: bigint; readonly size: bigint } = {
  * The guest's RAM: 2 MiB in scattered 4 KiB pages, 30 MiB in scattered 2 MiB pages, 1 GiB in one piece. Neighbours
  * in the guest are never neighbours in the host, so that a walk that goes astray lands in the wrong bytes.
  */
-export const SMALL_PAGES: { readonly gpa: bigint; readonly size: bigint } = { gpa: 0n, size: MIB_2 }
+const SMALL_PAGES: { readonly gpa: bigint; readonly size: bigint } = { gpa: 0n, size: MIB_2 }
 export const LARGE_PAGES: { readonly gpa: bigint; readonly size: bigint } = { gpa: MIB_2, size: 15n * MIB_2 }
 export const HUGE_PAGE: { readonly gpa: bigint; readonly size: bigint } = { gpa: GIB_1, size: GIB_1 }
 const SMALL_HPA = 0x2000_0000n

@@ -43,7 +43,7 @@ export interface NestedMachine {
 }
 
 /** The guest's side: its driver, its devices as it numbers them, its domain. */
-export interface GuestKernel {
+interface GuestKernel {
   readonly ops: IommuOps
   readonly devices: readonly IommuDevice[]
   readonly domain: PagingDomain

@@ -25,7 +25,7 @@ const UNMAPPED = 0x3800_0000n
 const DMA_BYTES = 6000
 
 /** A fault as the report shows it. */
-export interface FaultLine {
+interface FaultLine {
   readonly cause: string
   readonly reason: string
   readonly code: number
