@@ -110,6 +110,20 @@ describe("second stage", () => {
     expect(m.during(() => domain.unmap(0n, GIB1 * 33n))).toHaveLength(1)
   })
 
+  it("the whole domain after more than 64 scattered unmaps", () => {
+    const m = machine()
+    const { domain } = attached(m, { format: SS })
+    domain.map(0n, KIB4, KIB4 * 256n, RW)
+    for (const [count, descriptors] of [
+      [64n, 64],
+      [65n, 1],
+    ] as const) {
+      for (let n = 0n; n < count; n++) domain.unmapFast(n * KIB4 * 2n, KIB4)
+      expect(m.during(() => domain.iotlbSync())).toHaveLength(descriptors)
+      for (let n = 0n; n < count; n++) domain.map(n * KIB4 * 2n, KIB4, KIB4, RW)
+    }
+  })
+
   it("nothing at all for a domain that no device is on", () => {
     const m = machine()
     const { device, domain } = attached(m, { format: SS })
@@ -305,6 +319,7 @@ describe("caching mode", () => {
     const device = m.device(0x0010)
     const domain = paging(m, device, { format: SS })
     expect(summary(m.during(() => domain.attachDev(device)))).toEqual([
+      "pc_inv_dsc G=1 DID=0 PASID=0",
       "pc_inv_dsc G=1 DID=2 PASID=0",
       "p_iotlb_inv_dsc G=2 DID=2 PASID=0 ADDR=0 AM=0 IH=0",
     ])

@@ -7,6 +7,7 @@
  * - a device's own TLB always after the IOTLB, from which it might be refilled (§6.5.2.5)
  */
 import { NO_PASID } from "@iommu/core"
+import type { Gather } from "@iommu/pagetable"
 import * as pe from "../spec/pasid-table.ts"
 import type { Attachment, DeviceState } from "./attach.ts"
 import type { Entry } from "./device-table.ts"
@@ -22,24 +23,29 @@ const LARGEST_LEAF_LG2 = 18
 const LAST_PAGE = 2 ** ALL_PAGES_LG2 - 1
 /** More descriptors than this for one range cost more than losing the whole domain's translations. */
 const MAX_PIECES = 32
+/** The same for ranges. */
+const MAX_RANGES = 64
 
 /** What unmapping or reading dirty flags left behind; emptied tables are freed when no cache holds them. */
 export function invalidateGather(domain: VtdPagingDomain): void {
-  const { gather } = domain.table
+  const { count } = domain.table.gather
+  if (count > MAX_RANGES) invalidateAll(domain)
+  else if (count > 0) invalidateRanges(domain, domain.table.gather)
+  domain.table.gatherDone()
+}
+
+function invalidateRanges(domain: VtdPagingDomain, gather: Gather): void {
   const hardware = domain.ops.hardware
   for (let n = 0; n < gather.count; n++) {
     const isLeafOnly = !gather.lostTables(n)
     invalidateTags(hardware, domain, gather.firstPage(n), gather.lastPage(n), isLeafOnly)
   }
-  if (gather.count > 0) {
-    invalidateNested(hardware, domain)
-    for (let n = 0; n < gather.count; n++) {
-      invalidateDevices(hardware.queue, domain.attachments, gather.firstPage(n), gather.lastPage(n))
-    }
-    invalidateNestedDevices(hardware.queue, domain)
+  invalidateNested(hardware, domain)
+  for (let n = 0; n < gather.count; n++) {
+    invalidateDevices(hardware.queue, domain.attachments, gather.firstPage(n), gather.lastPage(n))
   }
+  invalidateNestedDevices(hardware.queue, domain)
   hardware.queue.sync()
-  domain.table.gatherDone()
 }
 
 /**
@@ -96,13 +102,17 @@ export function invalidatePasidEntry(
   queue.sync()
 }
 
-/** A PASID entry became present: only caching mode may remember the absence, under domain-id 0 (§6.1). */
+/**
+ * A PASID entry became present. Only caching mode may remember that it was not: under domain-id 0, as for context
+ * entries (§6.1), or, as hypervisors have it, under the new one.
+ */
 export function invalidateNewPasidEntry(hardware: Hardware, pasid: number, entry: Entry): void {
   if (!hardware.features.cachingMode) {
     hardware.flushWriteBuffer()
     return
   }
   const { did } = entryTags(entry)
+  hardware.queue.pasidCache(0, pasid)
   hardware.queue.pasidCache(did, pasid)
   hardware.queue.sync()
   hardware.queue.pasidIotlb(did, pasid)
