@@ -152,7 +152,7 @@ function lookUp(subject: FormatSubject, operation: string, list: Int32Array): Be
       let sum = 0
       for (let n = 0; n < list.length; n++) {
         const page = list[n] as number
-        sum += table.iovaToPhysHalves(page >>> (32 - shift), page << shift) + table.physLo
+        sum = (sum + table.iovaToPhysHalves(page >>> (32 - shift), page << shift) + table.physLo) | 0
       }
       return sum
     },

@@ -41,7 +41,7 @@ function pagesOf(dirty: DirtyBitmap): { readonly first: number; readonly last: n
 
 function visit(tree: TableTree, visitor: DirtyVisitor): void {
   if (tree.levels === 0) return
-  const last = Math.min(visitor.last, tree.geometry.pagesOf(tree.levels) - 1)
+  const last = Math.min(visitor.last, tree.geometry.reachPages - 1)
   if (visitor.first <= last) visitTable(tree, visitor, tree.rootWord, tree.levels - 1, 0, last)
 }
 
@@ -54,7 +54,7 @@ function visitTable(
   last: number,
 ): void {
   const { format } = tree
-  const { words } = tree.memory
+  const { words } = tree
   const itemPages = 2 ** (itemLg2(format, level) - 12)
   const start = Math.max(visitor.first, base)
   let at = start - ((start - base) % itemPages)
@@ -87,7 +87,7 @@ function visitLeaf(
   sizeLg2: number,
 ): void {
   const { format } = tree
-  const { words } = tree.memory
+  const { words } = tree
   let found = false
   for (let at = slot; at < slot + entries * 2; at += 2) {
     if (isDirty(format, words[at + 1] as number, words[at] as number)) found = true

@@ -1,28 +1,48 @@
-/** What tables of one format, width and aperture have in common, computed once and shared by all such domains. */
+/**
+ * What tables of one format, width, aperture and depth have in common: computed once and shared, so that a domain
+ * at rest has few fields, and hot paths find their numbers in one place.
+ */
 import { IommuError, toU64, U64_MAX } from "@iommu/core"
 import type { PageTableFormat } from "./format.ts"
+import { walkFor } from "./leaf-table.ts"
 import { pow2 } from "./page-size.ts"
 import type { PageTableOptions } from "./page-table.ts"
+
+const PAGES_PER_4G = 0x10_0000
+
+/** The numbers that a geometry follows from. */
+interface Plan {
+  readonly format: PageTableFormat
+  readonly inputBits: number
+  readonly outputBits: number
+  readonly pageSizes: bigint
+  /** The aperture in 4 KiB pages. */
+  readonly firstPage: number
+  readonly lastPage: number
+  /** 0: freed. */
+  readonly levels: number
+  /** True while each table's place in memory follows from its address by one addition. */
+  readonly isLinear: boolean
+}
 
 export class Geometry {
   readonly format: PageTableFormat
   readonly inputBits: number
-  readonly outputBits: number
-  /** Levels that the table begins with. */
   readonly levels: number
   readonly pageSizes: bigint
   readonly sizesHi: number
   readonly sizesLo: number
-  /** log2 of the smallest page size: the unit of IOVAs, addresses and sizes. */
-  readonly unitLg2: number
-  /** 4 KiB pages of the smallest page size. */
+  /** 4 KiB pages of the smallest page size: the unit of IOVAs, addresses and sizes. */
   readonly unitPages: number
   /** The aperture in 4 KiB pages. */
   readonly firstPage: number
   readonly lastPage: number
-  /** The same, halves of the first IOVA. */
-  readonly startHi: number
-  readonly startLo: number
+  /** 4 KiB pages that the tables reach: all of the input width, or what the levels so far cover. */
+  readonly reachPages: number
+  /** Last IOVA that the tables reach, signed halves. */
+  readonly reachHi: number
+  readonly reachLo: number
+  readonly rootEntries: number
   /** log2 of the 4 KiB pages of the root, all concatenated tables together. */
   readonly rootPagesLg2: number
   /** First 4 KiB page beyond the output width. */
@@ -33,58 +53,69 @@ export class Geometry {
   readonly smallRuns: number
   /** 1 when one smallest leaf is mapped without looking at the aperture's start: it is 0, and leaves are pages. */
   readonly plainPages: number
+  readonly isLinear: boolean
+  /** Which unrolled walk leads to the tables of level 0. */
+  readonly walk: number
+  /** Copies of the format's numbers that the unrolled look-up needs. */
+  readonly kindMask: number
+  readonly kind1: number
+  readonly kind2: number
+  readonly kind3: number
+  readonly presentMask: number
+  readonly oddLeafMask: number
+  readonly addressHi: number
+  /** IOMMU_* bits of the last map, 0 when there was none, and the attributes of its leaves, signed halves. */
+  prot = 0
+  leafHi = 0
+  leafLo = 0
+  readonly #plan: Plan
 
-  constructor(format: PageTableFormat, options: PageTableOptions) {
-    const { inputBits, outputBits, levels } = options
-    check(levels >= format.minLevels && levels <= format.maxLevels, `${format.name} has no ${levels} levels`)
-    const reach = reachBits(format, levels) + format.rootTablesLg2
-    check(inputBits > format.granuleLg2 && inputBits <= format.maxInputBits, "an input width of the format")
-    check(format.grows === 1 || inputBits <= reach, "enough levels for the input width")
-    check(
-      outputBits > format.granuleLg2 && outputBits <= format.maxOutputBits,
-      "an output width of the format",
-    )
+  constructor(plan: Plan) {
+    const { format, inputBits, outputBits, pageSizes, levels } = plan
+    const topShift = reachBits(format, Math.max(levels, 1) - 1)
     this.format = format
     this.inputBits = inputBits
-    this.outputBits = outputBits
     this.levels = levels
-    this.pageSizes = usableSizes(format, options)
-    this.sizesHi = Number(BigInt.asIntN(32, this.pageSizes >> 32n))
-    this.sizesLo = Number(BigInt.asIntN(32, this.pageSizes))
-    const unit = this.pageSizes & -this.pageSizes
-    this.unitLg2 = unit.toString(2).length - 1
-    this.unitPages = Number(unit >> 12n)
-    const last = inputBits === 64 ? U64_MAX : (1n << BigInt(inputBits)) - 1n
-    const apertureStart = toU64(options.apertureStart ?? 0n, "aperture start")
-    const apertureLast = toU64(options.apertureLast ?? last, "aperture end")
-    check(apertureStart <= apertureLast && apertureLast <= last, "an aperture within the input width")
-    check(apertureStart % unit === 0n && (apertureLast + 1n) % unit === 0n, "an aperture of whole pages")
-    this.firstPage = Number(apertureStart >> 12n)
-    this.lastPage = Number(apertureLast >> 12n)
-    this.startHi = Number(BigInt.asIntN(32, apertureStart >> 32n))
-    this.startLo = Number(BigInt.asIntN(32, apertureStart))
-    this.rootPagesLg2 = Math.max(0, Math.log2(this.rootEntries(levels)) + 3 - 12)
-    this.outputEnd = 2 ** (outputBits - 12)
+    this.pageSizes = pageSizes
+    this.sizesHi = Number(BigInt.asIntN(32, pageSizes >> 32n))
+    this.sizesLo = Number(BigInt.asIntN(32, pageSizes))
+    this.unitPages = Number((pageSizes & -pageSizes) >> 12n)
+    this.firstPage = plan.firstPage
+    this.lastPage = plan.lastPage
+    this.reachPages = pow2(
+      (format.grows === 1 ? Math.min(inputBits, topShift + format.indexBits) : inputBits) - 12,
+    )
+    const reachLast = Math.min(plan.lastPage, this.reachPages - 1)
+    this.reachHi = Math.floor(reachLast / PAGES_PER_4G) | 0
+    this.reachLo = ((reachLast % PAGES_PER_4G) << 12) | 0xfff | 0
+    this.rootEntries = pow2(format.grows === 1 ? format.indexBits : Math.max(0, inputBits - topShift))
+    this.rootPagesLg2 = Math.max(0, Math.log2(this.rootEntries) + 3 - 12)
+    this.outputEnd = pow2(outputBits - 12)
     const plainBits = format.movedMask === 0 ? outputBits : Math.min(outputBits, format.movedFrom)
-    this.plainOutputHi = plainBits > 32 ? 2 ** (plainBits - 32) - 1 : -1
-    const granule = BigInt(format.granuleLg2)
-    const runs = ((this.pageSizes >> (granule + 1n)) & ((1n << BigInt(format.indexBits - 1)) - 1n)) !== 0n
-    this.smallRuns = runs ? 1 : 0
-    this.plainPages = this.unitLg2 === format.granuleLg2 && this.firstPage === 0 ? 1 : 0
+    this.plainOutputHi = plainBits > 32 ? pow2(plainBits - 32) - 1 : -1
+    const runs = (pageSizes >> BigInt(format.granuleLg2 + 1)) & ((1n << BigInt(format.indexBits - 1)) - 1n)
+    this.smallRuns = runs !== 0n ? 1 : 0
+    this.plainPages = this.unitPages === pow2(format.granuleLg2 - 12) && plan.firstPage === 0 ? 1 : 0
+    this.isLinear = plan.isLinear
+    this.walk = walkFor(format, levels, plan.isLinear)
+    this.kindMask = format.kindMask
+    this.kind1 = format.tableKind
+    this.kind2 = format.tableKind + format.tableKindStep
+    this.kind3 = format.tableKind + format.tableKindStep * 2
+    this.presentMask = format.presentMask
+    this.oddLeafMask = format.oddLeafMask
+    this.addressHi = format.addressHi
+    this.#plan = plan
   }
 
-  /** 4 KiB pages that tables of so many levels reach. */
-  pagesOf(levels: number): number {
-    const { format } = this
-    if (format.grows === 0) return pow2(this.inputBits - 12)
-    return pow2(Math.min(this.inputBits, reachBits(format, levels)) - 12)
+  /** The same with other levels: a table that grew, shrank, or (0) was freed. */
+  withLevels(levels: number): Geometry {
+    return shared({ ...this.#plan, levels })
   }
 
-  /** Entries of the root. */
-  rootEntries(levels: number): number {
-    const { format } = this
-    if (format.grows === 1) return 1 << format.indexBits
-    return 1 << Math.max(0, this.inputBits - reachBits(format, levels - 1))
+  /** The same for tables that lie anywhere. */
+  scattered(): Geometry {
+    return shared({ ...this.#plan, isLinear: false })
   }
 
   get aperture(): { readonly start: bigint; readonly last: bigint } {
@@ -92,19 +123,38 @@ export class Geometry {
   }
 }
 
+/** The geometry that a table begins with. @throws EINVAL for numbers that the format does not have */
+export function geometryFor(options: PageTableOptions): Geometry {
+  const { format, levels, inputBits, outputBits } = options
+  const reach = reachBits(format, levels) + format.rootTablesLg2
+  check(levels >= format.minLevels && levels <= format.maxLevels, `levels that ${format.name} has`)
+  check(inputBits > format.granuleLg2 && inputBits <= format.maxInputBits, "an input width of the format")
+  check(format.grows === 1 || inputBits <= reach, "enough levels for the input width")
+  check(outputBits > format.granuleLg2 && outputBits <= format.maxOutputBits, "an output width of the format")
+  const pageSizes = usableSizes(format, options)
+  const unit = pageSizes & -pageSizes
+  const last = inputBits === 64 ? U64_MAX : (1n << BigInt(inputBits)) - 1n
+  const start = toU64(options.apertureStart ?? 0n, "aperture start")
+  const end = toU64(options.apertureLast ?? last, "aperture end")
+  check(start <= end && end <= last, "an aperture within the input width")
+  check(start % unit === 0n && (end + 1n) % unit === 0n, "an aperture of whole pages")
+  const firstPage = Number(start >> 12n)
+  const lastPage = Number(end >> 12n)
+  return shared({ format, inputBits, outputBits, pageSizes, firstPage, lastPage, levels, isLinear: true })
+}
+
 /** Domains may choose their apertures freely; the cache must not grow with what they chose. */
 const KEPT_GEOMETRIES = 64
 
 const known = new WeakMap<PageTableFormat, Map<string, Geometry>>()
 
-/** The geometry of a table's options, shared by all tables with the same. @throws EINVAL */
-export function geometryFor(options: PageTableOptions): Geometry {
-  const { format, levels, inputBits, outputBits, pageSizes, apertureStart, apertureLast } = options
-  const key = [levels, inputBits, outputBits, pageSizes, apertureStart, apertureLast].join()
+function shared(plan: Plan): Geometry {
+  const { format, ...numbers } = plan
+  const key = Object.values(numbers).join()
   const ofFormat = known.get(format) ?? new Map<string, Geometry>()
   known.set(format, ofFormat)
   if (ofFormat.size >= KEPT_GEOMETRIES) ofFormat.clear()
-  const geometry = ofFormat.get(key) ?? new Geometry(format, options)
+  const geometry = ofFormat.get(key) ?? new Geometry(plan)
   ofFormat.set(key, geometry)
   return geometry
 }

@@ -5,7 +5,7 @@
 import type { PageTableFormat } from "./format.ts"
 import type { TableTree } from "./table-tree.ts"
 
-/** {@link TableTree.walk}: no unrolled walk. */
+/** {@link Geometry.walk}: no unrolled walk. */
 export const WALK_IN_A_LOOP = 0
 /** 4 KiB granule: the number of levels, 3 to 5. 16 and 64 KiB granules: the levels and these. */
 const WALK_16K = 16
@@ -21,7 +21,7 @@ export function walkFor(format: PageTableFormat, levels: number, linear: boolean
 
 /** @returns word index of the table of level 0 for an IOVA within the reach, or -1 */
 export function leafTable(tree: TableTree, iovaHi: number, iovaLo: number): number {
-  const { walk } = tree
+  const { walk } = tree.geometry
   if (walk > WALK_64K) return leafTable64K(tree, iovaHi, iovaLo)
   if (walk > WALK_16K) return leafTable16K(tree, iovaHi, iovaLo)
   return walk === WALK_IN_A_LOOP ? -1 : leafTable4K(tree, iovaHi, iovaLo)
@@ -31,66 +31,61 @@ export function leafTable(tree: TableTree, iovaHi: number, iovaLo: number): numb
 const ROOT = -2
 
 function leafTable4K(tree: TableTree, iovaHi: number, iovaLo: number): number {
-  const { words } = tree.memory
-  const { format, delta, walk } = tree
-  const mask = format.kindMask
-  const kind = format.tableKind
-  const step = format.tableKindStep
+  const { words } = tree
+  const { delta } = tree
+  const { walk, kindMask, kind1, kind2, kind3 } = tree.geometry
   let table = tree.rootWord
   let indexMask = ROOT
   if (walk >= 4) {
     if (walk === 5) {
       const entry = words[table + ((iovaHi >>> 15) & ROOT)] as number
-      if ((entry & mask) !== kind + 3 * step) return -1
+      if ((entry & kindMask) !== kind3 + kind2 - kind1) return -1
       table = ((entry & -4096) >>> 2) + delta
       indexMask = 0x3fe
     }
     const entry = words[table + ((iovaHi >>> 6) & indexMask)] as number
-    if ((entry & mask) !== kind + 2 * step) return -1
+    if ((entry & kindMask) !== kind3) return -1
     table = ((entry & -4096) >>> 2) + delta
     indexMask = 0x3fe
   }
   const upper = words[table + (((iovaHi << 3) | (iovaLo >>> 29)) & indexMask)] as number
-  if ((upper & mask) !== kind + step) return -1
+  if ((upper & kindMask) !== kind2) return -1
   table = ((upper & -4096) >>> 2) + delta
   const lower = words[table + ((iovaLo >>> 20) & 0x3fe)] as number
-  return (lower & mask) === kind ? ((lower & -4096) >>> 2) + delta : -1
+  return (lower & kindMask) === kind1 ? ((lower & -4096) >>> 2) + delta : -1
 }
 
 function leafTable16K(tree: TableTree, iovaHi: number, iovaLo: number): number {
-  const { words } = tree.memory
-  const { format, delta, walk } = tree
-  const mask = format.kindMask
-  const kind = format.tableKind
-  const step = format.tableKindStep
+  const { words } = tree
+  const { delta } = tree
+  const { walk, kindMask, kind1, kind2, kind3 } = tree.geometry
   let table = tree.rootWord
   let indexMask = ROOT
   if (walk === WALK_16K + 4) {
     const entry = words[table + ((iovaHi >>> 14) & ROOT)] as number
-    if ((entry & mask) !== kind + 2 * step) return -1
+    if ((entry & kindMask) !== kind3) return -1
     table = ((entry & -16_384) >>> 2) + delta
     indexMask = 0xffe
   }
   const upper = words[table + ((iovaHi >>> 3) & indexMask)] as number
-  if ((upper & mask) !== kind + step) return -1
+  if ((upper & kindMask) !== kind2) return -1
   table = ((upper & -16_384) >>> 2) + delta
   const lower = words[table + (((iovaHi << 8) | (iovaLo >>> 24)) & 0xffe)] as number
-  return (lower & mask) === kind ? ((lower & -16_384) >>> 2) + delta : -1
+  return (lower & kindMask) === kind1 ? ((lower & -16_384) >>> 2) + delta : -1
 }
 
 function leafTable64K(tree: TableTree, iovaHi: number, iovaLo: number): number {
-  const { words } = tree.memory
-  const { format, delta, walk } = tree
-  const mask = format.kindMask
-  const kind = format.tableKind
+  const { words } = tree
+  const { delta } = tree
+  const { walk, kindMask, kind1, kind2 } = tree.geometry
   let table = tree.rootWord
   let indexMask = ROOT
   if (walk === WALK_64K + 3) {
     const entry = words[table + ((iovaHi >>> 9) & ROOT)] as number
-    if ((entry & mask) !== kind + format.tableKindStep) return -1
+    if ((entry & kindMask) !== kind2) return -1
     table = ((entry & -65_536) >>> 2) + delta
     indexMask = 0x3ffe
   }
   const lower = words[table + (((iovaHi << 4) | (iovaLo >>> 28)) & indexMask)] as number
-  return (lower & mask) === kind ? ((lower & -65_536) >>> 2) + delta : -1
+  return (lower & kindMask) === kind1 ? ((lower & -65_536) >>> 2) + delta : -1
 }

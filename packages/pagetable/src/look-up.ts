@@ -15,7 +15,7 @@ let leafLevel = 0
  */
 function findLeaf(tree: TableTree, iovaHi: number, iovaLo: number): number {
   const { format } = tree
-  const { words } = tree.memory
+  const { words } = tree
   const mask = (1 << format.indexBits) - 1
   let shift = format.granuleLg2 + (tree.levels - 1) * format.indexBits
   let table = tree.rootWord
@@ -41,8 +41,8 @@ export function lookUp(tree: TableTree, iovaHi: number, iovaLo: number): number 
   const status = findLeaf(tree, iovaHi, iovaLo)
   if (status !== 0) return status
   const { format } = tree
-  const lo = tree.memory.words[leafSlot] as number
-  const hi = tree.memory.words[leafSlot + 1] as number
+  const lo = tree.words[leafSlot] as number
+  const hi = tree.words[leafSlot + 1] as number
   const sizeLg2 =
     format.runSizeInAddress === 1 && isRun(format, hi, lo)
       ? leafLg2(format, hi, lo, leafLevel)

@@ -26,7 +26,7 @@ export function noteCreated(slot: number): void {
 
 /** Takes an emptied table out of its entry, which is cleared. */
 export function noteReplaced(tree: TableTree, slot: number, level: number, firstPage: number): void {
-  const { words } = tree.memory
+  const { words } = tree
   replaced.push(slot, words[slot + 1] as number, words[slot] as number, level, firstPage)
   words[slot] = 0
   words[slot + 1] = 0
@@ -34,7 +34,8 @@ export function noteReplaced(tree: TableTree, slot: number, level: number, first
 
 /** Puts everything back as it was before the map. */
 export function undo(tree: TableTree, levelsBefore: number): void {
-  const { words, doubles } = tree.memory
+  const { words } = tree
+  const { doubles } = tree.memory
   for (let i = 0; i < fillsUsed; i += 2) {
     const at = fills[i] as number
     doubles.fill(0, at, at + (fills[i + 1] as number))

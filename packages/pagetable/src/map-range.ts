@@ -1,5 +1,6 @@
 import { ERRNO, IOMMU_READ, IOMMU_WRITE } from "@iommu/core"
 import { fillEmpty, isFiniteDouble } from "./fill.ts"
+import type { Geometry } from "./geometry.ts"
 import { itemLg2, itemPages } from "./leaf.ts"
 import { commit, noteCreated, noteFill, noteReplaced, undo } from "./map-journal.ts"
 import { bestPageSizeLg2, nextPageSizeLg2, pow2 } from "./page-size.ts"
@@ -21,7 +22,7 @@ export function mapRange(tree: TableTree, page: number, paPage: number, pages: n
   const refused = checkRequest(tree, page, paPage, pages, prot)
   if (refused !== 0) return refused
   const levelsBefore = tree.levels
-  const status = growTo(tree, page + pages - 1) ? fillRange(tree, page, paPage, pages) : ERRNO.ENOMEM
+  const status = growTo(tree, page + pages - 1, prot) ? fillRange(tree, page, paPage, pages) : ERRNO.ENOMEM
   if (status === 0) commit(tree, releaseTable)
   else undo(tree, levelsBefore)
   return status
@@ -34,26 +35,27 @@ function checkRequest(tree: TableTree, page: number, paPage: number, pages: numb
   if (tree.levels === 0 || !(pages > 0) || pages % unit !== 0 || page % unit !== 0 || paPage % unit !== 0) {
     return ERRNO.EINVAL
   }
-  if (prot === 0 || (prot !== tree.prot && !chooseProt(tree, prot))) return ERRNO.EINVAL
+  if (prot === 0 || (prot !== geometry.prot && !chooseProt(geometry, prot))) return ERRNO.EINVAL
   if (page < geometry.firstPage || page + pages - 1 > geometry.lastPage) return ERRNO.ERANGE
   return paPage + pages > geometry.outputEnd ? ERRNO.ERANGE : 0
 }
 
-function chooseProt(tree: TableTree, prot: number): boolean {
+function chooseProt(geometry: Geometry, prot: number): boolean {
   if ((prot & (IOMMU_READ | IOMMU_WRITE)) === 0) return false
-  const bits = tree.format.leafBits(prot)
+  const bits = geometry.format.leafBits(prot)
   if (bits === null) return false
   if (!isFiniteDouble(bits))
-    throw new Error(`bug: ${tree.format.name}: leaves that are no positive finite double`)
-  tree.leafHi = Number(BigInt.asIntN(32, bits >> 32n))
-  tree.leafLo = Number(BigInt.asIntN(32, bits))
-  tree.prot = prot
+    throw new Error(`bug: ${geometry.format.name}: leaves that are no positive finite double`)
+  geometry.leafHi = Number(BigInt.asIntN(32, bits >> 32n))
+  geometry.leafLo = Number(BigInt.asIntN(32, bits))
+  geometry.prot = prot
   return true
 }
 
-function growTo(tree: TableTree, lastPage: number): boolean {
-  while (lastPage >= tree.geometry.pagesOf(tree.levels)) {
+function growTo(tree: TableTree, lastPage: number, prot: number): boolean {
+  while (lastPage >= tree.geometry.reachPages) {
     if (!tree.grow()) return false
+    chooseProt(tree.geometry, prot)
   }
   return true
 }
@@ -61,7 +63,7 @@ function growTo(tree: TableTree, lastPage: number): boolean {
 function fillRange(tree: TableTree, page: number, paPage: number, pages: number): number {
   const { geometry, format } = tree
   const end = page + pages
-  const largest = geometry.pagesOf(tree.levels) / (format.grows === 1 ? 2 : 1)
+  const largest = geometry.reachPages / (format.grows === 1 ? 2 : 1)
   let at = page
   while (at < end) {
     const pa = paPage + (at - page)
@@ -82,7 +84,7 @@ function fillRange(tree: TableTree, page: number, paPage: number, pages: number)
     const isRoot = level === tree.levels - 1
     const shift = itemLg2(format, level)
     const index = indexAt(hi, lo, shift, isRoot ? ALL_BITS : (1 << format.indexBits) - 1)
-    const entries = (isRoot ? geometry.rootEntries(tree.levels) : 1 << format.indexBits) - index
+    const entries = (isRoot ? geometry.rootEntries : 1 << format.indexBits) - index
     const leafPages = pow2(sizeLg2 - 12)
     const room = Math.min(end - at, roomFor(tree, at, pa, sizeLg2), entries * itemPages(format, level))
     const leaves = Math.floor(room / leafPages)
@@ -111,7 +113,7 @@ function roomFor(tree: TableTree, at: number, pa: number, sizeLg2: number): numb
 /** Word index of the table of `level` on the way to an IOVA; made, and noted, where it is missing. */
 function tableFor(tree: TableTree, hi: number, lo: number, level: number): number {
   const { format } = tree
-  const { words } = tree.memory
+  const { words } = tree
   const mask = (1 << format.indexBits) - 1
   let table = tree.rootWord
   let indexMask = ALL_BITS
@@ -151,8 +153,9 @@ function fillTable(
   const isRun = sizeLg2 !== shift
   const typeHi = level === 0 ? format.pageBitsHi : format.blockBitsHi
   const typeLo = level === 0 ? format.pageBitsLo : format.blockBitsLo
-  const hi = tree.leafHi | typeHi | (isRun ? format.runBitsHi : 0) | entryAddressHi(format, paHi)
-  const lo = tree.leafLo | typeLo | (isRun ? format.runBitsLo : 0) | entryAddressLo(format, paHi, paLo)
+  const hi = tree.geometry.leafHi | typeHi | (isRun ? format.runBitsHi : 0) | entryAddressHi(format, paHi)
+  const lo =
+    tree.geometry.leafLo | typeLo | (isRun ? format.runBitsLo : 0) | entryAddressLo(format, paHi, paLo)
   const entries = pow2(sizeLg2 - shift)
   return isRun && format.runSizeInAddress === 1
     ? fillRuns(tree, at, level, leaves, entries, hi, lo, page)
@@ -195,7 +198,7 @@ function fillRuns(
   lo: number,
   page: number,
 ): number {
-  const { words } = tree.memory
+  const { words } = tree
   const item = itemPages(tree.format, level)
   const size = entries * item * 4096
   const onesHi = Math.floor((size / 2 - 1) / 0x1_0000_0000)
@@ -223,7 +226,7 @@ function sumHi(hi: number, lo: number, offset: number): number {
 
 /** Clears an entry that has an emptied table. @returns false when anything is mapped there */
 function makeRoom(tree: TableTree, at: number, level: number, page: number): boolean {
-  const { words } = tree.memory
+  const { words } = tree
   const slot = at * 2
   const lo = words[slot] as number
   if (level === 0 || !isTable(tree.format, lo, level)) return false

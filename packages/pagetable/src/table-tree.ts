@@ -14,11 +14,7 @@ import {
 import type { PageTableFormat } from "./format.ts"
 import { giveGather, NOTHING_GATHERED, type RangeGather, takeGather } from "./gather.ts"
 import type { Geometry } from "./geometry.ts"
-import { WALK_IN_A_LOOP, walkFor } from "./leaf-table.ts"
 
-/** {@link TableTree.delta} when word indexes do not follow from addresses by one addition. */
-export const SCATTERED = -0x8000_0000
-const PAGES_PER_4G = 0x10_0000
 const TWO_32 = 0x1_0000_0000
 
 /**
@@ -26,17 +22,14 @@ const TWO_32 = 0x1_0000_0000
  * files of this package, not to users.
  */
 export class TableTree {
-  readonly format: PageTableFormat
-  /** @internal */
-  readonly memory: PhysicalMemory
+  /** @internal Changes when levels do. */
+  geometry: Geometry
+  /** @internal The words of {@link memory}: reading them through it made a look-up half as slow again. */
+  readonly words: Uint32Array
   /** @internal */
   readonly allocator: PageAllocator
   /** @internal */
   readonly account: MemoryAccount
-  /** @internal */
-  readonly geometry: Geometry
-  /** Levels of tables now. Grows where the format allows: compare before and after a map. */
-  levels: number
   /** @internal Address of the root, signed halves. */
   rootHi = 0
   /** @internal */
@@ -44,22 +37,11 @@ export class TableTree {
   /** @internal Index of the root in `memory.words`. */
   rootWord = 0
   /**
-   * @internal A table at address `lo` starts at word `(lo >>> 2) + delta`, verified for each table when it is
-   * allocated: following an entry then costs one addition, where a look-up of the address costs 1.6 to 3 ns.
+   * @internal A table at address `lo` starts at word `(lo >>> 2) + delta` while the geometry is linear, verified for
+   * each table when it is allocated: following an entry then costs one addition, where a look-up of the address
+   * costs 1.6 to 3 ns.
    */
   delta = 0
-  /** @internal Which unrolled walk leads to the tables of level 0. */
-  walk: number = WALK_IN_A_LOOP
-  /** @internal Last IOVA that the tables reach and the aperture has, signed halves. */
-  reachHi = 0
-  /** @internal */
-  reachLo = 0
-  /** @internal Attributes of leaves made with {@link prot}, signed halves. */
-  leafHi = 0
-  /** @internal */
-  leafLo = 0
-  /** @internal IOMMU_* bits of the map before; 0 when there was none. */
-  prot = 0
   /** @internal Result of the last look-up, signed halves. */
   paHi = 0
   /** @internal */
@@ -69,35 +51,41 @@ export class TableTree {
   /** @internal */
   pending: RangeGather = NOTHING_GATHERED
 
-  constructor(
-    geometry: Geometry,
-    memory: PhysicalMemory,
-    allocator: PageAllocator,
-    account: MemoryAccount,
-    levels: number,
-  ) {
-    this.format = geometry.format
-    this.memory = memory
+  constructor(geometry: Geometry, allocator: PageAllocator, account: MemoryAccount) {
+    this.geometry = geometry
+    this.words = allocator.memory.words
     this.allocator = allocator
     this.account = account
-    this.geometry = geometry
-    this.levels = levels
     const address = allocator.alloc(geometry.rootPagesLg2, account)
-    this.tablePages = 2 ** geometry.rootPagesLg2
+    this.tablePages = 1 << geometry.rootPagesLg2
     this.delta = this.memory.find(address / TWO_32, address | 0) - ((address | 0) >>> 2)
-    const word = this.#wordOf(address, geometry.rootPagesLg2)
+    const word = this.wordOf(address, geometry.rootPagesLg2)
     if (word < 0) {
       allocator.free(address, geometry.rootPagesLg2, account)
       throw new IommuError("EFAULT", "a root larger than a page needs neighbouring pages of memory")
     }
-    this.#setRoot(address, word)
+    this.setRoot(address, word)
+  }
+
+  /** @internal */
+  get memory(): PhysicalMemory {
+    return this.allocator.memory
+  }
+
+  get format(): PageTableFormat {
+    return this.geometry.format
+  }
+
+  /** Levels of tables now. Grows where the format allows: compare before and after a map. */
+  get levels(): number {
+    return this.geometry.levels
   }
 
   /** Index in `memory.words` of the table that an entry points to. */
   wordOfTable(hi: number, lo: number): number {
-    const { format } = this
+    const { format, isLinear } = this.geometry
     const tableLo = lo & (-1 << format.granuleLg2)
-    if (this.delta !== SCATTERED) return (tableLo >>> 2) + this.delta
+    if (isLinear) return (tableLo >>> 2) + this.delta
     return this.memory.find(addressHi(format, hi, lo), tableLo)
   }
 
@@ -112,23 +100,23 @@ export class TableTree {
    * @returns its word index, or -1 without memory
    */
   addTable(slot: number, level: number): number {
-    const { format, memory } = this
-    const address = this.#alloc(format.granuleLg2 - 12)
+    const { format, words } = this
+    const address = this.alloc(format.granuleLg2 - 12)
     if (address < 0) return -1
-    const word = this.#wordOf(address, format.granuleLg2 - 12)
+    const word = this.wordOf(address, format.granuleLg2 - 12)
     if (word < 0) {
       this.freeTable(address)
       return -1
     }
     const hi = address / TWO_32
-    memory.words[slot + 1] = entryAddressHi(format, hi) | (format.tableHi[level] as number)
-    memory.words[slot] = entryAddressLo(format, hi, address | 0) | (format.tableLo[level] as number)
+    words[slot + 1] = entryAddressHi(format, hi) | (format.tableHi[level] as number)
+    words[slot] = entryAddressLo(format, hi, address | 0) | (format.tableLo[level] as number)
     return word
   }
 
   /** Frees the table that the entry at word index `slot` points to at once, and clears the entry. */
   dropTable(slot: number): void {
-    const { words } = this.memory
+    const { words } = this
     const address = this.addressOfTable(words[slot + 1] as number, words[slot] as number)
     words[slot] = 0
     words[slot + 1] = 0
@@ -139,31 +127,31 @@ export class TableTree {
   freeTable(address: number): void {
     const pagesLg2 = this.format.granuleLg2 - 12
     this.allocator.free(address, pagesLg2, this.account)
-    this.tablePages -= 2 ** pagesLg2
+    this.tablePages -= 1 << pagesLg2
   }
 
   /** Puts a new root above the old one. @returns false without memory */
   grow(): boolean {
     const { format, levels } = this
-    const address = this.#alloc(0)
+    const address = this.alloc(0)
     if (address < 0) return false
-    const word = this.#wordOf(address, 0)
-    const { words } = this.memory
+    const word = this.wordOf(address, 0)
+    const { words } = this
     words[word + 1] = entryAddressHi(format, this.rootHi >>> 0) | (format.tableHi[levels] as number)
     words[word] = entryAddressLo(format, this.rootHi >>> 0, this.rootLo) | (format.tableLo[levels] as number)
-    this.levels = levels + 1
-    this.#setRoot(address, word)
+    this.geometry = this.geometry.withLevels(levels + 1)
+    this.setRoot(address, word)
     return true
   }
 
   /** Undoes {@link grow}. */
   shrink(): void {
-    const { words } = this.memory
+    const { words } = this
     const hi = words[this.rootWord + 1] as number
     const lo = words[this.rootWord] as number
     const top = this.rootHi * TWO_32 + (this.rootLo >>> 0)
-    this.levels -= 1
-    this.#setRoot(this.addressOfTable(hi, lo), this.wordOfTable(hi, lo))
+    this.geometry = this.geometry.withLevels(this.levels - 1)
+    this.setRoot(this.addressOfTable(hi, lo), this.wordOfTable(hi, lo))
     this.freeTable(top)
   }
 
@@ -186,42 +174,35 @@ export class TableTree {
   free(): void {
     if (this.levels === 0) return
     this.gatherDone()
-    this.#freeBelow(this.rootWord, this.levels - 1, this.geometry.rootEntries(this.levels))
+    this.freeBelow(this.rootWord, this.levels - 1, this.geometry.rootEntries)
     this.allocator.free(this.rootHi * TWO_32 + (this.rootLo >>> 0), this.geometry.rootPagesLg2, this.account)
     this.tablePages = 0
-    this.levels = 0
-    this.walk = WALK_IN_A_LOOP
-    this.reachHi = 0
-    this.reachLo = 0
+    this.geometry = this.geometry.withLevels(0)
   }
 
-  #freeBelow(table: number, level: number, entries: number): void {
+  private freeBelow(table: number, level: number, entries: number): void {
     if (level === 0) return
     const { format } = this
-    const { words } = this.memory
+    const { words } = this
     for (let slot = table; slot < table + entries * 2; slot += 2) {
       const lo = words[slot] as number
       if (!isTable(format, lo, level)) continue
       const hi = words[slot + 1] as number
-      this.#freeBelow(this.wordOfTable(hi, lo), level - 1, 2 ** format.indexBits)
+      this.freeBelow(this.wordOfTable(hi, lo), level - 1, 1 << format.indexBits)
       this.freeTable(this.addressOfTable(hi, lo))
     }
   }
 
-  #setRoot(address: number, word: number): void {
+  private setRoot(address: number, word: number): void {
     this.rootHi = (address / TWO_32) | 0
     this.rootLo = address | 0
     this.rootWord = word
-    this.walk = walkFor(this.format, this.levels, this.delta !== SCATTERED)
-    const lastPage = Math.min(this.geometry.lastPage, this.geometry.pagesOf(this.levels) - 1)
-    this.reachHi = Math.floor(lastPage / PAGES_PER_4G) | 0
-    this.reachLo = ((lastPage % PAGES_PER_4G) << 12) | 0xfff | 0
   }
 
-  #alloc(pagesLg2: number): number {
+  private alloc(pagesLg2: number): number {
     try {
       const address = this.allocator.alloc(pagesLg2, this.account)
-      this.tablePages += 2 ** pagesLg2
+      this.tablePages += 1 << pagesLg2
       return address
     } catch (error) {
       if (isIommuError(error) && error.code === "ENOMEM") return -1
@@ -233,17 +214,14 @@ export class TableTree {
    * Word index of a fresh table, or -1 when its pages are not neighbours in memory. Notices when it is not where
    * {@link delta} says.
    */
-  #wordOf(address: number, pagesLg2: number): number {
+  private wordOf(address: number, pagesLg2: number): number {
     const at = BigInt(address)
     const word = this.memory.find(hi32(at), lo32(at))
-    for (let page = 1; page < 2 ** pagesLg2; page++) {
+    for (let page = 1; page < 1 << pagesLg2; page++) {
       const next = at + BigInt(page * 4096)
       if (this.memory.find(hi32(next), lo32(next)) !== word + page * 1024) return -1
     }
-    if (((address | 0) >>> 2) + this.delta !== word) {
-      this.delta = SCATTERED
-      this.walk = WALK_IN_A_LOOP
-    }
+    if (((address | 0) >>> 2) + this.delta !== word) this.geometry = this.geometry.scattered()
     return word
   }
 }

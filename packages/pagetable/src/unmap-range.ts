@@ -28,7 +28,7 @@ export function unmapRange(tree: TableTree, page: number, pages: number): number
   const { geometry } = tree
   if (tree.levels === 0) return 0
   const first = Math.max(page, geometry.firstPage)
-  const last = Math.min(page + pages, geometry.lastPage + 1, geometry.pagesOf(tree.levels)) - 1
+  const last = Math.min(page + pages, geometry.lastPage + 1, geometry.reachPages) - 1
   if (first > last) return 0
   removed = 0
   stopped = false
@@ -58,7 +58,7 @@ function clearTable(
     return
   }
   const { format } = tree
-  const { words } = tree.memory
+  const { words } = tree
   let at = from
   while (at <= last && !stopped) {
     const slot = table + ((at - base) / item) * 2
@@ -96,7 +96,7 @@ function clearLeaf(
   last: number,
 ): number {
   const { format } = tree
-  const { words } = tree.memory
+  const { words } = tree
   const item = itemPages(format, level)
   const slot = table + ((at - base) / item) * 2
   const sizeLg2 = leafLg2(format, words[slot + 1] as number, words[slot] as number, level)
@@ -155,7 +155,8 @@ function clearEntries(tree: TableTree, at: number, count: number): void {
 /** True when nothing is mapped below a table; emptied tables may still be linked in it. */
 export function isEmptyTable(tree: TableTree, table: number, level: number): boolean {
   const { format } = tree
-  const { words, doubles } = tree.memory
+  const { words } = tree
+  const { doubles } = tree.memory
   const at = table / 2
   const end = at + 2 ** format.indexBits
   if (level === 0) return skipEmpty(doubles, at, end) === end
@@ -175,7 +176,7 @@ export function isEmptyTable(tree: TableTree, table: number, level: number): boo
  */
 export function releaseTable(tree: TableTree, hi: number, lo: number, level: number, page: number): void {
   const { format } = tree
-  const { words } = tree.memory
+  const { words } = tree
   const pages = itemPages(format, level)
   const below = itemLg2(format, level - 1)
   const table = tree.wordOfTable(hi, lo)

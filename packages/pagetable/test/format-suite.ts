@@ -7,7 +7,7 @@ import { joinSpans, Model, RW, type Span } from "./model.ts"
 
 /** Leaves that one map of the random plays makes at most. */
 const MOST_LEAVES = 700
-const RUNS = 60
+const RUNS = 40
 
 interface Step {
   readonly kind: "map" | "unmap" | "sync" | "look"
@@ -213,7 +213,7 @@ function dirtyLeaves(given: FormatCase): void {
 
 /** Word index of the leaf entry of an IOVA whose leaf is of the smallest size. */
 function slotOf(table: TableUnderTest["table"], iova: bigint): number {
-  const { format, memory } = table
+  const { format } = table
   let word = table.rootWord
   for (let level = table.levels - 1; ; level--) {
     const shift = BigInt(format.granuleLg2 + level * format.indexBits)
@@ -221,7 +221,7 @@ function slotOf(table: TableUnderTest["table"], iova: bigint): number {
       level === table.levels - 1 ? iova >> shift : (iova >> shift) & ((1n << BigInt(format.indexBits)) - 1n)
     const slot = word + Number(above) * 2
     if (level === 0) return slot
-    word = table.wordOfTable(memory.words[slot + 1] as number, memory.words[slot] as number)
+    word = table.wordOfTable(table.words[slot + 1] as number, table.words[slot] as number)
   }
 }
 

@@ -96,7 +96,7 @@ function lookUpPrice(subject: FormatSubject, pages: number): number {
     let sum = 0
     for (let n = 0; n < list.length; n++) {
       const page = list[n] as number
-      sum += table.iovaToPhysHalves(page >>> (32 - shift), page << shift) + table.physLo
+      sum = (sum + table.iovaToPhysHalves(page >>> (32 - shift), page << shift) + table.physLo) | 0
     }
     return sum
   }

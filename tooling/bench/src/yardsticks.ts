@@ -70,7 +70,7 @@ export function walkYardstick(pages: number, list: Int32Array): Yardstick {
       let sum = 0
       for (let n = 0; n < list.length; n++) {
         const page = list[n] as number
-        sum += bareWalk(table, page >>> 20, page << 12) + (barePa[0] as number)
+        sum = (sum + bareWalk(table, page >>> 20, page << 12) + (barePa[0] as number)) | 0
       }
       return sum
     },
