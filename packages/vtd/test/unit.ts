@@ -10,7 +10,7 @@ import {
 import { type VtdModel, vtdModel } from "../src/model/device.ts"
 import { EVERYTHING, type VtdCapabilities } from "../src/model/options.ts"
 
-export const MEMORY_BYTES = 0x110_0000n
+const MEMORY_BYTES = 0x110_0000n
 export const ROOT = 0x1000n
 export const CONTEXT = 0x2000n
 export const CONTEXT_UPPER = 0x3000n
