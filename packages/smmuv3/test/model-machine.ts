@@ -17,6 +17,10 @@ import * as reg from "../src/spec/registers.ts"
 export const RAM = 0x4000_0000n
 export const RAM_BYTES = 0x100_0000n
 
+/** A little memory at 2^45, for addresses that exist and yet exceed an output size. */
+export const HIGH_RAM: bigint = 1n << 45n
+export const HIGH_RAM_BYTES = 0x4000n
+
 export type SteFields = Parameters<typeof ste.STE.encode>[0]
 export type CdFields = Parameters<typeof cd.CD.encode>[0]
 
@@ -39,7 +43,10 @@ export class Machine {
 
   constructor(id: Partial<IdRegisters> = {}, ramBytes: bigint = RAM_BYTES) {
     this.#end = RAM + ramBytes
-    this.memory = createMemory([{ base: RAM, size: ramBytes }])
+    this.memory = createMemory([
+      { base: RAM, size: ramBytes },
+      { base: HIGH_RAM, size: HIGH_RAM_BYTES },
+    ])
     this.model = smmuv3Model({ memory: this.memory, id })
     this.streamTable = this.alloc(0x4000n, 0x4000n)
     this.eventQueue = this.alloc()

@@ -245,6 +245,10 @@ describe("substreams", () => {
     m.store(leaf + 5n * 64n, mapped(m, PAGE))
     expect(m.access(1, VA, ACCESS_READ, pasid)).toMatchObject({ ok: true, pa: PAGE })
     expect(m.fault(1, VA, ACCESS_READ, pasid - (1 << leafLg2)).reason).toBe("C_BAD_SUBSTREAMID")
+    // Bits of S1ContextPtr below the table's size count as zero.
+    const crooked = (1n << BigInt(16 - leafLg2 + 3)) - 64n
+    m.ste(1, { Config: 5n, S1Fmt: fmt, S1ContextPtr: (table | crooked) >> 6n, S1CDMax: 16n })
+    expect(m.access(1, VA, ACCESS_READ, pasid)).toMatchObject({ ok: true, pa: PAGE })
     m.memory.write64(table + 24n, (1n << 53n) | 1n)
     expect(m.fault(1, VA, ACCESS_READ, pasid).reason).toBe("C_BAD_SUBSTREAMID")
     m.memory.write64(table + 24n, 0x10_0000_0001n)

@@ -3,6 +3,7 @@ import fc from "fast-check"
 import { describe, expect, it } from "vitest"
 import { EVERYTHING, type IdRegisters } from "../src/model/options.ts"
 import {
+  HIGH_RAM,
   Machine,
   plainCd,
   plainStage2,
@@ -181,7 +182,7 @@ function grow(
     } else {
       const size = 1n << BigInt(tree.granuleLg2)
       const next = m.alloc(size, size)
-      const outside = dice.one(40) ? 0x20_0000_0000n : place(next)
+      const outside = dice.one(20) ? dice.pick([1n << 37n, 1n << 42n, 1n << 46n]) : place(next)
       entry = placed(tree, outside) | 3n | (dice.one(3) ? attributes & 0x7800_0000_0000_0000n : 0n)
       physical = next
       table = outside
@@ -573,6 +574,60 @@ describe("hardware updates", () => {
     m.map(s2, SHAPE_4K, tablePage, tablePage | S2_PAGE)
     expect(m.access(1, VA).ok).toBe(true)
     expect(m.memory.read64(at)).toBe(OLD1 | 0x400n)
+  })
+})
+
+describe("roots", () => {
+  it("are aligned to their size, and to 64 bytes where 52-bit outputs are possible", () => {
+    // 31 bits from level 1 leave one index bit: 16 bytes.
+    const shape = { granuleLg2: 12, inputBits: 31, startLevel: 1 }
+    for (const [ips, crooked, found] of [
+      [5n, 0x30n, false],
+      [6n, 0x30n, true],
+    ] as const) {
+      const m = new Machine()
+      const root = m.alloc()
+      m.map(root, shape, 0x4000_5000n, PAGE | S1_PAGE)
+      m.ste(1, {
+        Config: 5n,
+        S1ContextPtr: m.cd({ ...plainCd(root), T0SZ: 33n, IPS: ips, TTB0: (root | crooked) >> 4n }) >> 6n,
+      })
+      expect(m.access(1, 0x4000_5000n).ok).toBe(found)
+    }
+  })
+
+  it("of 16 concatenated stage 2 tables are aligned to all of them", () => {
+    const m = new Machine()
+    const root = m.alloc(0x1_0000n, 0x1_0000n)
+    const shape = { granuleLg2: 12, inputBits: 43, startLevel: 1 }
+    m.map(root, shape, 0x7ff_ffff_f000n, PAGE | S2_PAGE)
+    m.ste(1, { Config: 6n, ...plainStage2(root), S2T0SZ: 21n, S2SL0: 1n, S2TTB: (root | 0xf000n) >> 4n })
+    expect(m.access(1, 0x7ff_ffff_f123n)).toMatchObject({ ok: true, pa: PAGE + 0x123n })
+    expect(m.fault(1, 1n << 43n)).toMatchObject({ reason: "F_TRANSLATION", stage: 2 })
+  })
+})
+
+describe("output sizes", () => {
+  it.each([1, 2] as const)("bound tables and pages of every level, even where memory is, stage %i", stage => {
+    // Levels 0 to 2 lead to HIGH_RAM in turn; the fourth case has the page itself there.
+    for (let beyond = 0; beyond < 4; beyond++) {
+      const m = new Machine()
+      const tables = [m.alloc(), m.alloc(), m.alloc(), m.alloc(), PAGE]
+      tables[beyond + 1] = HIGH_RAM
+      for (let level = 0; level < 4; level++) {
+        const attributes = level < 3 ? 3n : stage === 1 ? S1_PAGE : S2_PAGE
+        m.memory.write64(tables[level], tables[level + 1] | attributes)
+      }
+      const root = tables[0]
+      const size = (ps: bigint): void => {
+        if (stage === 1) m.ste(1, { Config: 5n, S1ContextPtr: m.cd({ ...plainCd(root), IPS: ps }) >> 6n })
+        else m.ste(1, { Config: 6n, ...plainStage2(root), S2PS: ps })
+      }
+      size(5n)
+      expect(m.access(1, 0x10n)).toMatchObject({ ok: true, pa: tables[4] + 0x10n })
+      size(4n)
+      expect(m.fault(1, 0x10n)).toMatchObject({ reason: "F_ADDR_SIZE", stage })
+    }
   })
 })
 
