@@ -1,5 +1,5 @@
 /**
- * Translation table descriptors of VMSAv8-64, the format of AArch64 CDs and STEs (IHI 0070 G.a §3.4, CD.AA64 in
+ * Translation table descriptors of VMSAv8-64, the format of AArch64 CDs and STEs (IHI 0070 G.b §3.4, CD.AA64 in
  * §5.4, STE.S2AA64 in §5.2). Arm Architecture Reference Manual DDI 0487 J.a, §D8.3 "Translation table descriptor
  * formats".
  *
