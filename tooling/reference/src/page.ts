@@ -4,6 +4,9 @@ import type { Book, Room } from "./books.ts"
 
 type Layout = BitLayout<FieldSpecs>
 
+/** Section 9.10 after section 9.9. */
+const ORDER = new Intl.Collator("en", { numeric: true })
+
 export function referencePage(book: Book): string {
   const chapters = book.rooms.map(([heading, room]) => chapter(heading, room)).filter(text => text !== "")
   return [introduction(book), ...chapters].join("\n")
@@ -25,9 +28,11 @@ function chapter(heading: string, room: Room): string {
   return parts.join("\n")
 }
 
-/** Layouts once each, though a room may export one under two names. */
+/** Layouts once each, though a room may export one under two names; in the order of the book's sections. */
 function layoutsOf(room: Room): Layout[] {
-  return [...new Set(Object.values(room).filter(isLayout))]
+  const inBook = (a: Layout, b: Layout): number =>
+    ORDER.compare(a.source, b.source) || ORDER.compare(a.name, b.name)
+  return [...new Set(Object.values(room).filter(isLayout))].sort(inBook)
 }
 
 function registersOf(room: Room): [name: string, spec: RegisterSpec][] {
