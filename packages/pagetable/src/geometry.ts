@@ -110,12 +110,20 @@ export class Geometry {
 
   /** The same with other levels: a table that grew, shrank, or (0) was freed. */
   withLevels(levels: number): Geometry {
-    return shared({ ...this.#plan, levels })
+    return shared({ ...this.#plan, levels }).#withLeavesOf(this)
   }
 
   /** The same for tables that lie anywhere. */
   scattered(): Geometry {
-    return shared({ ...this.#plan, isLinear: false })
+    return shared({ ...this.#plan, isLinear: false }).#withLeavesOf(this)
+  }
+
+  /** A map that is under way goes on with the leaves that it began with. */
+  #withLeavesOf(other: Geometry): this {
+    this.prot = other.prot
+    this.leafHi = other.leafHi
+    this.leafLo = other.leafLo
+    return this
   }
 
   get aperture(): { readonly start: bigint; readonly last: bigint } {

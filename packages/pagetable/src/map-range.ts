@@ -22,7 +22,7 @@ export function mapRange(tree: TableTree, page: number, paPage: number, pages: n
   const refused = checkRequest(tree, page, paPage, pages, prot)
   if (refused !== 0) return refused
   const levelsBefore = tree.levels
-  const status = growTo(tree, page + pages - 1, prot) ? fillRange(tree, page, paPage, pages) : ERRNO.ENOMEM
+  const status = growTo(tree, page + pages - 1) ? fillRange(tree, page, paPage, pages) : ERRNO.ENOMEM
   if (status === 0) commit(tree, releaseTable)
   else undo(tree, levelsBefore)
   return status
@@ -52,10 +52,9 @@ function chooseProt(geometry: Geometry, prot: number): boolean {
   return true
 }
 
-function growTo(tree: TableTree, lastPage: number, prot: number): boolean {
+function growTo(tree: TableTree, lastPage: number): boolean {
   while (lastPage >= tree.geometry.reachPages) {
     if (!tree.grow()) return false
-    chooseProt(tree.geometry, prot)
   }
   return true
 }
