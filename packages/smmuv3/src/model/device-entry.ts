@@ -7,12 +7,12 @@
 import type { PhysicalMemory } from "@iommu/core"
 import * as ste from "../spec/device-table.ts"
 import { EVENTS } from "../spec/events.ts"
+import { GRANULE_LG2_TG0, stage2LevelFits, stage2StartLevel } from "../spec/page-tables.ts"
 import * as reg from "../spec/registers.ts"
-import type { FaultSite } from "./events.ts"
-import { GRANULE_LG2_TG0, stage2LevelFits, stage2StartLevel } from "./geometry.ts"
 import type { Features } from "./options.ts"
 import type { Registers } from "./registers.ts"
 import type { Tracer } from "./trace.ts"
+import type { FaultSite } from "./transaction.ts"
 import type { Stage2Walk } from "./walk-stage2.ts"
 
 /** Translation regimes of Non-secure streams, §5.2 STRW. */

@@ -7,14 +7,20 @@
 import { ACCESS_READ, type PhysicalMemory } from "@iommu/core"
 import { S1FMT_4KB_L2, S1FMT_64KB_L2 } from "../spec/device-table.ts"
 import { CLASS_CD, EVENTS } from "../spec/events.ts"
-import { AP_TABLE_HI, PXN_TABLE_HI, XN_TABLE_HI } from "../spec/page-tables.ts"
+import {
+  AP_TABLE_HI,
+  GRANULE_LG2_TG0,
+  GRANULE_LG2_TG1,
+  PXN_TABLE_HI,
+  stage1StartLevel,
+  XN_TABLE_HI,
+} from "../spec/page-tables.ts"
 import * as cd from "../spec/pasid-table.ts"
 import { type DeviceEntry, WORLD_EL1, WORLD_EL2 } from "./device-entry.ts"
-import type { FaultSite } from "./events.ts"
-import { type Geometry, GRANULE_LG2_TG0, GRANULE_LG2_TG1, stage1StartLevel } from "./geometry.ts"
 import type { Features } from "./options.ts"
 import type { Registers } from "./registers.ts"
 import type { Tracer } from "./trace.ts"
+import type { FaultSite, Geometry } from "./transaction.ts"
 import type { Stage1Walk } from "./walk-stage1.ts"
 import type { Stage2Walk } from "./walk-stage2.ts"
 

@@ -4,9 +4,10 @@
 import { ACCESS_EXEC, fromHalves, hex64, type PhysicalMemory, type WalkStep } from "@iommu/core"
 import * as ste from "../spec/device-table.ts"
 import * as pte from "../spec/page-tables.ts"
+import { addressHi, descriptorKind, KIND_INVALID, KIND_TABLE } from "../spec/page-tables.ts"
 import * as cd from "../spec/pasid-table.ts"
 import { CD_BYTES, L1CD_BYTES } from "../spec/pasid-table.ts"
-import { addressHi, descriptorKind, type Geometry, INVALID, TABLE } from "./geometry.ts"
+import type { Geometry } from "./transaction.ts"
 
 const CONFIGS = ["abort", "abort", "abort", "abort", "bypass", "stage 1", "stage 2", "stage 1 and 2"]
 const UNITS = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"]
@@ -88,8 +89,8 @@ export class Tracer {
 
 function describe(stage: 1 | 2, g: Geometry, level: number, high: number, low: number): string {
   const kind = descriptorKind(low, level, g.firstBlockLevel)
-  if (kind === INVALID) return (low & pte.VALID) === 0 ? "not valid" : "Reserved at this level"
-  if (kind === TABLE) return `table at ${hex64(address(g, high, low, g.stride + 3))}`
+  if (kind === KIND_INVALID) return (low & pte.VALID) === 0 ? "not valid" : "Reserved at this level"
+  if (kind === KIND_TABLE) return `table at ${hex64(address(g, high, low, g.stride + 3))}`
   const page = level === pte.LAST_LEVEL
   const sizeLg2 = g.stride + 3 + (pte.LAST_LEVEL - level) * g.stride
   const parts = [

@@ -7,9 +7,9 @@
 import { ACCESS_EXEC, ACCESS_READ, ACCESS_WRITE, type PhysicalMemory } from "@iommu/core"
 import { CLASS_TT, EVENTS } from "../spec/events.ts"
 import * as pte from "../spec/page-tables.ts"
-import type { FaultSite } from "./events.ts"
-import { addressHi, descriptorKind, Geometry, INVALID, LEAF, swap32 } from "./geometry.ts"
+import { addressHi, descriptorKind, KIND_INVALID, KIND_LEAF, swap32 } from "../spec/page-tables.ts"
 import type { Tracer } from "./trace.ts"
+import { type FaultSite, Geometry } from "./transaction.ts"
 import type { Stage2Walk } from "./walk-stage2.ts"
 
 // V8 loads a binding of another module from memory at each use, one of its own not.
@@ -182,10 +182,10 @@ export class Stage1Walk {
         this.trace.descriptor(1, g, level, fetchHi, fetchLo - (index << 3), index, high, low)
       }
       const kind = descriptorKind(low, level, g.firstBlockLevel)
-      if (kind === INVALID) return EVENTS.F_TRANSLATION
+      if (kind === KIND_INVALID) return EVENTS.F_TRANSLATION
       tableHi = addressHi(high, low, g.addressForm)
       if (tableHi >>> (g.outputBits - 32) !== 0) return EVENTS.F_ADDR_SIZE
-      if (kind === LEAF) {
+      if (kind === KIND_LEAF) {
         const fault = this.#check(at, entryHi, entryLo, high, low, limits, g.bigEndian, need)
         if (fault === 0) this.#accept(low, tableHi, vaHi, vaLo, shift)
         return fault

@@ -6,9 +6,9 @@
 import { ACCESS_EXEC, ACCESS_READ, ACCESS_WRITE, type PhysicalMemory } from "@iommu/core"
 import { EVENTS } from "../spec/events.ts"
 import * as pte from "../spec/page-tables.ts"
-import type { FaultSite } from "./events.ts"
-import { addressHi, descriptorKind, Geometry, INVALID, LEAF, swap32 } from "./geometry.ts"
+import { addressHi, descriptorKind, KIND_INVALID, KIND_LEAF, swap32 } from "../spec/page-tables.ts"
 import type { Tracer } from "./trace.ts"
+import { type FaultSite, Geometry } from "./transaction.ts"
 
 // V8 loads a binding of another module from memory at each use, one of its own not: 5 of 29 ns a walk.
 const TYPE = pte.TYPE
@@ -140,10 +140,10 @@ export class Stage2Walk {
       const high = g.bigEndian ? swap32(this.#words[at]) : this.#words[at + 1] | 0
       if (this.trace !== null) this.trace.descriptor(2, g, level, tableHi, tableLo, index, high, low)
       const kind = descriptorKind(low, level, g.firstBlockLevel)
-      if (kind === INVALID) return EVENTS.F_TRANSLATION
+      if (kind === KIND_INVALID) return EVENTS.F_TRANSLATION
       tableHi = addressHi(high, low, g.addressForm)
       if (tableHi >>> (g.outputBits - 32) !== 0) return EVENTS.F_ADDR_SIZE
-      if (kind === LEAF) {
+      if (kind === KIND_LEAF) {
         const status = this.#check(at, high, low, need)
         if (status === 0) this.#accept(high, low, tableHi, ipaHi, ipaLo, shift)
         return status

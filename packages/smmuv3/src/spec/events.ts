@@ -101,9 +101,11 @@ export const F_STREAM_DISABLED: EventLayout<"EventNumber" | "StreamID"> = record
   "7",
   fieldsStreamDisabled,
 )
-export const F_TRANSL_FORBIDDEN: EventLayout<
-  "EventNumber" | "StreamID" | "RnW" | "InputAddr"
-> = record("F_TRANSL_FORBIDDEN", "8", fieldsTranslForbidden)
+export const F_TRANSL_FORBIDDEN: EventLayout<"EventNumber" | "StreamID" | "RnW" | "InputAddr"> = record(
+  "F_TRANSL_FORBIDDEN",
+  "8",
+  fieldsTranslForbidden,
+)
 export const C_BAD_SUBSTREAMID: EventLayout<"EventNumber" | "SubstreamID" | "StreamID"> = record(
   "C_BAD_SUBSTREAMID",
   "9",

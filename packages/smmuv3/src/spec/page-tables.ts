@@ -241,3 +241,59 @@ export const TableLpa2: BitLayout<typeof tableLimits & typeof fieldsTableLpa2> =
   64,
   { ...tableLimits, ...fieldsTableLpa2 },
 )
+
+/** How a descriptor holds an address: bits 47:n, 64 KiB granule with 51:48 in 15:12, or DS with 51:50 in 9:8. */
+export const ADDRESS_48 = 0
+export const ADDRESS_LPA = 1
+export const ADDRESS_LPA2 = 2
+
+/** log2 of the granule by CD.TG0 and STE.S2TG, then by CD.TG1; 0 where reserved. */
+export const GRANULE_LG2_TG0: readonly number[] = [12, 16, 14, 0]
+export const GRANULE_LG2_TG1: readonly number[] = [0, 14, 12, 16]
+
+/** Level of a stage 1 root: the deepest that still resolves the input, DDI 0487 §D8.2. */
+export function stage1StartLevel(granuleLg2: number, inputBits: number): number {
+  return 3 - Math.trunc((inputBits - 1 - granuleLg2) / (granuleLg2 - 3))
+}
+
+/** Level of a stage 2 root by {S2SL0_2, S2SL0}; undefined where reserved. DDI 0487 tables D8-19, D8-29, D8-38. */
+export function stage2StartLevel(granuleLg2: number, sl: number, ds: boolean): number | undefined {
+  if (granuleLg2 === 12) return [2, 1, 0, 3, ds ? -1 : undefined][sl]
+  if (granuleLg2 === 14) return [3, 2, 1, ds ? 0 : undefined][sl & 3]
+  return [3, 2, 1, undefined][sl & 3]
+}
+
+/**
+ * Whether stage 2 input bits fit a root of the given level, with up to 16 concatenated tables.
+ * DDI 0487 tables D8-20 to D8-41.
+ */
+export function stage2LevelFits(granuleLg2: number, inputBits: number, startLevel: number): boolean {
+  const stride = granuleLg2 - 3
+  const fewest = (3 - startLevel) * stride + granuleLg2 + 1
+  const most = fewest + stride - 1 + 4
+  return inputBits >= fewest && inputBits <= most
+}
+
+/** What a descriptor is. DDI 0487 §D8.3.1. */
+export const KIND_INVALID = 0
+export const KIND_TABLE = 1
+export const KIND_LEAF = 2
+
+export function descriptorKind(low: number, level: number, firstBlockLevel: number): number {
+  const type = low & TYPE
+  if (level === LAST_LEVEL) return type === TYPE_PAGE ? KIND_LEAF : KIND_INVALID
+  if (type === TYPE_TABLE) return KIND_TABLE
+  return type === TYPE_BLOCK && level >= firstBlockLevel ? KIND_LEAF : KIND_INVALID
+}
+
+/** Bits 63:32 of the address that a descriptor holds. */
+export function addressHi(high: number, low: number, form: number): number {
+  if (form === ADDRESS_48) return high & ADDR_HI
+  if (form === ADDRESS_LPA) return (high & ADDR_HI) | ((low & LPA_OA_51_48) << 4)
+  return (high & LPA2_ADDR_HI) | ((low & LPA2_OA_51_50) << 10)
+}
+
+/** Swaps the bytes of a 32-bit word: tables may be big-endian, CD.ENDI and STE.S2ENDI. */
+export function swap32(word: number): number {
+  return (word << 24) | ((word & 0xff00) << 8) | ((word >>> 8) & 0xff00) | (word >>> 24)
+}
