@@ -23,10 +23,10 @@ function checkManifest(path: string, manifest: Manifest, paths: readonly string[
   const want = (holds: boolean, message: string): void => {
     if (!holds) breaches.push({ rule: "manifests", path, line: 0, message })
   }
-  want(manifest.license === "MIT", "license is MIT")
-  if (!path.startsWith("packages/")) return breaches
   const folder = path.replace("/package.json", "")
+  want(manifest.license === "MIT", "license is MIT")
   want(manifest.repository?.directory === folder, `repository.directory is ${folder}`)
+  if (!path.startsWith("packages/")) return breaches
   want(manifest.type === "module", "ESM only")
   if (manifest.private === true) return breaches
   want(manifest.sideEffects === false, "sideEffects is false")
