@@ -202,7 +202,7 @@ export const QUEUE_BASE_ALLOCATE: bigint = 1n << 62n
 
 /** Write and read indexes with their wrap bit, §6.3.27. */
 export const QUEUE_INDEX = 0xf_ffff
-/** EVENTQ_PROD.OVFLG and PRIQ_PROD.OVFLG, §6.3.87. */
+/** EVENTQ_PROD.OVFLG and PRIQ_PROD.OVFLG, §6.3.95. */
 export const QUEUE_PROD_OVFLG = 0x8000_0000
 /** EVENTQ_CONS.OVACKFLG and PRIQ_CONS.OVACKFLG. */
 export const QUEUE_CONS_OVACKFLG = 0x8000_0000
