@@ -69,8 +69,10 @@ export interface AtsModel {
   connect(device: number, ats: AtsDevice): void
   /** @param access ACCESS_READ, with ACCESS_WRITE unless No Write is set; @returns an ATS_* code */
   translationRequest(device: number, pasid: number, iovaHi: number, iovaLo: number, access: number): number
-  /** A request with a translated address. @returns 0 when it reaches memory, else non-zero */
+  /** A request with a translated address. @returns 0 when it reaches memory, else non-zero with {@link atsFault} set */
   translatedRequest(device: number, pasid: number, paHi: number, paLo: number, access: number): number
+  /** Where the last translated request reached memory, in models that may translate its address once more. */
+  readonly reached?: Readonly<{ paHi: number; paLo: number; sizeLg2: number }>
   /** Puts a page request into the queue, or answers it at once as the book says (overflow, disabled, not allowed). */
   pageRequest(request: PageRequest): void
 }

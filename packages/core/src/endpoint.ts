@@ -5,7 +5,7 @@
 import { ATS_SUCCESS, type AtsDevice, type AtsModel, type PageRequest, PRI_SUCCESS } from "./ats.ts"
 import { CacheStore } from "./cache-store.ts"
 import { IommuError } from "./errno.ts"
-import { ACCESS_READ, ACCESS_WRITE, type Fault, type IommuModel, NO_PASID } from "./hardware.ts"
+import { ACCESS_READ, ACCESS_WRITE, type Fault, HELD, type IommuModel, NO_PASID } from "./hardware.ts"
 import type { PhysicalMemory } from "./physical-memory.ts"
 import { fromHalves, hi32, lo32, toU64, type U64Like } from "./u64.ts"
 
@@ -28,6 +28,14 @@ export type DmaResult =
   | { readonly kind: "refused"; readonly fault: Fault | null }
   /** The device asked for the page and can try again when the group is answered. */
   | { readonly kind: "page-requested"; readonly group: number }
+  /** The IOMMU holds the rest under this number; null: it has no room, and the device must send again. */
+  | { readonly kind: "held"; readonly held: number | null }
+
+/** Where a piece of a DMA goes; null is nowhere: reads give zero, writes are dropped. */
+interface Target {
+  readonly pa: bigint | null
+  readonly size: bigint
+}
 
 const DONE: DmaResult = { kind: "done" }
 /** Page Request Group Indexes have 9 bits. */
@@ -70,13 +78,14 @@ export class Endpoint implements AtsDevice {
   /** Reads memory into `into`. @param pasid 0 and up, or none */
   read(iova: U64Like, into: Uint8Array, pasid: number = NO_PASID): DmaResult {
     return this.#transfer(toU64(iova, "iova"), into.length, ACCESS_READ, pasid, (pa, offset, length) => {
-      into.set(this.#options.memory.read(pa, length), offset)
+      if (pa === null) into.fill(0, offset, offset + length)
+      else into.set(this.#options.memory.read(pa, length), offset)
     })
   }
 
   write(iova: U64Like, bytes: Uint8Array, pasid: number = NO_PASID): DmaResult {
     return this.#transfer(toU64(iova, "iova"), bytes.length, ACCESS_WRITE, pasid, (pa, offset, length) => {
-      this.#options.memory.write(pa, bytes.subarray(offset, offset + length))
+      if (pa !== null) this.#options.memory.write(pa, bytes.subarray(offset, offset + length))
     })
   }
 
@@ -107,7 +116,7 @@ export class Endpoint implements AtsDevice {
     length: number,
     access: number,
     pasid: number,
-    move: (pa: bigint, offset: number, length: number) => void,
+    move: (pa: bigint | null, offset: number, length: number) => void,
   ): DmaResult {
     for (let offset = 0; offset < length; ) {
       const at = iova + BigInt(offset)
@@ -124,15 +133,20 @@ export class Endpoint implements AtsDevice {
     return DONE
   }
 
-  #untranslated(iova: bigint, access: number, pasid: number): { pa: bigint; size: bigint } | DmaResult {
+  #untranslated(iova: bigint, access: number, pasid: number): Target | DmaResult {
     const { model } = this.#options
     const status = model.translate(this.device, pasid, hi32(iova), lo32(iova), access)
-    if (status !== 0) return { kind: "refused", fault: model.result.fault }
+    const { fault } = model.result
+    if (status === HELD) return { kind: "held", held: fault?.held ?? null }
+    if (status !== 0) {
+      if (fault?.completes === true) return { pa: null, size: 1n << BigInt(SMALLEST_LG2) }
+      return { kind: "refused", fault }
+    }
     const { paHi, paLo, sizeLg2 } = model.result
     return { pa: fromHalves(paHi, paLo), size: 1n << BigInt(sizeLg2) }
   }
 
-  #throughAtc(iova: bigint, access: number, pasid: number): { pa: bigint; size: bigint } | DmaResult {
+  #throughAtc(iova: bigint, access: number, pasid: number): Target | DmaResult {
     const hit = this.#lookUp(iova, access, pasid)
     if (hit !== null) return this.#translated(hit, access, pasid)
     const { model } = this.#options
@@ -156,14 +170,17 @@ export class Endpoint implements AtsDevice {
   }
 
   /** A translated request still passes the IOMMU, which may refuse it. */
-  #translated(
-    target: { pa: bigint; size: bigint },
-    access: number,
-    pasid: number,
-  ): typeof target | DmaResult {
+  #translated(target: { pa: bigint; size: bigint }, access: number, pasid: number): Target | DmaResult {
     const { model } = this.#options
     const status = model.translatedRequest?.(this.device, pasid, hi32(target.pa), lo32(target.pa), access)
-    return status === 0 ? target : { kind: "refused", fault: model.atsFault ?? null }
+    if (status !== 0) return { kind: "refused", fault: model.atsFault ?? null }
+    const { reached } = model
+    if (reached === undefined) return target
+    const size = 1n << BigInt(reached.sizeLg2)
+    return {
+      pa: fromHalves(reached.paHi, reached.paLo),
+      size: size < target.size ? size : target.size,
+    }
   }
 
   #lookUp(iova: bigint, access: number, pasid: number): { pa: bigint; size: bigint } | null {

@@ -17,6 +17,12 @@ export const ACCESS_PRIV = 8
 /** "No PASID" in the number API. */
 export const NO_PASID = -1
 
+/** Answers of {@link IommuModel.translate}. */
+export const TRANSLATED = 0
+export const REFUSED = 1
+/** The hardware holds the transaction until software decides; only a {@link HoldingModel} does so. */
+export const HELD = 2
+
 /** A transaction that the hardware refused, with the record it wrote. */
 export interface Fault {
   /** The book's name: `F_TRANSLATION`, `IO_PAGE_FAULT`, for VT-d the name of the reason code (`SFS.5`…). */
@@ -35,6 +41,10 @@ export interface Fault {
   readonly record: readonly bigint[] | null
   /** One sentence for people. */
   readonly detail: string
+  /** The device sees success all the same: reads give zero, writes are dropped. */
+  readonly completes?: boolean
+  /** After {@link HELD}: number of the transaction, absent when the hardware has no room and the device must send it again. */
+  readonly held?: number
 }
 
 /**
@@ -54,6 +64,8 @@ export interface TranslationResult {
   /** log2 of the stage's leaf; 0 when the stage was off. */
   stage1SizeLg2: number
   stage2SizeLg2: number
+  /** Memory type and shareability in the vendor's encoding, where the model resolves them. */
+  readonly attributes?: number
   fault: Fault | null
 }
 
@@ -91,7 +103,7 @@ export interface IommuModel {
    * @param device source id, StreamID or DeviceID
    * @param pasid PASID or SubstreamID, {@link NO_PASID} for none
    * @param access ACCESS_* bits
-   * @returns 0 when allowed, else non-zero with {@link TranslationResult.fault} set
+   * @returns {@link TRANSLATED}, else {@link REFUSED} or {@link HELD} with {@link TranslationResult.fault} set
    */
   translate(device: number, pasid: number, iovaHi: number, iovaLo: number, access: number): number
   /** Called for each table read while set. */
@@ -105,6 +117,20 @@ export interface IommuModel {
    * a dump holds status registers, not the writes that led there. Names the model does not have are returned.
    */
   restoreRegisters(values: Readonly<Record<string, bigint>>): string[]
+}
+
+/** The end of a transaction that was held. */
+export interface Release {
+  /** As in {@link Fault.held}. */
+  readonly held: number
+  /** As if {@link IommuModel.translate} had returned it; the model's result belongs to it. */
+  readonly status: typeof TRANSLATED | typeof REFUSED
+}
+
+/** What a model whose hardware can hold faulting transactions offers beside translation: Arm's stall model. */
+export interface HoldingModel {
+  /** Called for each held transaction that ends, while set. */
+  onRelease: ((release: Release) => void) | null
 }
 
 /** A transaction at the door. */

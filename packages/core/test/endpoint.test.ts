@@ -6,11 +6,14 @@ import {
   type AtsModel,
   createMemory,
   Endpoint,
+  type Fault,
   fromHalves,
+  HELD,
   type IommuModel,
   type PageRequest,
   PRI_INVALID_REQUEST,
   PRI_SUCCESS,
+  REFUSED,
 } from "@iommu/core"
 import { beforeEach, describe, expect, it } from "vitest"
 
@@ -157,6 +160,45 @@ describe("an endpoint", () => {
     expect(endpoint.read(0x7000n, new Uint8Array(1)).kind).toBe("refused")
     model.refusesTranslated = true
     expect(endpoint.read(0x5000n, new Uint8Array(1)).kind).toBe("refused")
+  })
+
+  it("drops writes and reads zero where the IOMMU lets a refused access complete, and says what is held", () => {
+    const endpoint = new Endpoint({ model, memory, device: 1 })
+    const fault: Fault = {
+      reason: "test",
+      code: 0,
+      device: 1,
+      pasid: null,
+      address: 0n,
+      access: 0,
+      stage: 1,
+      record: null,
+      detail: "",
+    }
+    const answers = (status: number, more: Partial<Fault>): void => {
+      model.translate = () => status
+      Object.assign(model.result, { fault: { ...fault, ...more } })
+    }
+    answers(REFUSED, { completes: true })
+    expect(endpoint.write(0x5000n, Uint8Array.of(7))).toEqual({ kind: "done" })
+    const into = Uint8Array.of(1, 2, 3)
+    expect(endpoint.read(0x5ffen, into)).toEqual({ kind: "done" })
+    expect([...into]).toEqual([0, 0, 0])
+    answers(HELD, { held: 4 })
+    expect(endpoint.read(0x5000n, into)).toEqual({ kind: "held", held: 4 })
+    answers(HELD, {})
+    expect(endpoint.read(0x5000n, into)).toEqual({ kind: "held", held: null })
+  })
+
+  it("reaches memory where the IOMMU leads a translated request", () => {
+    const endpoint = new Endpoint({
+      model: Object.assign(model, { reached: { paHi: 0, paLo: 0xb010, sizeLg2: 4 } }),
+      memory,
+      device: 1,
+      ats: true,
+    })
+    expect(endpoint.write(0x5000n, Uint8Array.of(5))).toEqual({ kind: "done" })
+    expect([...memory.read(0xb010, 1)]).toEqual([5])
   })
 
   it("needs a model with ATS to use it, and ATS to use PRI: EINVAL", () => {
