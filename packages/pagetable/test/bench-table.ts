@@ -62,3 +62,30 @@ export function naiveAddress(format: PageTableFormat, entry: bigint): bigint {
   const moved = (entry & BigInt(format.movedMask)) >> BigInt(format.movedTo)
   return low | (format.movedMask === 0 ? 0n : moved << BigInt(format.movedFrom))
 }
+
+/** A leaf as software outside of this project built it, and what it was asked for. */
+export interface LeafVector {
+  readonly iova: bigint
+  readonly size: bigint
+  readonly pa: bigint
+  readonly prot: number
+  /** The 64-bit word in the table. */
+  readonly entry: bigint
+}
+
+/** The words that the builder writes for a vector: all entries of the leaf, and the table entries above them. */
+export function builtEntries(
+  given: FormatCase,
+  { iova, size, pa, prot }: LeafVector,
+): { readonly leaf: readonly bigint[]; readonly tables: readonly bigint[] } {
+  const bench = newTable(given)
+  bench.table.map(iova, pa, size, prot)
+  const lines = dump(bench)
+  const levelOf = (line: string): string => line.slice(0, 1)
+  const lowest = levelOf(lines.at(-1) as string)
+  const entryOf = (line: string): bigint => BigInt(`0x${line.split(" = ")[1]}`)
+  return {
+    leaf: lines.filter(line => levelOf(line) === lowest).map(entryOf),
+    tables: lines.filter(line => levelOf(line) !== lowest).map(entryOf),
+  }
+}
