@@ -1,6 +1,6 @@
 /**
- * The suite that holds every IOMMU driver to the same contract. It brings no test runner and branches on nothing
- * but the driver's own manifest: a feature that is absent gets the chapter of its absence.
+ * The suites that hold every IOMMU driver, and every hardware model, to the same contract. They bring no test runner
+ * and branch on nothing but the driver's own manifest: a feature that is absent gets the chapter of its absence.
  * @packageDocumentation
  */
 import { accountingChapter } from "./chapters/accounting.ts"
@@ -14,6 +14,8 @@ import { noPasidChapter, pasidChapter } from "./chapters/pasid.ts"
 import { userDataChapter } from "./chapters/user-data.ts"
 import type { ConformanceTarget, TestRunner } from "./target.ts"
 
+export { defineModelConformance } from "./model/define.ts"
+export * from "./model/target.ts"
 export * from "./target.ts"
 
 type Chapter = (runner: TestRunner, target: ConformanceTarget) => void

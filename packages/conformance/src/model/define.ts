@@ -1,0 +1,27 @@
+import type { TestRunner } from "../target.ts"
+import { liveUpdatesChapter, scopesChapter } from "./caching.ts"
+import { handshakesChapter } from "./handshakes.ts"
+import { logChapter } from "./log.ts"
+import { queueChapter } from "./queue.ts"
+import { registersChapter } from "./registers.ts"
+import { structuresChapter } from "./structures.ts"
+import type { ModelTarget } from "./target.ts"
+
+/** Defines the suite for one hardware model, driven through MMIO and memory alone, in the given runner. */
+export function defineModelConformance(runner: TestRunner, target: ModelTarget): void {
+  runner.describe(`${target.name} conforms`, () => {
+    const chapters = {
+      registers: registersChapter,
+      handshakes: handshakesChapter,
+      "command queue": queueChapter,
+      "fault log": logChapter,
+      structures: structuresChapter,
+      ...(target.caching === null
+        ? {}
+        : { "invalidation scopes": scopesChapter, "live updates": liveUpdatesChapter }),
+    }
+    for (const [name, chapter] of Object.entries(chapters)) {
+      runner.describe(name, () => chapter(runner, target))
+    }
+  })
+}

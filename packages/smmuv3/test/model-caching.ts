@@ -1,0 +1,4 @@
+import type { CachingContract } from "@iommu/conformance"
+
+/** What an SMMUv3 may cache and what drops it: none while the model has no caches. */
+export const caching: CachingContract | null = null
