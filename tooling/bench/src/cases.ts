@@ -5,9 +5,10 @@ import type { FormatSubject } from "../../../packages/pagetable/bench/subject.ts
 import { formatSubjects as smmuv3Formats } from "../../../packages/smmuv3/bench/subjects.ts"
 import { formatSubjects as vtdFormats } from "../../../packages/vtd/bench/subjects.ts"
 import type { BenchCase } from "./bench-case.ts"
+import { modelBenchCases } from "./model-cases.ts"
 
 export const formatSubjects: readonly FormatSubject[] = [...vtdFormats, ...amdFormats, ...smmuv3Formats]
 
 export function allCases(): BenchCase[] {
-  return pagetableBenchCases(formatSubjects)
+  return [...pagetableBenchCases(formatSubjects), ...modelBenchCases()]
 }

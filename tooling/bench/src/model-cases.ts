@@ -1,0 +1,127 @@
+/**
+ * Walks of the hardware models: one transaction through everything, configuration structures included, nothing
+ * cached. The machines are those of `vmm-sim run nested`; what is generic over vendors is here.
+ */
+
+import type { NestedVendor } from "../../../apps/vmm-sim/src/nested/vendor.ts"
+import { NESTED_VENDORS } from "../../../apps/vmm-sim/src/nested/vendors.ts"
+import { VirtualIommu } from "../../../apps/vmm-sim/src/nested/viommu.ts"
+import {
+  ACCESS_READ,
+  createMemory,
+  hi32,
+  IOMMU_READ,
+  IOMMU_WRITE,
+  type IommuModel,
+  iommuDevice,
+  lo32,
+  MemoryAccount,
+  NO_PASID,
+  PAGING_NEST_PARENT,
+  PageAllocator,
+  type PhysicalMemory,
+  pagingParameters,
+} from "../../../packages/core/src/index.ts"
+import type { BenchCase } from "./bench-case.ts"
+import { walkYardstick } from "./yardsticks.ts"
+
+const HOT_PAGES = 256
+const CALLS = 1024
+const RW = IOMMU_READ | IOMMU_WRITE
+const PAGE = 4096n
+const IOVA = 0x1000_0000n
+const TABLES = { base: 0x1_0000_0000n, size: 64n << 20n }
+const GUEST_PAGES = 1024n
+
+export function modelBenchCases(): BenchCase[] {
+  return Object.values(NESTED_VENDORS).flatMap(vendor => [singleStage(vendor), nested(vendor)])
+}
+
+/** A domain of the driver's default format, 4 KiB leaves. */
+function singleStage(vendor: NestedVendor): BenchCase {
+  const memory = createMemory([TABLES])
+  const model = vendor.hostModel(memory)
+  const ops = vendor.hostDriver({ mmio: model.mmio, memory, pages: new PageAllocator(memory, TABLES) })
+  const device = iommuDevice({ id: 0x0010, account: new MemoryAccount("bench") })
+  ops.probeDevice(device)
+  const domain = ops.domainAllocUser?.(device, null, null)
+  if (domain === undefined) throw new Error(`${vendor.name} makes no user-owned domains`)
+  for (let n = 0n; n < HOT_PAGES; n++) domain.map(IOVA + n * 4096n, (n * 7919n) << 13n, 4096n, RW)
+  domain.attachDev(device)
+  return walkCase(vendor, "model, single stage", model, device.id, null)
+}
+
+/**
+ * Stage 1 of the guest over stage 2 of the host, all of 4 KiB leaves, also below the guest's tables. Host and guest
+ * share one piece of RAM, whose pages the guest has in another order.
+ */
+function nested(vendor: NestedVendor): BenchCase {
+  const memory = createMemory([{ base: TABLES.base, size: TABLES.size + GUEST_PAGES * PAGE }])
+  const model = vendor.hostModel(memory)
+  const ops = vendor.hostDriver({ mmio: model.mmio, memory, pages: new PageAllocator(memory, TABLES) })
+  const device = iommuDevice({ id: 0x0010, virtualId: 0x0028, account: new MemoryAccount("bench") })
+  ops.probeDevice(device)
+  const parent = ops.domainAllocUser?.(device, null, pagingParameters({ flags: PAGING_NEST_PARENT }))
+  if (parent === undefined) throw new Error(`${vendor.name} makes no user-owned domains`)
+  const windows = Array.from({ length: Number(GUEST_PAGES) }, (_, n) => ({
+    base: BigInt(n) * PAGE,
+    size: PAGE,
+    at: TABLES.base + TABLES.size + ((BigInt(n) * 211n + 7n) % GUEST_PAGES) * PAGE,
+  }))
+  for (const { base, size, at } of windows) parent.map(base, at, size, RW)
+  const guestMemory = memory.view(windows)
+  const viommu = new VirtualIommu(vendor, ops, parent, guestMemory)
+  viommu.plug(device)
+  bootGuest(vendor, viommu, guestMemory)
+  return walkCase(vendor, "model, nested", model, device.id, 16)
+}
+
+/** A guest kernel that maps its lowest pages for the device. */
+function bootGuest(vendor: NestedVendor, viommu: VirtualIommu, memory: PhysicalMemory): void {
+  const pages = new PageAllocator(memory, { base: PAGE * 512n, size: PAGE * (GUEST_PAGES - 512n) })
+  const ops = vendor.guestDriver({ mmio: viommu.front.mmio, memory, pages })
+  const device = iommuDevice({ id: 0x0028, account: new MemoryAccount("guest") })
+  ops.probeDevice(device)
+  const domain = ops.domainAllocUser?.(device, null, vendor.guestPaging)
+  if (domain === undefined) throw new Error(`${vendor.name} makes no user-owned domains`)
+  domain.attachDev(device)
+  for (let n = 0n; n < HOT_PAGES; n++) domain.map(IOVA + n * PAGE, n * PAGE, PAGE, RW)
+}
+
+function walkCase(
+  vendor: NestedVendor,
+  operation: string,
+  model: IommuModel,
+  device: number,
+  limit: number,
+): BenchCase {
+  const list = Int32Array.from({ length: CALLS }, (_, n) => n % HOT_PAGES)
+  const firstHi = hi32(IOVA)
+  const firstLo = lo32(IOVA)
+  const walkAll = (): number => {
+    let sum = 0
+    for (let n = 0; n < CALLS; n++) {
+      const status = model.translate(
+        device,
+        NO_PASID,
+        firstHi,
+        firstLo + ((list[n] as number) << 12),
+        ACCESS_READ,
+      )
+      sum = (sum + status + model.result.paLo) | 0
+    }
+    return sum
+  }
+  for (const page of list) {
+    const status = model.translate(device, NO_PASID, firstHi, firstLo + (page << 12), ACCESS_READ)
+    if (status !== 0) throw new Error(`${vendor.name}: ${model.result.fault?.reason} at page ${page}`)
+  }
+  return {
+    operation,
+    subject: vendor.name,
+    operations: CALLS,
+    yardstick: walkYardstick(HOT_PAGES, list),
+    limit,
+    run: walkAll,
+  }
+}
