@@ -2,16 +2,17 @@
  * AMD-Vi: driver and executable hardware model.
  * @packageDocumentation
  */
-import type { IommuModel } from "@iommu/core"
 import { AmdModel } from "./model/device.ts"
 import type { AmdModelOptions } from "./model/options.ts"
 
 /** An AMD-Vi as a machine sees it after reset. */
-export function amdModel(options: AmdModelOptions): IommuModel {
+export function amdModel(options: AmdModelOptions): AmdModel {
   return new AmdModel(options)
 }
 
 export { type AmdDriverOptions, type AmdOps, amdDriver } from "./driver/ops.ts"
+export type { AmdAttributes } from "./model/attributes.ts"
+export type { AmdModel } from "./model/device.ts"
 export { type AmdModelOptions, EVERYTHING, EVERYTHING_2, QEMU_11 } from "./model/options.ts"
 export * as commands from "./spec/commands.ts"
 export * as deviceTable from "./spec/device-table.ts"

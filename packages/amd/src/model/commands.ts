@@ -23,7 +23,14 @@ import { dwordOf, type Registers } from "./registers.ts"
 export interface InvalidationTarget {
   invalidateDevice(device: number): void
   invalidateAll(): void
+  /** INVALIDATE_IOTLB_PAGES. @returns false when the device does not answer */
+  invalidateIotlb(words: readonly bigint[]): boolean
+  /** COMPLETE_PPR_REQUEST. */
+  completePageRequest(words: readonly bigint[]): void
 }
+
+/** After a command: go on; the buffer stops, with its event logged; or the command is tried again later. */
+type CommandEnd = "next" | "stop" | "wait"
 
 interface Command {
   readonly name: cmd.CommandName
@@ -100,10 +107,9 @@ export class CommandBuffer {
         if ((this.#registers.status & reg.STATUS_CmdBufRun) === 0) return
         const head = (dwords[CMD_HEAD] as number) & mask
         if (head === ((dwords[CMD_TAIL] as number) & mask)) return
-        if (!this.#step(head)) {
-          this.#registers.status &= ~reg.STATUS_CmdBufRun
-          return
-        }
+        const end = this.#step(head)
+        if (end === "stop") this.#registers.status &= ~reg.STATUS_CmdBufRun
+        if (end !== "next") return
         dwords[CMD_HEAD] = (head + cmd.COMMAND_BYTES) & mask
       }
     } finally {
@@ -111,8 +117,7 @@ export class CommandBuffer {
     }
   }
 
-  /** @returns false when the command stopped the buffer; its event has been logged */
-  #step(head: number): boolean {
+  #step(head: number): CommandEnd {
     const address = (this.#registers.get64("CMDBUF_BASE") & 0x000f_ffff_ffff_f000n) + BigInt(head)
     const at = this.#memory.find(hi32(address), lo32(address))
     if (at < 0) return this.#hardwareError(address)
@@ -127,9 +132,9 @@ export class CommandBuffer {
           Address: address >> 4n,
         }),
       )
-      return false
+      return "stop"
     }
-    return this.#execute(command, [low, high])
+    return this.#execute(command, [low, high], address)
   }
 
   #isLegal({ layout, feature }: Command, words: readonly bigint[]): boolean {
@@ -140,7 +145,7 @@ export class CommandBuffer {
     return layout.reserved.every((mask, index) => (mask & (words[index] as bigint)) === 0n)
   }
 
-  #execute({ name, layout }: Command, words: readonly bigint[]): boolean {
+  #execute({ name, layout }: Command, words: readonly bigint[], address: bigint): CommandEnd {
     switch (name) {
       case "COMPLETION_WAIT":
         return this.#completionWait(words)
@@ -150,21 +155,42 @@ export class CommandBuffer {
       case "INVALIDATE_IOMMU_ALL":
         this.#target.invalidateAll()
         break
-      case "INVALIDATE_IOMMU_PAGES":
       case "INVALIDATE_IOTLB_PAGES":
+        if (!this.#target.invalidateIotlb(words) && !this.#timeOut(words, address)) return "wait"
+        break
+      case "COMPLETE_PPR_REQUEST":
+        this.#target.completePageRequest(words)
+        break
+      case "INVALIDATE_IOMMU_PAGES":
       case "INVALIDATE_INTERRUPT_TABLE":
       case "PREFETCH_IOMMU_PAGES":
-      case "COMPLETE_PPR_REQUEST":
         break
       case "INSERT_GUEST_EVENT":
       case "RESET_VMMIO":
-        return false
+        return "stop"
     }
     this.hook?.({ command: name, fields: layout.decode(words), words })
+    return "next"
+  }
+
+  /**
+   * A device has not answered an invalidation. Time does not pass here: with a time-out, it is over at once.
+   * @returns false when CONTROL.InvTimeOut says to wait for ever
+   */
+  #timeOut(words: readonly bigint[], address: bigint): boolean {
+    const timeOut = (this.#registers.control >>> reg.CONTROL_InvTimeOut_SHIFT) & reg.CONTROL_InvTimeOut_MASK
+    if (timeOut === 0) return false
+    this.#events.append(
+      evt.IOTLB_INV_TIMEOUT.encode({
+        DeviceID: cmd.INVALIDATE_IOTLB_PAGES.get(words, "DeviceID"),
+        Code: BigInt(evt.EVENT.IOTLB_INV_TIMEOUT),
+        Address: address >> 4n,
+      }),
+    )
     return true
   }
 
-  #completionWait(words: readonly bigint[]): boolean {
+  #completionWait(words: readonly bigint[]): CommandEnd {
     const fields = cmd.COMPLETION_WAIT.decode(words)
     if (fields.S === 1n) {
       const address = fields.StoreAddress << 3n
@@ -178,10 +204,10 @@ export class CommandBuffer {
       this.#registers.status = before | reg.STATUS_ComWaitInt
       if ((before & reg.STATUS_ComWaitInt) === 0) this.#interrupts.completionWait()
     }
-    return true
+    return "next"
   }
 
-  #hardwareError(address: bigint): false {
+  #hardwareError(address: bigint): "stop" {
     this.#events.append(
       evt.COMMAND_HARDWARE_ERROR.encode({
         Type: BigInt(evt.MASTER_ABORT),
@@ -189,6 +215,6 @@ export class CommandBuffer {
         Address: address >> 4n,
       }),
     )
-    return false
+    return "stop"
   }
 }

@@ -14,6 +14,7 @@ import {
   DTE_ILLEGAL_VALUE,
   DTE_RESERVED_BIT,
   NO_DTE,
+  NO_GUEST_TRANSLATION,
   NO_TRANSLATION,
   OK,
   type Transaction,
@@ -128,6 +129,7 @@ export class DeviceEntries {
     const d1 = words[at + 1] as number
     const d2 = words[at + 2] as number
     t.domainId = d2 & DOMAIN_ID_MASK
+    t.dteGuest = d1 | 0
     t.dteFlags = (words[at + 3] as number) | 0
     t.dteInterruptsLo = (words[at + 4] as number) | 0
     t.dteInterruptsHi = (words[at + 5] as number) | 0
@@ -173,7 +175,7 @@ export class DeviceEntries {
     const t = this.transaction
     const { pasid } = t
     this.usesGuest = (d1 & GV) !== 0 && this.guestEnabled && (pasid !== NO_PASID || (d1 & GIOV) !== 0)
-    if (!this.usesGuest) return pasid === NO_PASID ? OK : NO_TRANSLATION
+    if (!this.usesGuest) return pasid === NO_PASID ? OK : NO_GUEST_TRANSLATION
     this.pasid = pasid === NO_PASID ? 0 : pasid
     const glx = (d1 >>> GLX_SHIFT) & GLX_MASK
     const paging = (t.dteInterruptsHi >>> GUEST_PAGING_MODE_SHIFT) & GUEST_PAGING_MODE_MASK

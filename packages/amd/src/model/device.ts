@@ -2,24 +2,39 @@
  * The AMD-Vi hardware model as a machine sees it: registers to software, translation to devices. AMD I/O
  * Virtualization Technology (IOMMU) Specification 48882, rev 3.10. What is modelled stands in docs/amd.md.
  */
-import type { Invalidation, IommuModel, Mmio, TranslationResult } from "@iommu/core"
+import {
+  type AtsCompletion,
+  type AtsDevice,
+  type AtsModel,
+  type Fault,
+  hi32,
+  type Invalidation,
+  type IommuModel,
+  lo32,
+  type Mmio,
+  type PageRequest,
+  type TranslationResult,
+} from "@iommu/core"
 import { DEVTAB_SEGMENTS, REGISTERS, type RegisterName } from "../spec/registers.ts"
+import { Ats } from "./ats.ts"
+import { type AmdAttributes, TableProbe } from "./attributes.ts"
 import { CommandBuffer, type InvalidationTarget } from "./commands.ts"
 import { DeviceEntries } from "./device-entry.ts"
 import { EventLog } from "./events.ts"
 import { type InterruptHook, InterruptSource } from "./interrupts.ts"
 import { type AmdModelOptions, EVERYTHING, EVERYTHING_2 } from "./options.ts"
+import { PageRequests } from "./page-requests.ts"
 import { PasidEntries } from "./pasid-entry.ts"
 import { type RegisterEffects, Registers } from "./registers.ts"
 import { Trace, type TraceHook } from "./trace.ts"
-import { Transaction } from "./transaction.ts"
+import { OK, Transaction } from "./transaction.ts"
 import { Translator } from "./translate.ts"
 import { GuestWalk } from "./walk-stage1.ts"
 import { HostWalk } from "./walk-stage2.ts"
 
 const TABLE_BASES: readonly RegisterName[] = DEVTAB_SEGMENTS
 
-export class AmdModel implements IommuModel, RegisterEffects, InvalidationTarget {
+export class AmdModel implements IommuModel, AtsModel, RegisterEffects, InvalidationTarget {
   readonly vendor = "amd"
   readonly mmio: Mmio
   readonly result: TranslationResult = {
@@ -42,15 +57,18 @@ export class AmdModel implements IommuModel, RegisterEffects, InvalidationTarget
   private readonly commands: CommandBuffer
   private readonly interrupts: InterruptSource
   private readonly translator: Translator
+  private readonly transaction: Transaction = new Transaction()
+  private readonly probe: TableProbe
+  private readonly ats: Ats
+  private readonly pageRequests: PageRequests
   private traceHook: TraceHook | null = null
 
   constructor({ memory, extFeatures = EVERYTHING, extFeatures2 = EVERYTHING_2 }: AmdModelOptions) {
-    const { registers } = this
+    const { registers, transaction } = this
     registers.set64("EXT_FEATURES", extFeatures)
     registers.set64("EXT_FEATURES2", extFeatures2)
     registers.effects = this
     this.mmio = registers
-    const transaction = new Transaction()
     this.host = new HostWalk(memory)
     this.guest = new GuestWalk(memory, this.host, transaction)
     this.pasids = new PasidEntries(memory, this.host, transaction)
@@ -69,10 +87,56 @@ export class AmdModel implements IommuModel, RegisterEffects, InvalidationTarget
       this.events,
       this.result,
     )
+    this.probe = new TableProbe(transaction, this.entries, this.pasids, this.guest, this.host)
+    this.ats = new Ats(registers, transaction, this.entries, this.probe, this.translator, this.events)
+    this.pageRequests = new PageRequests(
+      registers,
+      memory,
+      transaction,
+      this.entries,
+      this.events,
+      this.interrupts,
+      this.ats,
+    )
   }
 
   translate(device: number, pasid: number, iovaHi: number, iovaLo: number, access: number): number {
     return this.translator.translate(device, pasid, iovaHi, iovaLo, access)
+  }
+
+  get completion(): AtsCompletion {
+    return this.ats.completion
+  }
+
+  get atsFault(): Fault | null {
+    return this.ats.fault
+  }
+
+  connect(device: number, ats: AtsDevice): void {
+    this.ats.connect(device, ats)
+  }
+
+  translationRequest(device: number, pasid: number, iovaHi: number, iovaLo: number, access: number): number {
+    return this.ats.translationRequest(device, pasid, iovaHi, iovaLo, access)
+  }
+
+  translatedRequest(device: number, pasid: number, paHi: number, paLo: number, access: number): number {
+    return this.ats.translatedRequest(device, pasid, paHi, paLo, access)
+  }
+
+  pageRequest(request: PageRequest): void {
+    this.pageRequests.receive(request)
+  }
+
+  /**
+   * What the tables say of an address beside where it lies. Marks nothing and logs nothing.
+   * @param privilege ACCESS_PRIV for a supervisor request, else 0
+   * @returns null where the device has no tables for the request, or an entry is wrong
+   */
+  attributesOf(device: number, pasid: number, iova: bigint, privilege = 0): AmdAttributes | null {
+    this.transaction.begin(device, pasid, hi32(iova), lo32(iova), privilege)
+    if (this.entries.load() !== OK || !this.entries.valid) return null
+    return this.probe.probe(hi32(iova), lo32(iova), privilege) === OK ? this.probe.attributes() : null
   }
 
   get trace(): TraceHook | null {
@@ -125,6 +189,7 @@ export class AmdModel implements IommuModel, RegisterEffects, InvalidationTarget
     const { control } = this.registers
     this.events.applyControl(before, control)
     this.commands.applyControl(before, control)
+    this.pageRequests.applyControl(before, control)
   }
 
   invalidateDevice(device: number): void {
@@ -133,6 +198,14 @@ export class AmdModel implements IommuModel, RegisterEffects, InvalidationTarget
 
   invalidateAll(): void {
     this.events.forgetAllDevices()
+  }
+
+  invalidateIotlb(words: readonly bigint[]): boolean {
+    return this.ats.invalidate(words)
+  }
+
+  completePageRequest(words: readonly bigint[]): void {
+    this.ats.completePageRequest(words)
   }
 }
 

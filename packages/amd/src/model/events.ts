@@ -156,6 +156,7 @@ const ABSENT: ReadonlySet<number> = new Set([
   why.NOT_PRESENT,
   why.NO_DTE,
   why.NO_TRANSLATION,
+  why.NO_GUEST_TRANSLATION,
   why.INTERRUPT_UNMAPPED,
 ])
 
@@ -177,6 +178,16 @@ function describe(status: number, t: why.Transaction): Described {
       return hardwareError("PAGE_TAB_HARDWARE_ERROR", t)
     case why.INTERRUPT_READ:
       return invalidRequest(t, evt.INVALID_READ_OF_INTERRUPT_RANGE, "a read of the interrupt address range")
+    case why.TRANSLATED_REFUSED:
+      return invalidRequest(t, evt.TRANSLATED_NOT_ALLOWED, "a translated request of a device without ATS")
+    case why.TRANSLATION_REFUSED:
+      return invalidRequest(t, evt.TRANSLATION_NOT_ALLOWED, "a translation request of a device without ATS")
+    case why.TRANSLATION_OF_INTERRUPTS:
+      return invalidRequest(
+        t,
+        evt.TRANSLATION_OF_RESERVED_RANGE,
+        "a translation request for the interrupt address range",
+      )
     case why.INTERRUPT_BLOCKED:
       return invalidRequest(t, evt.INTERRUPT_NOT_ALLOWED, "DTE.IntCtl blocks interrupts of the device")
     default:
@@ -198,6 +209,7 @@ function pageFault(status: number, t: why.Transaction): Described {
     RW: t.faultIsWrite === 0 ? 0n : 1n,
     PE: status === why.NO_PERMISSION ? 1n : 0n,
     RZ: status === why.RESERVED_BIT ? 1n : 0n,
+    TR: BigInt(t.isTranslationRequest),
     Code: BigInt(evt.EVENT.IO_PAGE_FAULT),
     Address: fromHalves(t.faultHi, t.faultLo),
   })
@@ -211,7 +223,9 @@ function pageFaultDetail(status: number, t: why.Transaction): string {
     case why.NO_DTE:
       return `DeviceID ${hex64(BigInt(t.device))} lies beyond the device table`
     case why.NO_TRANSLATION:
-      return "the device table entry has no translation for this request (TV, or GV for a PASID)"
+      return "the device table entry has no translation (TV)"
+    case why.NO_GUEST_TRANSLATION:
+      return "the device has no guest translation for a PASID (DTE.GV, CONTROL.GTEn)"
     case why.INTERRUPT_UNMAPPED:
       return "interrupt tables are not modelled: the message counts as not remapped"
     case why.NO_PERMISSION:
@@ -232,6 +246,7 @@ function illegalDte(t: why.Transaction, rz: bigint, detail: string): Described {
     GN: BigInt(t.faultIsGuest),
     RW: t.faultIsWrite === 0 ? 0n : 1n,
     RZ: rz,
+    TR: BigInt(t.isTranslationRequest),
     Code: BigInt(evt.EVENT.ILLEGAL_DEV_TABLE_ENTRY),
     Address: fromHalves(t.iovaHi, t.iovaLo) >> 2n,
   })
@@ -246,6 +261,7 @@ function hardwareError(
   const common = {
     DeviceID: BigInt(t.device),
     RW: t.faultIsWrite === 0 ? 0n : 1n,
+    TR: BigInt(t.isTranslationRequest),
     Type: BigInt(evt.MASTER_ABORT),
     Code: BigInt(evt.EVENT[event]),
   }
@@ -265,8 +281,14 @@ function hardwareError(
 }
 
 function invalidRequest(t: why.Transaction, type: number, detail: string): Described {
+  const guest = t.faultIsGuest === 1
   const words = evt.INVALID_DEVICE_REQUEST.encode({
-    DeviceID: BigInt(t.device),
+    ...deviceAndPasid(t),
+    PASID_15_0: guest ? pasidOf(t) & 0xffffn : 0n,
+    GN: guest ? 1n : 0n,
+    NX: guest && (t.access & ACCESS_EXEC) !== 0 ? 1n : 0n,
+    US: guest && (t.access & ACCESS_PRIV) === 0 ? 1n : 0n,
+    TR: BigInt(t.isTranslationRequest),
     Type: BigInt(type),
     Code: BigInt(evt.EVENT.INVALID_DEVICE_REQUEST),
     Address: fromHalves(t.iovaHi, t.iovaLo),

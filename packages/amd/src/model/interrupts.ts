@@ -14,6 +14,7 @@ const MSI_ADDR_LO = dwordOf("MSI_ADDR_LO")
 const MSI_ADDR_HI = dwordOf("MSI_ADDR_HI")
 const MSI_DATA = dwordOf("MSI_DATA")
 const XT_GEN = dwordOf("XT_GEN_INT_CONTROL")
+const XT_PPR = dwordOf("XT_PPR_INT_CONTROL")
 
 /** Where x86 interrupt messages go; the destination's bits 7:0 stand in 19:12, its bits 31:8 in 63:40. */
 const MESSAGE_BASE = 0xfee0_0000
@@ -28,19 +29,30 @@ export class InterruptSource {
 
   /** STATUS.EventLogInt or EventOverflow became 1. */
   eventLog(): void {
-    if ((this.#registers.control & reg.CONTROL_EventIntEn) !== 0) this.#send()
+    if ((this.#registers.control & reg.CONTROL_EventIntEn) !== 0) this.#send(XT_GEN)
   }
 
   /** STATUS.ComWaitInt became 1. */
   completionWait(): void {
-    if ((this.#registers.control & reg.CONTROL_ComWaitIntEn) !== 0) this.#send()
+    if ((this.#registers.control & reg.CONTROL_ComWaitIntEn) !== 0) this.#send(XT_GEN)
   }
 
-  #send(): void {
+  /** STATUS.PprInt or PprOverflow became 1. */
+  pprLog(): void {
+    if ((this.#registers.control & reg.CONTROL_PPRIntEn) !== 0) this.#send(XT_PPR)
+  }
+
+  /** STATUS.PprOvrflwEarly became 1, and its own register asks for an interrupt. */
+  pprOverflowEarly(): void {
+    this.#send(XT_PPR)
+  }
+
+  /** @param xt the register that holds destination and vector with CONTROL.IntCapXTEn */
+  #send(xt: number): void {
     if (this.hook === null) return
     const { dwords } = this.#registers
     if (((dwords[CONTROL + 1] as number) & reg.CONTROL_IntCapXTEn_HI) !== 0) {
-      this.#sendXt(dwords[XT_GEN + 1] as number, dwords[XT_GEN] as number)
+      this.#sendXt(dwords[xt + 1] as number, dwords[xt] as number)
       return
     }
     if (((dwords[MSI_CAP_HEADER] as number) & reg.MSI_MsiEn) === 0) return

@@ -30,6 +30,8 @@ export const EVERYTHING: bigint = encode({
   PASmax: 19n,
   USSup: 1n,
   DevTblSegSup: 3n,
+  PprOvrflwEarlySup: 1n,
+  PprAutoRspSup: 1n,
   MsiCapMmioSup: 1n,
   GIoSup: 1n,
   HASup: 1n,

@@ -137,6 +137,7 @@ export class Registers implements Mmio {
   #isLocked(name: reg.RegisterName): boolean {
     if (name === "CMD_HEAD") return (this.status & reg.STATUS_CmdBufRun) !== 0
     if (name === "EVT_TAIL") return (this.status & reg.STATUS_EventLogRun) !== 0
+    if (name === "PPR_TAIL") return (this.status & reg.STATUS_PprLogRun) !== 0
     return false
   }
 }

@@ -32,6 +32,14 @@ export const INTERRUPT_READ = 11
 export const INTERRUPT_BLOCKED = 12
 /** IO_PAGE_FAULT, I = 1, PR = 0: an interrupt that no interrupt table entry remaps. */
 export const INTERRUPT_UNMAPPED = 13
+/** IO_PAGE_FAULT, PR = 0: a request with a PASID of a device without guest translation. */
+export const NO_GUEST_TRANSLATION = 14
+/** INVALID_DEVICE_REQUEST, TR = 1: a translation request of a device that may make none. */
+export const TRANSLATION_REFUSED = 15
+/** INVALID_DEVICE_REQUEST, TR = 1: a translation request for the interrupt address range. */
+export const TRANSLATION_OF_INTERRUPTS = 16
+/** INVALID_DEVICE_REQUEST: a translated request of a device that may make none. */
+export const TRANSLATED_REFUSED = 17
 
 export class Transaction {
   device = 0
@@ -40,9 +48,13 @@ export class Transaction {
   iovaHi = 0
   iovaLo = 0
   access = 0
+  /** 1 while an ATS translation request is in flight: the event's TR. */
+  isTranslationRequest = 0
 
   // From the device table entry.
   domainId = 0
+  /** Dword 1 of the entry: PPR, GPRP. */
+  dteGuest = 0
   /** Dword 3 of the entry: SE, SA, EX. */
   dteFlags = 0
   /** Dword 4 of the entry: IV, IG. */

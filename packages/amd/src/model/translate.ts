@@ -47,7 +47,7 @@ export class Translator {
   private readonly guest: GuestWalk
   private readonly host: HostWalk
   private readonly events: EventLog
-  private readonly result: TranslationResult
+  readonly result: TranslationResult
 
   constructor(
     registers: Registers,
@@ -77,13 +77,17 @@ export class Translator {
     if (loaded !== OK && loaded !== NO_TRANSLATION) return this.refuseEntry(loaded)
     if (!entries.valid) return this.pass(hi, lo)
     if (pasid === NONE) {
-      if (hi === 0 && lo >>> 20 === INTERRUPT_MEGABYTE) return this.interrupt(hi, lo, access)
-      if (((this.dwords[EXCL_BASE] as number) & ExEn) !== 0 && this.isExcluded(hi, lo)) {
-        return this.pass(hi, lo)
-      }
+      if (isInterruptRange(hi, lo)) return this.interrupt(hi, lo, access)
+      if (this.isInExclusionRange(hi, lo)) return this.pass(hi, lo)
     }
     if (loaded !== OK) return this.refuseEntry(loaded)
-    return entries.usesGuest ? this.throughGuest(hi, lo, access) : this.throughHost(hi, lo, access)
+    const walked = this.walkTables(hi, lo, access)
+    return walked === OK ? OK : this.refuse(walked)
+  }
+
+  /** Walks as the loaded device table entry says. @returns OK with {@link result}, or why not; nothing is logged */
+  walkTables(hi: number, lo: number, access: number): number {
+    return this.entries.usesGuest ? this.throughGuest(hi, lo, access) : this.throughHost(hi, lo, access)
   }
 
   private throughHost(hi: number, lo: number, access: number): number {
@@ -105,9 +109,9 @@ export class Translator {
   private throughGuest(hi: number, lo: number, access: number): number {
     const { guest, host, pasids } = this
     const found = pasids.find(this.entries.pasid, access)
-    if (found !== OK) return this.refuse(found)
+    if (found !== OK) return found
     const walked = guest.walk(pasids.cr3Hi, pasids.cr3Lo, hi, lo, access)
-    if (walked !== OK) return this.refuse(walked)
+    if (walked !== OK) return walked
     const gpaHi = guest.gpaHi
     const gpaLo = guest.gpaLo
     host.walk(gpaHi, gpaLo, needOf(access))
@@ -144,13 +148,18 @@ export class Translator {
    * pass or not by DTE.IntCtl (§2.2.5). Interrupt tables are not modelled: where a table would remap, the answer is
    * that of a table without a valid entry.
    */
-  private interrupt(hi: number, lo: number, access: number): number {
+  interrupt(hi: number, lo: number, access: number): number {
     if (access !== DEVICE_WRITE) return this.refuseEntry(INTERRUPT_READ)
     const t = this.transaction
     if ((t.dteInterruptsLo & dte.IV) === 0) return this.pass(hi, lo)
     const control = (t.dteInterruptsHi >>> dte.INTCTL_SHIFT) & dte.INTCTL_MASK
     if (control === dte.INTCTL_FORWARD) return this.pass(hi, lo)
     return this.refuseEntry(control === dte.INTCTL_REMAP ? INTERRUPT_UNMAPPED : INTERRUPT_BLOCKED)
+  }
+
+  /** A request of the loaded device that passes untranslated. */
+  isInExclusionRange(hi: number, lo: number): boolean {
+    return ((this.dwords[EXCL_BASE] as number) & ExEn) !== 0 && this.isExcluded(hi, lo)
   }
 
   /** MMIO Offsets 0020h and 0028h: the limit is the last page; DTE.EX or Allow lets a device in. */
@@ -167,7 +176,7 @@ export class Translator {
 
   private refuseHost(hi: number, lo: number, access: number): number {
     this.transaction.refuseByHost(this.host, hi, lo, access & DEVICE_WRITE)
-    return this.refuse(this.host.status)
+    return this.host.status
   }
 
   private refuseEntry(status: number): number {
@@ -179,6 +188,10 @@ export class Translator {
     this.result.fault = this.events.refuse(status, this.transaction)
     return status
   }
+}
+
+export function isInterruptRange(hi: number, lo: number): boolean {
+  return hi === 0 && lo >>> 20 === INTERRUPT_MEGABYTE
 }
 
 function needOf(access: number): number {

@@ -51,6 +51,8 @@ export class GuestWalk {
   /** {@link READ} and {@link WRITE}. */
   permissions = 0
   executable = false
+  /** Low half of the leaf. */
+  leafLow = 0
 
   constructor(memory: PhysicalMemory, host: HostWalk, transaction: Transaction) {
     this.memory = memory
@@ -110,6 +112,7 @@ export class GuestWalk {
   private page(sizeLg2: number, high: number, low: number, lo: number): void {
     const offset = (1 << sizeLg2) - 1
     this.sizeLg2 = sizeLg2
+    this.leafLow = low
     this.gpaHi = high & ADDR_HI
     this.gpaLo = (low & ADDR_LO & ~offset) | (lo & offset)
   }

@@ -16,6 +16,9 @@ const ADDR_HI = pte.ADDR_HI
 const IR = pte.V1_IR_HI
 const IW = pte.V1_IW_HI
 
+/** What a leaf says of ATS answers. */
+const LEAF_FLAGS = pte.V1_U_HI | pte.V1_FC_HI
+
 /** PDE bits 60:52 are reserved. */
 const TABLE_RESERVED_HI = 0x1ff0_0000
 /** PTE bits 58:52 are reserved. */
@@ -52,12 +55,12 @@ export class HostWalk {
   paHi = 0
   paLo = 0
   sizeLg2 = 0
-  /** {@link READ} and {@link WRITE} of all levels. */
+  /** {@link READ} and {@link WRITE} of all levels, U and FC of the leaf. */
   permissions = 0
   /** After TABLE_ERROR: the entry that could not be read. */
   errorHi = 0
   errorLo = 0
-  status = OK
+  status: number = OK
 
   constructor(memory: PhysicalMemory) {
     this.memory = memory
@@ -128,7 +131,7 @@ export class HostWalk {
       return this.leaf(1, high, low, hi, lo, permissions, need)
     }
     this.sizeLg2 = 12
-    this.permissions = permissions & (IR | IW)
+    this.permissions = (permissions & (IR | IW)) | (high & LEAF_FLAGS)
     const paHi = high & ADDR_HI
     const paLo = (low & ADDR_LO) | (lo & 0xfff)
     this.paHi = paHi
@@ -201,7 +204,7 @@ export class HostWalk {
     if (!plain || (kind !== LEAF && kind !== SIZED_LEAF)) return this.check(hi, lo, need)
     const sizeLg2 = kind === LEAF ? 9 * level + 3 : sizedLeafLg2(high, low)
     if (kind === SIZED_LEAF && !fitsLevel(sizeLg2, level)) return this.check(hi, lo, need)
-    this.permissions = permissions & (IR | IW)
+    this.permissions = (permissions & (IR | IW)) | (high & LEAF_FLAGS)
     this.page(sizeLg2, high, low, hi, lo)
     this.status = OK
     return this.memory.find(this.paHi, this.paLo)
@@ -254,7 +257,7 @@ export class HostWalk {
         if ((permissions & need) !== need) return NO_PERMISSION
         const set = this.accessedBit | ((need & WRITE) === 0 ? 0 : this.dirtyBit)
         if ((low & set) !== set) memory.words[entry] = low | set
-        this.permissions = permissions & (IR | IW)
+        this.permissions = (permissions & (IR | IW)) | (high & LEAF_FLAGS)
         return this.page(size, high, low, hi, lo)
       }
       if ((high & TABLE_RESERVED_HI) !== 0) return RESERVED_BIT

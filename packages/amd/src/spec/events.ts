@@ -1,5 +1,5 @@
 /**
- * Event log entries. AMD 48882 rev 3.10, §2.5: 128 bits, event code in bits 63:60.
+ * Event log entries, AMD 48882 rev 3.10, §2.5, and PPR log entries, §2.6: 128 bits, code in bits 63:60.
  */
 import { type BitLayout, bitLayout } from "@iommu/core"
 
@@ -46,7 +46,13 @@ export const DATA_ERROR = 3
 
 /** Type of INVALID_DEVICE_REQUEST without TR. */
 export const INVALID_READ_OF_INTERRUPT_RANGE = 0
+/** DTE.I = 0 or V = 0. */
+export const TRANSLATED_NOT_ALLOWED = 1
 export const INTERRUPT_NOT_ALLOWED = 5
+/** Type of INVALID_DEVICE_REQUEST with TR: DTE.I = 0, V = 0, or TV = 0. */
+export const TRANSLATION_NOT_ALLOWED = 0
+/** With TR: an address that is never translated. */
+export const TRANSLATION_OF_RESERVED_RANGE = 1
 
 export const fieldsILLEGAL_DEV_TABLE_ENTRY = {
   DeviceID: [15, 0, "who asked"],
@@ -178,3 +184,38 @@ export const INVALID_DEVICE_REQUEST: BitLayout<typeof fieldsINVALID_DEVICE_REQUE
   128,
   fieldsINVALID_DEVICE_REQUEST,
 )
+
+/** What a PPR log entry and INVALID_PPR_REQUEST have in common: the request as the device sent it. */
+const pageRequest = {
+  DeviceID: [15, 0, "who asked"],
+  PASID_15_0: [31, 16, "with GN = 1: PASID bits 15:0"],
+  Tag: [40, 32, "page request group index"],
+  Last: [41, 41, "last request of its group"],
+  PASID_19_16: [45, 42, "with GN = 1: PASID bits 19:16"],
+  EX: [49, 49, "execution asked for"],
+  RD: [50, 50, "read asked for"],
+  WR: [53, 53, "write asked for"],
+  US: [54, 54, "user privileges"],
+  RZ: [55, 55, "a reserved bit of the request is set"],
+  GN: [56, 56, "Address is guest virtual, PASID is valid; 0: guest physical"],
+} as const
+
+const fieldsINVALID_PPR_REQUEST = {
+  Code: [63, 60, "9"],
+  Address: [127, 64, "address of the request"],
+} as const
+export const INVALID_PPR_REQUEST: BitLayout<typeof pageRequest & typeof fieldsINVALID_PPR_REQUEST> =
+  bitLayout("INVALID_PPR_REQUEST", "AMD 48882 §2.5.10", 128, { ...pageRequest, ...fieldsINVALID_PPR_REQUEST })
+
+/** PPR log: code of {@link PAGE_SERVICE_REQUEST}. */
+export const PPR_PAGE_SERVICE_REQUEST = 1
+
+const fieldsPAGE_SERVICE_REQUEST = {
+  Code: [63, 60, "1"],
+  Address: [127, 76, "page of the request, bits 63:12"],
+} as const
+export const PAGE_SERVICE_REQUEST: BitLayout<typeof pageRequest & typeof fieldsPAGE_SERVICE_REQUEST> =
+  bitLayout("PAGE_SERVICE_REQUEST", "AMD 48882 §2.6.2", 128, {
+    ...pageRequest,
+    ...fieldsPAGE_SERVICE_REQUEST,
+  })

@@ -121,6 +121,8 @@ export const CONTROL_DevTblSegEn_HI_SHIFT = 2
 export const CONTROL_DevTblSegEn_MASK = 7
 export const CONTROL_PrivAbrtEn_HI_SHIFT = 5
 export const CONTROL_PrivAbrtEn_MASK = 3
+export const CONTROL_PprAutoRspEn_HI: number = 1 << 7
+export const CONTROL_PprAutoRspAon_HI: number = 1 << 10
 export const CONTROL_HADUpdate_HI_SHIFT = 14
 export const CONTROL_HADUpdate_MASK = 3
 export const CONTROL_GDUpdateDis_HI: number = 1 << 16
@@ -201,6 +203,8 @@ export const EFR_PASmax_HI_SHIFT = 0
 export const EFR_PASmax_MASK = 0x1f
 export const EFR_USSup_HI: number = 1 << 5
 export const EFR_DevTblSegSup_HI_SHIFT = 6
+export const EFR_PprOvrflwEarlySup_HI: number = 1 << 8
+export const EFR_PprAutoRspSup_HI: number = 1 << 9
 export const EFR_GIoSup_HI: number = 1 << 16
 export const EFR_HASup_HI: number = 1 << 17
 export const EFR_HDSup_HI: number = 1 << 20
@@ -281,6 +285,7 @@ export const STATUS_CmdBufRun: number = 1 << 4
 export const STATUS_PprOverflow: number = 1 << 5
 export const STATUS_PprInt: number = 1 << 6
 export const STATUS_PprLogRun: number = 1 << 7
+export const STATUS_PprOvrflwEarly: number = 1 << 18
 export const STATUS_RW1C = 0x0006_8e67
 
 export const fieldsSTATUS = {
@@ -307,6 +312,38 @@ export const STATUS: BitLayout<typeof fieldsSTATUS> = bitLayout(
   "AMD 48882 §3.4, MMIO Offset 2020h",
   64,
   fieldsSTATUS,
+)
+
+// PPR_AUTO_RESPONSE, MMIO Offset 2080h.
+export const AUTO_PprAutoRespCode = 0xf
+export const AUTO_PprAutoRespMaskGn: number = 1 << 4
+
+export const fieldsPPR_AUTO_RESPONSE = {
+  PprAutoRespCode: [3, 0, "response code of automatic answers"],
+  PprAutoRespMaskGn: [4, 4, "automatic answers carry no PASID"],
+} as const
+export const PPR_AUTO_RESPONSE: BitLayout<typeof fieldsPPR_AUTO_RESPONSE> = bitLayout(
+  "PPR_AUTO_RESPONSE",
+  "AMD 48882 §3.4, MMIO Offset 2080h",
+  64,
+  fieldsPPR_AUTO_RESPONSE,
+)
+
+// PPR_OVERFLOW_EARLY, MMIO Offset 2088h.
+export const EARLY_Threshold = 0x7fff
+export const EARLY_IntEn: number = 1 << 30
+export const EARLY_En: number = 1 << 31
+
+export const fieldsPPR_OVERFLOW_EARLY = {
+  PprOvrflwEarlyThreshold: [14, 0, "entries in the log that make it nearly full"],
+  PprOvrflwEarlyIntEn: [30, 30, "interrupt when STATUS.PprOvrflwEarly becomes 1"],
+  PprOvrflwEarlyEn: [31, 31, "set STATUS.PprOvrflwEarly at the threshold"],
+} as const
+export const PPR_OVERFLOW_EARLY: BitLayout<typeof fieldsPPR_OVERFLOW_EARLY> = bitLayout(
+  "PPR_OVERFLOW_EARLY",
+  "AMD 48882 §3.4, MMIO Offset 2088h",
+  64,
+  fieldsPPR_OVERFLOW_EARLY,
 )
 
 // EXCL_BASE; EXCL_LIMIT holds bits 51:12 of the last page.

@@ -1,0 +1,148 @@
+/**
+ * What the tables say of an address beside where it lies: rights, and the attributes that matter to DMA. AMD 48882
+ * rev 3.10, §2.2.3 and §2.2.6.
+ *
+ * The probe walks as a transaction does, but marks nothing accessed or dirty and logs nothing.
+ */
+import { ACCESS_EXEC, ACCESS_PRIV, ACCESS_READ, ACCESS_WRITE } from "@iommu/core"
+import * as dte from "../spec/device-table.ts"
+import * as pte from "../spec/page-tables.ts"
+import type { DeviceEntries } from "./device-entry.ts"
+import type { PasidEntries } from "./pasid-entry.ts"
+import { NO_PERMISSION, NOT_PRESENT, OK, type Transaction } from "./transaction.ts"
+import type { GuestWalk } from "./walk-stage1.ts"
+import { type HostWalk, READ, WRITE } from "./walk-stage2.ts"
+
+/** Attributes of an address as the tables give them. */
+export interface AmdAttributes {
+  /** Accesses snoop processor caches whatever the device asks for: FC of the host leaf. */
+  readonly forceCoherent: boolean
+  /** DTE.SD: the IOMMU's own reads of tables do not snoop. */
+  readonly tablesNotSnooped: boolean
+  /** PAT, PCD and PWT of the guest leaf as an index into the PAT that the guest uses; null without guest tables. */
+  readonly patIndex: number | null
+  /** G of the guest leaf. */
+  readonly global: boolean
+  /** U of the host leaf: an ATC must not keep the translation. */
+  readonly untranslatedOnly: boolean
+  /** ACCESS_* bits that the tables allow a request with the given privilege. */
+  readonly allowed: number
+}
+
+export class TableProbe {
+  private readonly transaction: Transaction
+  private readonly entries: DeviceEntries
+  private readonly pasids: PasidEntries
+  private readonly guest: GuestWalk
+  private readonly host: HostWalk
+
+  // Result.
+  allowed = 0
+  forceCoherent = false
+  untranslatedOnly = false
+  /** Low half of the guest leaf. */
+  private guestLeaf = 0
+
+  constructor(
+    transaction: Transaction,
+    entries: DeviceEntries,
+    pasids: PasidEntries,
+    guest: GuestWalk,
+    host: HostWalk,
+  ) {
+    this.transaction = transaction
+    this.entries = entries
+    this.pasids = pasids
+    this.guest = guest
+    this.host = host
+  }
+
+  /** True where a guest leaf says so: the translation is the same for every PASID of the device. */
+  get global(): boolean {
+    return this.entries.usesGuest && (this.guestLeaf & pte.V2_G) !== 0
+  }
+
+  /**
+   * Looks the request's address up, after its device table entry has been loaded.
+   * @param privilege ACCESS_PRIV or 0
+   * @returns OK with the result in the fields, also where nothing is mapped or allowed; else what is wrong with a table
+   */
+  probe(hi: number, lo: number, privilege: number): number {
+    const { guest, host } = this
+    const { accessedBit, dirtyBit } = host
+    const guestAccessedBit = guest.accessedBit
+    const guestDirtyBit = guest.dirtyBit
+    host.accessedBit = 0
+    host.dirtyBit = 0
+    guest.accessedBit = 0
+    guest.dirtyBit = 0
+    this.allowed = 0
+    this.forceCoherent = false
+    this.untranslatedOnly = false
+    this.guestLeaf = 0
+    const status = this.entries.usesGuest
+      ? this.throughGuest(hi, lo, privilege)
+      : this.throughHost(hi, lo, ACCESS_READ | ACCESS_WRITE)
+    host.accessedBit = accessedBit
+    host.dirtyBit = dirtyBit
+    guest.accessedBit = guestAccessedBit
+    guest.dirtyBit = guestDirtyBit
+    return isRefusal(status) ? OK : status
+  }
+
+  /** The last {@link probe} as attributes. */
+  attributes(): AmdAttributes {
+    const leaf = this.guestLeaf
+    return {
+      forceCoherent: this.forceCoherent,
+      tablesNotSnooped: (this.transaction.dteFlags & dte.SD) !== 0,
+      patIndex: this.entries.usesGuest && this.allowed !== 0 ? patIndex(leaf, this.guest.sizeLg2) : null,
+      global: this.global,
+      untranslatedOnly: this.untranslatedOnly,
+      allowed: this.allowed,
+    }
+  }
+
+  private throughHost(hi: number, lo: number, limit: number): number {
+    const { host } = this
+    host.walk(hi, lo, 0)
+    if (host.status !== OK) {
+      this.transaction.refuseByHost(host, hi, lo, 0)
+      return host.status
+    }
+    const { permissions } = host
+    const read = (permissions & READ) === 0 ? 0 : ACCESS_READ
+    const write = (permissions & WRITE) === 0 ? 0 : ACCESS_WRITE
+    const rights = (read | write) & limit
+    this.allowed = read === 0 ? rights : rights | (limit & ACCESS_EXEC)
+    this.forceCoherent = (permissions & pte.V1_FC_HI) !== 0
+    this.untranslatedOnly = (permissions & pte.V1_U_HI) !== 0
+    return OK
+  }
+
+  private throughGuest(hi: number, lo: number, privilege: number): number {
+    const { guest, pasids } = this
+    const found = pasids.find(this.entries.pasid, privilege)
+    if (found !== OK) return found
+    const walked = guest.walk(pasids.cr3Hi, pasids.cr3Lo, hi, lo, privilege)
+    if (walked !== OK) return walked
+    this.guestLeaf = guest.leafLow
+    const write = (guest.permissions & WRITE) === 0 ? 0 : ACCESS_WRITE
+    const execute = guest.executable ? ACCESS_EXEC : 0
+    const status = this.throughHost(guest.gpaHi, guest.gpaLo, ACCESS_READ | write | execute)
+    if (status === OK && this.allowed !== 0 && guest.supervisor) this.allowed |= privilege & ACCESS_PRIV
+    return status
+  }
+}
+
+/** What an ATC is told by a completion without rights; the other refusals are errors of the tables. */
+function isRefusal(status: number): boolean {
+  return status === NOT_PRESENT || status === NO_PERMISSION
+}
+
+/** PAT stands elsewhere in the leaf of a large page (AMD 24593 §5.4). */
+function patIndex(leaf: number, sizeLg2: number): number {
+  const pat = sizeLg2 === 12 ? pte.V2_PAT : pte.V2_PAT_LARGE
+  const index = ((leaf & pte.V2_PCD) === 0 ? 0 : 2) | ((leaf & pte.V2_PWT) === 0 ? 0 : 1)
+  return (leaf & pat) === 0 ? index : index | 4
+}
