@@ -1,16 +1,16 @@
 import { ERRNO, IOMMU_READ, IOMMU_WRITE } from "@iommu/core"
-import { fillEmpty, isFiniteDouble } from "./fill.ts"
+import { doubleStep, fillEmpty, isFiniteDouble, toDouble } from "./fill.ts"
 import type { Geometry } from "./geometry.ts"
 import { itemLg2, itemPages } from "./leaf.ts"
 import { commit, noteCreated, noteFill, noteReplaced, undo } from "./map-journal.ts"
-import { bestPageSizeLg2, nextPageSizeLg2, pow2 } from "./page-size.ts"
+import { bestPageSizeLg2, nextPageSizeLg2, offsetIn, pow2 } from "./page-size.ts"
 import { entryAddressHi, entryAddressLo, indexAt, isTable, type TableTree } from "./table-tree.ts"
 import { isEmptyTable, releaseTable } from "./unmap-range.ts"
 
 const PAGES_PER_4G = 0x10_0000
 const ALL_BITS = 0x7fff_ffff
 
-/** Results of {@link tableFor} that are no word index. */
+/** Results of {@link slotFor} that are no word index. */
 const NO_MEMORY = -1
 const LEAF_IN_THE_WAY = -2
 
@@ -32,7 +32,11 @@ export function mapRange(tree: TableTree, page: number, paPage: number, pages: n
 function checkRequest(tree: TableTree, page: number, paPage: number, pages: number, prot: number): number {
   const { geometry } = tree
   const unit = geometry.unitPages
-  if (tree.levels === 0 || !(pages > 0) || pages % unit !== 0 || page % unit !== 0 || paPage % unit !== 0) {
+  if (
+    tree.levels === 0 ||
+    !(pages > 0) ||
+    offsetIn(pages, unit) + offsetIn(page, unit) + offsetIn(paPage, unit) !== 0
+  ) {
     return ERRNO.EINVAL
   }
   if (prot === 0 || (prot !== geometry.prot && !chooseProt(geometry, prot))) return ERRNO.EINVAL
@@ -59,6 +63,7 @@ function growTo(tree: TableTree, lastPage: number): boolean {
   return true
 }
 
+/** Chooses leaf sizes: one for as many leaves as it is the best for. */
 function fillRange(tree: TableTree, page: number, paPage: number, pages: number): number {
   const { geometry, format } = tree
   const end = page + pages
@@ -66,28 +71,16 @@ function fillRange(tree: TableTree, page: number, paPage: number, pages: number)
   let at = page
   while (at < end) {
     const pa = paPage + (at - page)
-    const hi = Math.floor(at / PAGES_PER_4G)
-    const lo = ((at - hi * PAGES_PER_4G) << 12) | 0
-    const paHi = Math.floor(pa / PAGES_PER_4G)
-    const paLo = ((pa - paHi * PAGES_PER_4G) << 12) | 0
     const sizeLg2 = bestPageSizeLg2(
       geometry.sizesHi,
       geometry.sizesLo,
-      hi | paHi,
-      lo | paLo,
+      highHalf(at) | highHalf(pa),
+      lowHalf(at) | lowHalf(pa),
       Math.min(end - at, largest),
     )
-    const level = Math.floor((sizeLg2 - format.granuleLg2) / format.indexBits)
-    const table = tableFor(tree, hi, lo, level)
-    if (table < 0) return table === NO_MEMORY ? ERRNO.ENOMEM : ERRNO.EEXIST
-    const isRoot = level === tree.levels - 1
-    const shift = itemLg2(format, level)
-    const index = indexAt(hi, lo, shift, isRoot ? ALL_BITS : (1 << format.indexBits) - 1)
-    const entries = (isRoot ? geometry.rootEntries : 1 << format.indexBits) - index
     const leafPages = pow2(sizeLg2 - 12)
-    const room = Math.min(end - at, roomFor(tree, at, pa, sizeLg2), entries * itemPages(format, level))
-    const leaves = Math.floor(room / leafPages)
-    const status = fillTable(tree, table / 2 + index, level, leaves, sizeLg2, paHi, paLo, at)
+    const leaves = Math.floor(Math.min(end - at, roomFor(tree, at, pa, sizeLg2)) / leafPages)
+    const status = fillLeaves(tree, at, pa, leaves, sizeLg2)
     if (status !== 0) return status
     at += leaves * leafPages
   }
@@ -100,17 +93,17 @@ function roomFor(tree: TableTree, at: number, pa: number, sizeLg2: number): numb
   let room = Number.POSITIVE_INFINITY
   if (format.movedMask !== 0) {
     const span = pow2(format.movedFrom - 12)
-    room = span - (pa % span)
+    room = span - offsetIn(pa, span)
   }
   const larger = nextPageSizeLg2(geometry.sizesHi, geometry.sizesLo, sizeLg2)
   if (larger < 0) return room
   const span = pow2(larger - 12)
-  const offset = at % span
-  return offset === pa % span ? Math.min(room, span - offset) : room
+  const offset = offsetIn(at, span)
+  return offset === offsetIn(pa, span) ? Math.min(room, span - offset) : room
 }
 
-/** Word index of the table of `level` on the way to an IOVA; made, and noted, where it is missing. */
-function tableFor(tree: TableTree, hi: number, lo: number, level: number): number {
+/** Word index of the entry of `level` for an IOVA; tables on the way are made, and noted, where they are missing. */
+function slotFor(tree: TableTree, hi: number, lo: number, level: number): number {
   const { format } = tree
   const { words } = tree
   const mask = (1 << format.indexBits) - 1
@@ -129,98 +122,114 @@ function tableFor(tree: TableTree, hi: number, lo: number, level: number): numbe
     }
     indexMask = mask
   }
-  return table
+  return table + 2 * indexAt(hi, lo, itemLg2(format, level), indexMask)
 }
 
-/**
- * Writes leaves of one size into one table.
- * @param at index of the first entry in doubles
- * @param page of that entry
- */
-function fillTable(
-  tree: TableTree,
-  at: number,
-  level: number,
-  leaves: number,
-  sizeLg2: number,
-  paHi: number,
-  paLo: number,
-  page: number,
-): number {
-  const { format } = tree
-  const shift = itemLg2(format, level)
-  const isRun = sizeLg2 !== shift
+/** Writes leaves of one size, table by table. */
+function fillLeaves(tree: TableTree, page: number, paPage: number, leaves: number, sizeLg2: number): number {
+  const { format, geometry } = tree
+  const level = Math.floor((sizeLg2 - format.granuleLg2) / format.indexBits)
+  const isRun = sizeLg2 !== itemLg2(format, level)
+  const paHi = highHalf(paPage)
   const typeHi = level === 0 ? format.pageBitsHi : format.blockBitsHi
   const typeLo = level === 0 ? format.pageBitsLo : format.blockBitsLo
-  const hi = tree.geometry.leafHi | typeHi | (isRun ? format.runBitsHi : 0) | entryAddressHi(format, paHi)
+  const hi = geometry.leafHi | typeHi | (isRun ? format.runBitsHi : 0) | entryAddressHi(format, paHi)
   const lo =
-    tree.geometry.leafLo | typeLo | (isRun ? format.runBitsLo : 0) | entryAddressLo(format, paHi, paLo)
-  const entries = pow2(sizeLg2 - shift)
-  return isRun && format.runSizeInAddress === 1
-    ? fillRuns(tree, at, level, leaves, entries, hi, lo, page)
-    : fillClear(tree, at, level, leaves * entries, hi, lo, page)
+    geometry.leafLo | typeLo | (isRun ? format.runBitsLo : 0) | entryAddressLo(format, paHi, lowHalf(paPage))
+  const item = itemPages(format, level)
+  const perLeaf = pow2(sizeLg2 - 12) / item
+  const isEncoded = isRun && format.runSizeInAddress === 1
+  const step = doubleStep(hi, lo, itemLg2(format, level))
+  const count = leaves * perLeaf
+  let value = toDouble(hi, lo)
+  for (let done = 0; done < count; ) {
+    const at = page + done * item
+    const slot = slotFor(tree, highHalf(at), lowHalf(at), level)
+    if (slot < 0) return slot === NO_MEMORY ? ERRNO.ENOMEM : ERRNO.EEXIST
+    const room = Math.min(count - done, entriesFrom(tree, at, level))
+    const status = isEncoded
+      ? fillRuns(tree, slot / 2, level, room, perLeaf, hi, lo, done, at)
+      : fillEntries(tree, slot / 2, level, room, value, step, at)
+    if (status !== 0) return status
+    value += room * step
+    done += room
+  }
+  return 0
+}
+
+/** Entries from the one of a page to the end of its table. */
+function entriesFrom(tree: TableTree, page: number, level: number): number {
+  const { geometry, format } = tree
+  const item = itemPages(format, level)
+  if (level === geometry.levels - 1) return geometry.rootEntries - page / item
+  const entries = 1 << format.indexBits
+  return entries - offsetIn(page, item * entries) / item
 }
 
 /** Writes entries that grow by the item of their level; emptied tables in the way make room. */
-function fillClear(
+function fillEntries(
   tree: TableTree,
   at: number,
   level: number,
   count: number,
-  hi: number,
-  lo: number,
+  value: number,
+  step: number,
   page: number,
 ): number {
   const { doubles } = tree.memory
-  const stepLg2 = itemLg2(tree.format, level)
-  const step = pow2(stepLg2)
   let done = 0
   while (true) {
-    const entryHi = sumHi(hi, lo, done * step)
-    const entryLo = (lo + done * step) | 0
-    const wrote = fillEmpty(doubles, at + done, count - done, entryHi, entryLo, stepLg2)
+    const wrote = fillEmpty(doubles, at + done, count - done, value + done * step, step)
     noteFill(at + done, wrote)
     done += wrote
     if (done === count) return 0
-    if (!makeRoom(tree, at + done, level, page + (done * step) / 4096)) return ERRNO.EEXIST
+    if (!makeRoom(tree, at + done, level, page + done * itemPages(tree.format, level))) return ERRNO.EEXIST
   }
 }
 
-/** Writes leaves that stand in several equal entries each, with their size in the low address bits. */
+/**
+ * Writes leaves that stand in several equal entries each, with their size in the low address bits.
+ * @param hi of the first leaf of all, and `lo`; `before` entries of them are written already
+ */
 function fillRuns(
   tree: TableTree,
   at: number,
   level: number,
-  leaves: number,
-  entries: number,
+  count: number,
+  perLeaf: number,
   hi: number,
   lo: number,
+  before: number,
   page: number,
 ): number {
   const { words } = tree
   const item = itemPages(tree.format, level)
-  const size = entries * item * 4096
+  const size = perLeaf * item * 4096
   const onesHi = Math.floor((size / 2 - 1) / 0x1_0000_0000)
   const onesLo = (size / 2 - 1) & -4096
-  for (let n = 0; n < leaves * entries; n++) {
+  for (let n = 0; n < count; n++) {
     const slot = (at + n) * 2
-    if (((words[slot] as number) | (words[slot + 1] as number)) !== 0) {
-      if (!makeRoom(tree, at + n, level, page + n * item)) {
-        noteFill(at, n)
-        return ERRNO.EEXIST
-      }
+    const isEmpty = ((words[slot] as number) | (words[slot + 1] as number)) === 0
+    if (!isEmpty && !makeRoom(tree, at + n, level, page + n * item)) {
+      noteFill(at, n)
+      return ERRNO.EEXIST
     }
-    const offset = Math.floor(n / entries) * size
-    words[slot + 1] = sumHi(hi, lo, offset) | onesHi
+    const offset = Math.floor((before + n) / perLeaf) * size
+    words[slot + 1] = (hi + Math.floor(((lo >>> 0) + offset) / 0x1_0000_0000)) | onesHi
     words[slot] = (lo + offset) | onesLo
   }
-  noteFill(at, leaves * entries)
+  noteFill(at, count)
   return 0
 }
 
-/** Bits 63:32 of an entry plus a multiple of 4096. */
-function sumHi(hi: number, lo: number, offset: number): number {
-  return (hi + Math.floor(((lo >>> 0) + offset) / 0x1_0000_0000)) | 0
+/** Bits 63:32 of a page's address. */
+function highHalf(page: number): number {
+  return Math.floor(page / PAGES_PER_4G)
+}
+
+/** Bits 31:0 of a page's address, signed. */
+function lowHalf(page: number): number {
+  return (page - Math.floor(page / PAGES_PER_4G) * PAGES_PER_4G) << 12
 }
 
 /** Clears an entry that has an emptied table. @returns false when anything is mapped there */

@@ -20,6 +20,7 @@ import { geometryFor } from "./geometry.ts"
 import { leafTable } from "./leaf-table.ts"
 import { lookUp } from "./look-up.ts"
 import { mapRange } from "./map-range.ts"
+import { offsetIn } from "./page-size.ts"
 import { TableTree } from "./table-tree.ts"
 import { unmapRange } from "./unmap-range.ts"
 
@@ -141,7 +142,7 @@ export class PageTable extends TableTree implements DomainDataPath {
     }
     const page = pageOf(iovaHi, iovaLo)
     const unit = this.geometry.unitPages
-    if ((iovaLo & 0xfff) !== 0 || !(pages > 0) || pages % unit !== 0 || page % unit !== 0) return 0
+    if ((iovaLo & 0xfff) !== 0 || !(pages > 0) || offsetIn(pages, unit) + offsetIn(page, unit) !== 0) return 0
     return unmapRange(this, page, pages)
   }
 

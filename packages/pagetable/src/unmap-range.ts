@@ -10,7 +10,7 @@ import { skipEmpty, skipPlain, skipPresent } from "./fill.ts"
 import type { RangeGather } from "./gather.ts"
 import { itemLg2, itemPages, leafLg2 } from "./leaf.ts"
 import { leafTable } from "./leaf-table.ts"
-import { pow2 } from "./page-size.ts"
+import { offsetIn, pow2 } from "./page-size.ts"
 import { isTable, type TableTree } from "./table-tree.ts"
 
 /** 4 KiB pages removed by the unmap that is running. */
@@ -45,7 +45,7 @@ export function unmapRange(tree: TableTree, page: number, pages: number): number
 /** A range of less than one table of level 0, without a recursion (100 ns). @returns false where that is not so */
 function clearWithinTable(tree: TableTree, first: number, last: number): boolean {
   const span = itemPages(tree.format, 1)
-  const base = first - (first % span)
+  const base = first - offsetIn(first, span)
   if (last - first + 1 >= span || last >= base + span) return false
   const hi = Math.floor(first / PAGES_PER_4G)
   const table = leafTable(tree, hi, (first - hi * PAGES_PER_4G) << 12)
@@ -117,7 +117,7 @@ function clearLeaf(
   const slot = table + ((at - base) / item) * 2
   const sizeLg2 = leafLg2(format, words[slot + 1] as number, words[slot] as number, level)
   const pages = pow2(sizeLg2 - 12)
-  const start = at - ((at - base) % pages)
+  const start = at - offsetIn(at - base, pages)
   if (start < first || (start + pages - 1 > last && format.cutLeafGoes === 0)) {
     stopped = true
     return last + 1

@@ -1,7 +1,15 @@
 import { hi32, lo32 } from "@iommu/core"
 import fc from "fast-check"
 import { describe, expect, it } from "vitest"
-import { fillEmpty, isFiniteDouble, skipEmpty, skipPlain, skipPresent } from "../src/fill.ts"
+import {
+  doubleStep,
+  fillEmpty,
+  isFiniteDouble,
+  skipEmpty,
+  skipPlain,
+  skipPresent,
+  toDouble,
+} from "../src/fill.ts"
 
 const ENTRIES = 64
 /** Entries as formats make them: bit 63 clear, bits 62:52 not all ones. */
@@ -26,7 +34,8 @@ describe("fillEmpty", () => {
       const last = first + step * BigInt(count)
       if (last >> 52n !== first >> 52n) return
       const { doubles, big } = memory()
-      expect(fillEmpty(doubles, at, count, hi32(first), lo32(first), stepLg2)).toBe(count)
+      const bits: [number, number] = [hi32(first), lo32(first)]
+      expect(fillEmpty(doubles, at, count, toDouble(...bits), doubleStep(...bits, stepLg2))).toBe(count)
       const expected = Array.from({ length: ENTRIES }, (_, n) =>
         n >= at && n < at + count ? first + step * BigInt(n - at) : 0n,
       )
@@ -39,7 +48,7 @@ describe("fillEmpty", () => {
     for (let taken = 0; taken < 20; taken++) {
       const { doubles, big } = memory()
       big[taken] = 0x7000_0000_0000_0001n
-      expect(fillEmpty(doubles, 0, 20, 0, 0x1003, 12)).toBe(taken)
+      expect(fillEmpty(doubles, 0, 20, toDouble(0, 0x1003), doubleStep(0, 0x1003, 12))).toBe(taken)
       expect(big[taken]).toBe(0x7000_0000_0000_0001n)
       expect([...big.subarray(taken + 1)].every(bits => bits === 0n)).toBe(true)
     }

@@ -197,6 +197,22 @@ describe("a table", () => {
     expect([account.usagePages, pages.pagesInUse]).toEqual([0, 0])
   })
 
+  it("works where tables larger than a page are not aligned in the buffer behind the memory", () => {
+    const range = { base: 0x1_0000_1000n, size: 0x40_0000n }
+    const memory = createMemory([range])
+    const pages = new PageAllocator(memory, range)
+    const account = new MemoryAccount("test")
+    const options = { format: moved, levels: 3, inputBits: 47, outputBits: 48, pageSizes: 0x4000n }
+    const table = createPageTable({ memory, pages, account, ...options })
+    const size = 0x4000n * 5000n
+    table.map(0x4000n * 3n, 0x8000n, size, RW)
+    for (let n = 0n; n < 5000n; n += 7n) {
+      expect(table.iovaToPhys(0x4000n * (3n + n))).toBe(0x8000n + 0x4000n * n)
+    }
+    expect(table.unmap(0x4000n * 3n, size)).toBe(size)
+    expect(table.unmap(0n, 1n << 40n)).toBe(0n)
+  })
+
   it("refuses shapes that its format does not have, and charges nothing", () => {
     const wrong: [string, object][] = [
       ["too many levels", { levels: 6 }],

@@ -4,7 +4,18 @@ import type { MemoryMeasurement } from "./memory.ts"
 
 export function resultTable(results: readonly Measurement[]): string {
   return table(
-    ["operation", "subject", "ns min", "ns median", "yardstick", "its ns", "ratio", "limit", ""],
+    [
+      "operation",
+      "subject",
+      "ns min",
+      "ns median",
+      "yardstick",
+      "its ns",
+      "ratio",
+      "its median",
+      "limit",
+      "",
+    ],
     results.map(result => [
       result.operation,
       result.subject,
@@ -13,6 +24,7 @@ export function resultTable(results: readonly Measurement[]): string {
       result.yardstick,
       result.yardstickNs.min.toFixed(2),
       result.ratio.toFixed(2),
+      result.ratioMedian.toFixed(2),
       result.limit === null ? "" : String(result.limit),
       result.ok ? "" : "OVER",
     ]),
