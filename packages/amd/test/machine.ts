@@ -3,12 +3,11 @@
  * uses the encoders of `src/spec`, so that a bit misread there shows.
  */
 
-import { type AmdModelOptions, amdModel } from "@iommu/amd"
+import { type AmdModel, type AmdModelOptions, amdModel } from "@iommu/amd"
 import {
   createMemory,
   type DmaOutcome,
   type Fault,
-  type IommuModel,
   NO_PASID,
   type PhysicalMemory,
   translateRequest,
@@ -19,8 +18,13 @@ export const bit = (n: number): bigint => 1n << BigInt(n)
 export const DTE_V = bit(0)
 export const DTE_TV = bit(1)
 export const DTE_PPR = bit(52)
+export const DTE_GPRP = bit(53)
 export const DTE_GIOV = bit(54)
 export const DTE_GV = bit(55)
+/** In the second word: ATS allowed, secure ATS, table reads do not snoop. */
+export const DTE1_I = bit(32)
+export const DTE1_SD = bit(38)
+export const DTE1_SATS = bit(42)
 export const IR = bit(61)
 export const IW = bit(62)
 export const IRW = IR | IW
@@ -52,6 +56,7 @@ export const REG = {
   EXCL_BASE: 0x20,
   EXCL_LIMIT: 0x28,
   EXT_FEATURES: 0x30,
+  PPR_BASE: 0x38,
   HWEV_UPPER: 0x40,
   HWEV_LOWER: 0x48,
   HWEV_STATUS: 0x50,
@@ -66,6 +71,10 @@ export const REG = {
   EVT_HEAD: 0x2010,
   EVT_TAIL: 0x2018,
   STATUS: 0x2020,
+  PPR_HEAD: 0x2030,
+  PPR_TAIL: 0x2038,
+  PPR_AUTO_RESPONSE: 0x2080,
+  PPR_OVERFLOW_EARLY: 0x2088,
 } as const
 
 export const IOMMU_EN = bit(0)
@@ -86,7 +95,7 @@ const MEMORY = 0x400_0000n
 
 export class Machine {
   readonly memory: PhysicalMemory
-  readonly model: IommuModel
+  readonly model: AmdModel
   #nextTable = TABLES
   #commandTail = 0
 

@@ -168,14 +168,19 @@ const EVENT_LAYOUTS = {
   COMMAND_HARDWARE_ERROR: evt.COMMAND_HARDWARE_ERROR,
   IOTLB_INV_TIMEOUT: evt.IOTLB_INV_TIMEOUT,
   INVALID_DEVICE_REQUEST: evt.INVALID_DEVICE_REQUEST,
+  INVALID_PPR_REQUEST: evt.INVALID_PPR_REQUEST,
+  PAGE_SERVICE_REQUEST: evt.PAGE_SERVICE_REQUEST,
 }
+
+const codeOf = (name: keyof typeof EVENT_LAYOUTS): number =>
+  name === "PAGE_SERVICE_REQUEST" ? evt.PPR_PAGE_SERVICE_REQUEST : evt.EVENT[name]
 
 describe("events", () => {
   it.each(EVENTS)("reads $name word for word", ({ name, words, fields }) => {
     const layout: BitLayout<FieldSpecs> = EVENT_LAYOUTS[name]
-    expect(Number((words[0] as bigint) >> 60n)).toBe(evt.EVENT[name])
+    expect(Number((words[0] as bigint) >> 60n)).toBe(codeOf(name))
     expect(layout.decode(words)).toMatchObject(fields)
-    expect(layout.encode({ ...fields, Code: BigInt(evt.EVENT[name]) })).toEqual(words)
+    expect(layout.encode({ ...fields, Code: BigInt(codeOf(name)) })).toEqual(words)
   })
 
   it("has flag masks that agree with the layout", () => {

@@ -67,4 +67,42 @@ export const EVENTS = [
     words: [0x8a00_0000_0000_0010n, 0xfee0_0000n],
     fields: { DeviceID: 0x10n, Type: 5n, TR: 0n, Address: 0xfee0_0000n },
   },
+  {
+    // Linux prints pasid=0xabcde flags=0x0164 tag=0x355 of this.
+    name: "INVALID_PPR_REQUEST",
+    words: [0x9164_2b55_bcde_0142n, 0x7fff_1234_5678n],
+    fields: {
+      DeviceID: 0x142n,
+      PASID_15_0: 0xbcden,
+      PASID_19_16: 0xan,
+      Tag: 0x155n,
+      Last: 1n,
+      EX: 0n,
+      RD: 1n,
+      WR: 1n,
+      US: 1n,
+      RZ: 0n,
+      GN: 1n,
+      Address: 0x7fff_1234_5678n,
+    },
+  },
+  {
+    // A PPR log entry; flags 0x002 execute and 0x080 reserved bit in Linux's names.
+    name: "PAGE_SERVICE_REQUEST",
+    words: [0x1082_0001_0000_0030n, 0x8000_0000_0000_3000n],
+    fields: {
+      DeviceID: 0x30n,
+      PASID_15_0: 0n,
+      PASID_19_16: 0n,
+      Tag: 1n,
+      Last: 0n,
+      EX: 1n,
+      RD: 0n,
+      WR: 0n,
+      US: 0n,
+      RZ: 1n,
+      GN: 0n,
+      Address: 0x8_0000_0000_0003n,
+    },
+  },
 ] as const
