@@ -437,7 +437,7 @@ describe("stalls", () => {
     const m = stalling()
     const stag = (): bigint => m.fault(1, 0n).record?.[1] ?? 0n
     expect([stag(), stag()]).toEqual([0x208_8000_0000n, 0x208_8000_0001n])
-    m.command(cmd.RESUME.encode({ Opcode: 0x44n, Ac: 1n, StreamID: 1n, STAG: 0n }))
+    m.command(cmd.RESUME.encode({ Opcode: 0x44n, Ab: 1n, StreamID: 1n, STAG: 0n }))
     expect(stag()).toBe(0x208_8000_0000n)
     // Another stream's tag stays.
     m.command(cmd.RESUME.encode({ Opcode: 0x44n, StreamID: 2n, STAG: 0n }))

@@ -11,24 +11,28 @@ import {
   type Invalidation,
   lo32,
   type PhysicalMemory,
+  PRI_INVALID_REQUEST,
+  PRI_RESPONSE_FAILURE,
+  PRI_SUCCESS,
 } from "@iommu/core"
 import * as cmd from "../spec/commands.ts"
 import {
   CERROR_ABT,
+  CERROR_ATC_INV_SYNC,
   CERROR_ILL,
   CERROR_NONE,
   CMDQ_CONS_ERR_SHIFT,
   CR0_CMDQEN,
-  CR0_SMMUEN,
   GERROR_CMDQ_ERR,
   QUEUE_BASE_ADDR_HI,
   QUEUE_BASE_ADDR_LO,
   QUEUE_BASE_LOG2SIZE,
 } from "../spec/registers.ts"
-import type { StalledTransactions } from "./events.ts"
+import type { AtsPort } from "./ats.ts"
 import type { Interrupts } from "./interrupts.ts"
 import type { Features } from "./options.ts"
 import type { Registers } from "./registers.ts"
+import { ABORT_IT, COMPLETE_IT, type HeldTransactions, RETRY } from "./transaction.ts"
 
 const EL2_TLBI = [cmd.CMD_TLBI_EL2_ALL, cmd.CMD_TLBI_EL2_ASID, cmd.CMD_TLBI_EL2_VA, cmd.CMD_TLBI_EL2_VAA]
 const RANGE_TLBI = [
@@ -39,12 +43,16 @@ const RANGE_TLBI = [
   cmd.CMD_TLBI_S2_IPA,
 ]
 
+/** ResponseCode of a PRG Response by Resp, §8.3. */
+const RESPONSE_CODES = [PRI_RESPONSE_FAILURE, PRI_INVALID_REQUEST, PRI_SUCCESS]
+
 export class CommandQueue {
   onInvalidate: ((invalidation: Invalidation) => void) | null = null
   readonly #memory: PhysicalMemory
   readonly #registers: Registers
   readonly #interrupts: Interrupts
-  readonly #stalled: StalledTransactions
+  readonly #held: HeldTransactions
+  readonly #port: AtsPort
   readonly #entry = new Uint32Array(4)
   #running = false
 
@@ -52,12 +60,14 @@ export class CommandQueue {
     memory: PhysicalMemory,
     registers: Registers,
     interrupts: Interrupts,
-    stalled: StalledTransactions,
+    held: HeldTransactions,
+    port: AtsPort,
   ) {
     this.#memory = memory
     this.#registers = registers
     this.#interrupts = interrupts
-    this.#stalled = stalled
+    this.#held = held
+    this.#port = port
   }
 
   /** Consumes commands until the queue is empty, disabled or in error. §4.1.2. */
@@ -120,16 +130,21 @@ export class CommandQueue {
     if (layout === undefined || this.#illegal(opcode, layout)) return CERROR_ILL
     switch (opcode) {
       case cmd.CMD_RESUME:
-        // The model answers a transaction at once, so whoever stalled asks again by itself; retry frees the tag too.
-        this.#stalled.release(this.#entry[1], this.#entry[2] & 0xffff)
+        this.#held.resume(this.#entry[1], this.#entry[2] & 0xffff, this.#resumeAction)
         break
       case cmd.CMD_STALL_TERM:
-        this.#stalled.releaseStream(this.#entry[1])
+        this.#held.abortStream(this.#entry[1])
         break
       case cmd.CMD_SYNC:
+        return this.#port.takeTimeout() ? CERROR_ATC_INV_SYNC : CERROR_NONE
+      case cmd.CMD_PRI_RESP:
+        this.#respond()
+        break
+      case cmd.CMD_ATC_INV:
+        this.#invalidateAtc(layout)
+        break
       case cmd.CMD_PREFETCH_CONFIG:
       case cmd.CMD_PREFETCH_ADDR:
-      case cmd.CMD_PRI_RESP:
         break
       default:
         this.#invalidate(layout)
@@ -178,11 +193,41 @@ export class CommandQueue {
     return anyLevel && (low & (cmd.TLBI_NUM | cmd.TLBI_SCALE)) === 0
   }
 
+  /** Ac chooses retry; without it Ab chooses an abort, which TERM_MODEL 1 has alone. §4.7.1. */
+  get #resumeAction(): typeof RETRY | typeof ABORT_IT | typeof COMPLETE_IT {
+    const [w0] = this.#entry
+    if ((w0 & cmd.RESUME_AC_RETRY) !== 0) return RETRY
+    const aborts = (w0 & cmd.RESUME_AB_ABORT) !== 0 || this.#registers.features.termModel
+    return aborts ? ABORT_IT : COMPLETE_IT
+  }
+
+  /** null where SSV is 0, and where there are no SubstreamIDs. */
+  get #pasid(): number | null {
+    const [w0] = this.#entry
+    const has = (w0 & cmd.SSV) !== 0 && this.#registers.features.ssidSize !== 0
+    return has ? w0 >>> cmd.SUBSTREAMID_SHIFT : null
+  }
+
+  /** §4.5.1. The ATS interface is off together with translation. */
+  #invalidateAtc(layout: BitLayout<FieldSpecs>): void {
+    if (!this.#registers.translates) return
+    this.#invalidate(layout)
+    const [w0, device, w2, w3] = this.#entry
+    const sizeLg2 = 12 + (w2 & cmd.ATC_INV_SIZE)
+    const address = BigInt.asUintN(64, (fromHalves(w3, w2) >> BigInt(sizeLg2)) << BigInt(sizeLg2))
+    this.#port.invalidate(device, address, sizeLg2, this.#pasid, (w0 & cmd.ATC_INV_GLOBAL) !== 0)
+  }
+
+  /** §4.5.2. */
+  #respond(): void {
+    if (!this.#registers.translates) return
+    const [, device, w2] = this.#entry
+    const answer = (w2 & cmd.PRI_RESP_RESP) >>> cmd.PRI_RESP_RESP_SHIFT
+    this.#port.respond(device, w2 & cmd.PRI_RESP_PRGINDEX, this.#pasid, RESPONSE_CODES[answer] as number)
+  }
+
   #invalidate(layout: BitLayout<FieldSpecs>): void {
     if (this.onInvalidate === null) return
-    // The ATS interface is off together with translation, §4.5.1.
-    const enabled = (this.#registers.get("CR0ACK") & CR0_SMMUEN) !== 0
-    if (!enabled && (this.#entry[0] & cmd.OPCODE) === cmd.CMD_ATC_INV) return
     const [w0, w1, w2, w3] = this.#entry
     this.onInvalidate({
       command: layout.name,

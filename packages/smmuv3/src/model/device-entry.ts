@@ -9,11 +9,12 @@ import * as ste from "../spec/device-table.ts"
 import { EVENTS } from "../spec/events.ts"
 import { GRANULE_LG2_TG0, stage2LevelFits, stage2StartLevel } from "../spec/page-tables.ts"
 import * as reg from "../spec/registers.ts"
+import { DEFAULT_INPUT, overriddenInput } from "./attributes.ts"
 import type { Features } from "./options.ts"
 import type { Registers } from "./registers.ts"
 import type { Tracer } from "./trace.ts"
 import type { FaultSite } from "./transaction.ts"
-import type { Stage2Walk } from "./walk-stage2.ts"
+import { Stage2Config } from "./walk-stage2.ts"
 
 /** Translation regimes of Non-secure streams, §5.2 STRW. */
 export const WORLD_EL1 = 0
@@ -40,6 +41,17 @@ export class DeviceEntry {
   instCfg = 0
   s2Records = false
   s2Stalls = false
+  readonly stage2Config: Stage2Config = new Stage2Config()
+  /** Why the STE is ILLEGAL. */
+  reason = ""
+  /** STE.EATS where it is not IGNORED, else 0. */
+  eats: number = ste.EATS_NONE
+  /** STE.PPAR; known for aborting streams too. */
+  answersWithPasid = false
+  /** STE.MEV. */
+  merges = false
+  /** Attributes of the input, with the overrides of MTCFG, ALLOCCFG and SHCFG. */
+  input: number = DEFAULT_INPUT
 }
 
 /** Words of an STE that have a meaning here. */
@@ -48,12 +60,9 @@ const WORDS_USED = 8
 export class StreamTable {
   readonly entry: DeviceEntry = new DeviceEntry()
   trace: Tracer | null = null
-  /** Why the last STE was ILLEGAL. */
-  reason = ""
   readonly #memory: PhysicalMemory
   readonly #registers: Registers
   readonly #site: FaultSite
-  readonly #stage2: Stage2Walk
   /** Registers in the form the look-up needs. */
   #generation = -1
   #baseHi = 0
@@ -67,11 +76,10 @@ export class StreamTable {
   #status = 0
   #fresh = false
 
-  constructor(memory: PhysicalMemory, registers: Registers, site: FaultSite, stage2: Stage2Walk) {
+  constructor(memory: PhysicalMemory, registers: Registers, site: FaultSite) {
     this.#memory = memory
     this.#registers = registers
     this.#site = site
-    this.#stage2 = stage2
   }
 
   /** @returns 0 with {@link entry} filled, {@link ABORT}, or the number of the event */
@@ -162,10 +170,11 @@ export class StreamTable {
     const { features } = this.#registers
     if ((w[0] & ste.V) === 0) return this.#bad("V is 0")
     const config = (w[0] & ste.CONFIG) >>> ste.CONFIG_SHIFT
+    const e = this.entry
+    e.answersWithPasid = (w[2] & ste.PPAR) !== 0
     if ((config & ste.CONFIG_BYPASS) === 0) return ABORT
     const reason = illegal(w, config, features)
     if (reason !== null) return this.#bad(reason)
-    const e = this.entry
     e.stage1 = (config & ste.CONFIG_S1_BIT) !== 0
     e.stage2 = (config & ste.CONFIG_S2_BIT) !== 0
     e.s1Fmt = (w[0] & ste.S1FMT) >>> ste.S1FMT_SHIFT
@@ -180,12 +189,17 @@ export class StreamTable {
     e.overrides = e.privCfg >= ste.PRIVCFG_UNPRIVILEGED || e.instCfg >= ste.INSTCFG_DATA
     e.s2Records = (w[5] & ste.S2R) !== 0
     e.s2Stalls = (w[5] & ste.S2S) !== 0
-    if (e.stage2) configureStage2(this.#stage2, w, features)
+    e.eats = effectiveEats(w, config, features)
+    e.merges = (w[2] & ste.MEV) !== 0
+    e.input = features.typeOverrides ? overriddenInput(w[3]) : DEFAULT_INPUT
+    // Without stage 2 the field is 0, which is the tag then. §3.17.
+    e.stage2Config.vmid = features.s2p && e.world === WORLD_EL1 ? w[4] & ste.S2VMID : 0
+    if (e.stage2) configureStage2(e.stage2Config, w, features)
     return 0
   }
 
   #bad(reason: string): number {
-    this.reason = reason
+    this.entry.reason = reason
     return EVENTS.C_BAD_STE
   }
 
@@ -201,13 +215,20 @@ function strwUnused(config: number, features: Features): boolean {
   return !features.s1p || !features.hyp || config !== ste.CONFIG_S1
 }
 
+/** EATS is IGNORED without ATS and without translation, and 3 needs a DPT, which is not modelled. §5.2 EATS. */
+function effectiveEats(w: Int32Array, config: number, features: Features): number {
+  if (!features.ats || config === ste.CONFIG_BYPASS) return ste.EATS_NONE
+  const eats = (w[2] & ste.EATS) >>> ste.EATS_SHIFT
+  return eats > ste.EATS_SPLIT ? ste.EATS_NONE : eats
+}
+
 /** §5.2.2 SteIllegal for Non-secure streams; null when legal. Config is 4 to 7. */
 function illegal(w: Int32Array, config: number, features: Features): string | null {
   const stage1 = (config & ste.CONFIG_S1_BIT) !== 0
   const stage2 = (config & ste.CONFIG_S2_BIT) !== 0
   if (stage1 && !features.s1p) return "Config enables stage 1, which IDR0.S1P says is not there"
   if (stage2 && !features.s2p) return "Config enables stage 2, which IDR0.S2P says is not there"
-  const eats = features.ats && config !== ste.CONFIG_BYPASS ? (w[2] & ste.EATS) >>> ste.EATS_SHIFT : 0
+  const eats = effectiveEats(w, config, features)
   const stalls = (w[5] & ste.S2S) !== 0
   if (eats === ste.EATS_SPLIT && (config !== ste.CONFIG_NESTED || stalls || features.ns1ats)) {
     return "EATS asks for split-stage ATS, which needs both stages, S2S 0 and IDR0.NS1ATS 0"
@@ -285,22 +306,23 @@ function stage2Shape(w: Int32Array, features: Features) {
     // VMSAv8-64 has bits 51:4 of the base; 55:52 are RES0.
     rootHi: w[7] & 0x000f_ffff,
     rootLo: w[6] & ste.S2TTB_LO,
+    sharing: (w[5] & ste.S2SH0) >>> ste.S2SH0_SHIFT,
   }
 }
 
-function configureStage2(walk: Stage2Walk, w: Int32Array, features: Features): void {
+function configureStage2(config: Stage2Config, w: Int32Array, features: Features): void {
   const shape = stage2Shape(w, features)
   const bigEndian = (w[5] & ste.S2ENDI) !== 0
-  walk.geometry.fill({
+  config.geometry.fill({
     ...shape,
     startLevel: shape.startLevel ?? 0,
     oasBits: features.oasBits,
     bigEndian,
   })
-  walk.updateAccess = (w[5] & ste.S2HA) !== 0
-  walk.updateDirty = walk.updateAccess && (w[5] & ste.S2HD) !== 0
-  walk.accessFaultsOff = (w[5] & ste.S2AFFD) !== 0
-  walk.protectTables = (w[5] & ste.S2PTW) !== 0
-  walk.forceWriteBack = features.fwb && (w[2] & ste.S2FWB) !== 0
-  walk.xnx = features.xnx
+  config.updateAccess = (w[5] & ste.S2HA) !== 0
+  config.updateDirty = config.updateAccess && (w[5] & ste.S2HD) !== 0
+  config.accessFaultsOff = (w[5] & ste.S2AFFD) !== 0
+  config.protectTables = (w[5] & ste.S2PTW) !== 0
+  config.forceWriteBack = features.fwb && (w[2] & ste.S2FWB) !== 0
+  config.xnx = features.xnx
 }

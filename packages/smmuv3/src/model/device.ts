@@ -1,21 +1,37 @@
 /**
  * The SMMU as the machine around it sees it: registers to software, translation to devices.
  */
-import type { Invalidation, IommuModel, Mmio, TranslationResult, WalkStep } from "@iommu/core"
+import type {
+  AtsCompletion,
+  AtsDevice,
+  AtsModel,
+  Fault,
+  HoldingModel,
+  Invalidation,
+  IommuModel,
+  Mmio,
+  PageRequest,
+  Release,
+  TranslationResult,
+  WalkStep,
+} from "@iommu/core"
+import { AtsPort, AtsService } from "./ats.ts"
 import { CommandQueue } from "./commands.ts"
-import { EventQueue, StalledTransactions } from "./events.ts"
+import { EventQueue } from "./events.ts"
 import { Interrupts } from "./interrupts.ts"
 import type { SmmuV3ModelOptions } from "./options.ts"
+import { PageRequestQueue } from "./page-requests.ts"
 import { Registers } from "./registers.ts"
 import { Tracer } from "./trace.ts"
+import { HeldTransactions } from "./transaction.ts"
 import { Translator } from "./translate.ts"
 
 /** An executable model of an SMMUv3, Non-secure. See docs/smmuv3.md for what it does not model. */
-export function smmuv3Model(options: SmmuV3ModelOptions): IommuModel {
+export function smmuv3Model(options: SmmuV3ModelOptions): IommuModel & AtsModel & HoldingModel {
   return new SmmuV3Model(options)
 }
 
-class SmmuV3Model implements IommuModel {
+class SmmuV3Model implements IommuModel, AtsModel, HoldingModel {
   readonly vendor = "smmuv3"
   readonly mmio: Mmio
   readonly result: TranslationResult
@@ -23,7 +39,10 @@ class SmmuV3Model implements IommuModel {
   readonly #registers: Registers
   readonly #interrupts: Interrupts
   readonly #commands: CommandQueue
-  readonly #stalled: StalledTransactions
+  readonly #held = new HeldTransactions()
+  readonly #port = new AtsPort()
+  readonly #ats: AtsService
+  readonly #pageRequests: PageRequestQueue
   readonly #translator: Translator
   #trace: ((step: WalkStep) => void) | null = null
 
@@ -32,20 +51,69 @@ class SmmuV3Model implements IommuModel {
     const registers = new Registers(options.id ?? {})
     this.#registers = registers
     this.#interrupts = new Interrupts(options.memory, registers)
-    this.#stalled = new StalledTransactions(registers)
-    this.#commands = new CommandQueue(options.memory, registers, this.#interrupts, this.#stalled)
-    const events = new EventQueue(options.memory, registers, this.#interrupts)
-    this.#translator = new Translator(options.memory, registers, events, this.#stalled)
+    const { memory } = options
+    this.#commands = new CommandQueue(memory, registers, this.#interrupts, this.#held, this.#port)
+    const events = new EventQueue(memory, registers, this.#interrupts)
+    this.#translator = new Translator(memory, registers, events, this.#held)
+    this.#ats = new AtsService(registers, this.#translator)
+    this.#pageRequests = new PageRequestQueue(
+      memory,
+      registers,
+      this.#interrupts,
+      this.#translator,
+      this.#port,
+    )
     registers.effects = {
-      runCommands: () => this.#commands.run(),
-      translationDisabled: () => this.#stalled.releaseAll(),
+      runCommands: () => {
+        this.#commands.run()
+        this.#translator.service()
+      },
+      translationDisabled: () => this.#held.abortAll(),
+      eventsConsumed: () => this.#translator.service(),
     }
+    this.#held.limit = registers.features.stallMax
     this.mmio = registers
     this.result = this.#translator.result
   }
 
   translate(device: number, pasid: number, iovaHi: number, iovaLo: number, access: number): number {
     return this.#translator.translate(device, pasid, iovaHi, iovaLo, access)
+  }
+
+  get completion(): AtsCompletion {
+    return this.#ats.completion
+  }
+
+  get atsFault(): Fault | null {
+    return this.#ats.atsFault
+  }
+
+  get reached(): Readonly<{ paHi: number; paLo: number; sizeLg2: number }> {
+    return this.#ats.reached
+  }
+
+  connect(device: number, ats: AtsDevice): void {
+    this.#port.connect(device, ats)
+  }
+
+  translationRequest(device: number, pasid: number, iovaHi: number, iovaLo: number, access: number): number {
+    return this.#ats.translationRequest(device, pasid, iovaHi, iovaLo, access)
+  }
+
+  translatedRequest(device: number, pasid: number, paHi: number, paLo: number, access: number): number {
+    return this.#ats.translatedRequest(device, pasid, paHi, paLo, access)
+  }
+
+  pageRequest(request: PageRequest): void {
+    this.#pageRequests.submit(request)
+  }
+
+  get onRelease(): ((release: Release) => void) | null {
+    return this.#translator.onRelease
+  }
+
+  set onRelease(hook: ((release: Release) => void) | null) {
+    this.#translator.onRelease = hook
   }
 
   get trace(): ((step: WalkStep) => void) | null {
@@ -74,7 +142,9 @@ class SmmuV3Model implements IommuModel {
   }
 
   restoreRegisters(values: Readonly<Record<string, bigint>>): string[] {
-    this.#stalled.releaseAll()
-    return this.#registers.restore(values)
+    this.#held.clear()
+    const unknown = this.#registers.restore(values)
+    this.#held.limit = this.#registers.features.stallMax
+    return unknown
   }
 }

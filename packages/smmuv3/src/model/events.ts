@@ -1,7 +1,18 @@
 /**
  * Events: where a fault arose, its record, and the Event queue. Arm IHI 0070 G.b §7.2 to §7.4.
  */
-import { type BitLayout, type FieldSpecs, fromHalves, hi32, lo32, type PhysicalMemory } from "@iommu/core"
+import {
+  ACCESS_WRITE,
+  type BitLayout,
+  type Fault,
+  type FieldSpecs,
+  fromHalves,
+  hex64,
+  hi32,
+  lo32,
+  NO_PASID,
+  type PhysicalMemory,
+} from "@iommu/core"
 import * as ev from "../spec/events.ts"
 import {
   CR0_EVENTQEN,
@@ -14,7 +25,7 @@ import {
 } from "../spec/registers.ts"
 import type { Interrupts } from "./interrupts.ts"
 import type { Registers } from "./registers.ts"
-import type { FaultSite } from "./transaction.ts"
+import type { FaultSite, Transaction } from "./transaction.ts"
 
 /** Values that records are made of; each record takes the fields it has. */
 export interface EventFields {
@@ -34,7 +45,9 @@ const LAYOUTS: Partial<Record<ev.EventName, BitLayout<FieldSpecs>>> = {
   C_BAD_STREAMID: ev.C_BAD_STREAMID,
   F_STE_FETCH: ev.F_STE_FETCH,
   C_BAD_STE: ev.C_BAD_STE,
+  F_BAD_ATS_TREQ: ev.F_BAD_ATS_TREQ,
   F_STREAM_DISABLED: ev.F_STREAM_DISABLED,
+  F_TRANSL_FORBIDDEN: ev.F_TRANSL_FORBIDDEN,
   C_BAD_SUBSTREAMID: ev.C_BAD_SUBSTREAMID,
   F_CD_FETCH: ev.F_CD_FETCH,
   C_BAD_CD: ev.C_BAD_CD,
@@ -75,7 +88,8 @@ export function eventRecord(event: number, fields: EventFields): bigint[] {
     S2: flag(inStage2),
     CLASS: BigInt(site.cls),
     TTRnW: flag(site.tableRead),
-    InputAddr: fields.InputAddr,
+    // The one record that has a page address.
+    InputAddr: event === ev.EVENTS.F_BAD_ATS_TREQ ? fields.InputAddr >> 12n : fields.InputAddr,
     FetchAddr: fromHalves(site.fetchHi & 0x00ff_ffff, site.fetchLo) >> 3n,
     IPA: inStage2 ? fromHalves(site.ipaHi & 0x00ff_ffff, site.ipaLo) >> 12n : 0n,
   }
@@ -87,6 +101,9 @@ export class EventQueue {
   readonly #memory: PhysicalMemory
   readonly #registers: Registers
   readonly #interrupts: Interrupts
+  /** The record written last, without bits that merging ignores, and EVENTQ_PROD behind it. */
+  #last: readonly bigint[] = []
+  #lastProd = -1
 
   constructor(memory: PhysicalMemory, registers: Registers, interrupts: Interrupts) {
     this.#memory = memory
@@ -120,6 +137,22 @@ export class EventQueue {
     return used >= size
   }
 
+  /**
+   * Appends a record unless software has yet to read the same one, which then stands for both. §7.3.1.
+   * All events that have InputAddr[11:0] ignore it in the comparison.
+   */
+  merge(record: readonly bigint[]): void {
+    const same = comparable(record).every((word, i) => word === this.#last[i])
+    if (!same || !this.writable || this.#empty || this.#registers.get("EVENTQ_PROD") !== this.#lastProd) {
+      this.write(record)
+    }
+  }
+
+  get #empty(): boolean {
+    const r = this.#registers
+    return ((r.get("EVENTQ_PROD") ^ r.get("EVENTQ_CONS")) & ((2 << this.#sizeLg2) - 1)) === 0
+  }
+
   /** Appends a record, or loses it as §7.2.1 and §7.4 say. */
   write(record: readonly bigint[]): void {
     if (!this.enabled || this.#aborted) return
@@ -130,7 +163,7 @@ export class EventQueue {
     const r = this.#registers
     const lg2 = this.#sizeLg2
     const prod = r.get("EVENTQ_PROD")
-    const wasEmpty = ((prod ^ r.get("EVENTQ_CONS")) & ((2 << lg2) - 1)) === 0
+    const wasEmpty = this.#empty
     const base = r.get64("EVENTQ_BASE")
     const tableLg2 = Math.max(5, lg2 + 5)
     const baseLo = lo32(base) & QUEUE_BASE_ADDR_LO & -(2 ** tableLg2)
@@ -148,6 +181,8 @@ export class EventQueue {
     }
     const next = (prod + 1) & ((2 << lg2) - 1) & QUEUE_INDEX
     r.set("EVENTQ_PROD", (prod & QUEUE_PROD_OVFLG) | next)
+    this.#last = comparable(record)
+    this.#lastProd = r.get("EVENTQ_PROD")
     if (wasEmpty) this.#interrupts.eventQueue()
   }
 
@@ -160,38 +195,115 @@ export class EventQueue {
   }
 }
 
-/** Transactions that wait for CMD_RESUME or CMD_STALL_TERM, by their STAG. §3.12.2. */
-export class StalledTransactions {
-  readonly #streams = new Map<number, number>()
-  readonly #registers: Registers
+function comparable(record: readonly bigint[]): bigint[] {
+  return record.map((word, i) => (i === 2 ? word & ~0xfffn : word))
+}
 
-  constructor(registers: Registers) {
-    this.#registers = registers
+/** Makes faults of refused transactions, and writes their records. */
+export class Reporter {
+  /** STE.MEV of the stream, once it is known. */
+  merges = false
+  readonly #events: EventQueue
+  readonly #transaction: Transaction
+  readonly #site: FaultSite
+
+  constructor(events: EventQueue, transaction: Transaction, site: FaultSite) {
+    this.#events = events
+    this.#transaction = transaction
+    this.#site = site
   }
 
-  get count(): number {
-    return this.#streams.size
+  /** The event's fault with its record, which the queue gets. */
+  recorded(event: number, detail: string): Fault {
+    const record = this.#record(event, null)
+    const fault = this.silent(event, detail, record)
+    this.#write(record)
+    return fault
   }
 
-  /** @returns a STAG, or null when IDR5.STALL_MAX transactions wait already */
-  hold(streamId: number): number | null {
-    if (this.#streams.size >= this.#registers.features.stallMax) return null
-    let stag = 0
-    while (this.#streams.has(stag)) stag++
-    this.#streams.set(stag, streamId)
-    return stag
+  /** The same for a transaction that is held. */
+  stalled(event: number, detail: string, held: number, stag: number): Fault {
+    const record = this.#record(event, stag)
+    const fault = { ...this.silent(event, detail, record), held }
+    if (record !== null) this.#events.write(record)
+    return fault
   }
 
-  /** No effect when the pair does not match, §4.7.1. */
-  release(streamId: number, stag: number): void {
-    if (this.#streams.get(stag) === streamId) this.#streams.delete(stag)
+  /** A fault with the record given, if any; the site is ready for the next transaction. */
+  silent(event: number, detail: string, record: readonly bigint[] | null = null): Fault {
+    const walk = event >= ev.EVENTS.F_WALK_EABT && event <= ev.EVENTS.F_PERMISSION
+    const fault = this.#fault(eventName(event), event, walk ? this.#site.stage : 0, record, detail)
+    // Here rather than before each transaction, most of which succeed.
+    this.#site.reset()
+    return fault
   }
 
-  releaseStream(streamId: number): void {
-    for (const [stag, stream] of this.#streams) if (stream === streamId) this.#streams.delete(stag)
+  /** An abort that is no event. */
+  abort(detail: string): Fault {
+    return this.#fault("ABORT", 0, 0, null, detail)
   }
 
-  releaseAll(): void {
-    this.#streams.clear()
+  /** What happened in a walk, for people. */
+  describe(event: number): string {
+    const { cls, ipaHi, ipaLo, stage } = this.#site
+    const happened = `${WHAT_HAPPENED[eventName(event)] ?? eventName(event)} in stage ${stage}`
+    if (stage === 1) return happened
+    const what = cls === ev.CLASS_CD ? "a CD" : cls === ev.CLASS_TT ? "a stage 1 table" : "the page"
+    return `${happened} for ${what} at IPA ${hex64(fromHalves(ipaHi, ipaLo))}`
   }
+
+  get unreadable(): string {
+    return `no memory behind the fetch at ${hex64(fromHalves(this.#site.fetchHi, this.#site.fetchLo))}`
+  }
+
+  /** null where the queue is off: then there is no record at all, §7.2.1. A full queue loses it with OVFLG. */
+  #record(event: number, stag: number | null): bigint[] | null {
+    if (!this.#events.enabled) return null
+    const t = this.#transaction
+    return eventRecord(event, {
+      StreamID: t.device,
+      SubstreamID: t.pasid === NO_PASID ? null : t.pasid,
+      PnU: t.privileged,
+      InD: t.instruction,
+      RnW: (t.access & ACCESS_WRITE) === 0,
+      InputAddr: fromHalves(t.hi, t.lo),
+      STAG: stag,
+      site: this.#site,
+    })
+  }
+
+  /** Last of all: whoever gets the interrupt may send transactions of its own. */
+  #write(record: readonly bigint[] | null): void {
+    if (record === null) return
+    if (this.merges) this.#events.merge(record)
+    else this.#events.write(record)
+  }
+
+  #fault(
+    reason: string,
+    code: number,
+    stage: 0 | 1 | 2,
+    record: readonly bigint[] | null,
+    detail: string,
+  ): Fault {
+    const { device, pasid, hi, lo, access } = this.#transaction
+    return {
+      reason,
+      code,
+      device,
+      pasid: pasid === NO_PASID ? null : pasid,
+      address: fromHalves(hi, lo),
+      access,
+      stage,
+      record,
+      detail,
+    }
+  }
+}
+
+const WHAT_HAPPENED: Partial<Record<ev.EventName, string>> = {
+  F_TRANSLATION: "no valid translation",
+  F_ADDR_SIZE: "an address beyond the output size",
+  F_ACCESS: "the Access flag is clear",
+  F_PERMISSION: "the access is not permitted",
 }

@@ -2,7 +2,12 @@
  * Interrupt messages. Arm IHI 0070 G.b §3.18. Wired interrupts are not modelled.
  */
 import { fromHalves, hi32, lo32, type PhysicalMemory } from "@iommu/core"
-import { GERROR_MSI_GERROR_ABT_ERR, IRQ_CTRL_EVENTQ_IRQEN, IRQ_CTRL_GERROR_IRQEN } from "../spec/registers.ts"
+import {
+  GERROR_MSI_GERROR_ABT_ERR,
+  IRQ_CTRL_EVENTQ_IRQEN,
+  IRQ_CTRL_GERROR_IRQEN,
+  IRQ_CTRL_PRIQ_IRQEN,
+} from "../spec/registers.ts"
 import type { Registers } from "./registers.ts"
 
 export class Interrupts {
@@ -20,6 +25,13 @@ export class Interrupts {
     const r = this.#registers
     if ((r.get("IRQ_CTRLACK") & IRQ_CTRL_EVENTQ_IRQEN) === 0) return
     this.message(r.get64("EVENTQ_IRQ_CFG0"), r.get("EVENTQ_IRQ_CFG1"))
+  }
+
+  /** The PRI queue has something to read, as PRIQ_IRQ_CFG2.LO says. */
+  pageRequests(): void {
+    const r = this.#registers
+    if ((r.get("IRQ_CTRLACK") & IRQ_CTRL_PRIQ_IRQEN) === 0) return
+    this.message(r.get64("PRIQ_IRQ_CFG0"), r.get("PRIQ_IRQ_CFG1"))
   }
 
   /**

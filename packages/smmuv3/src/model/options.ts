@@ -43,6 +43,7 @@ export const EVERYTHING: IdRegisters = {
       PRI: 1n,
       VMID16: 1n,
       CD2L: 1n,
+      ATSRECERR: 1n,
       ST_LEVEL: 1n,
     }),
   ),
@@ -93,9 +94,13 @@ export class Features {
   readonly hyp: boolean
   readonly ats: boolean
   readonly ns1ats: boolean
+  /** CR2.REC_CFG_ATS is there. */
+  readonly atsRecordsErrors: boolean
   readonly asid16: boolean
   readonly msi: boolean
   readonly pri: boolean
+  /** Auto-responses have the PASID of the request, whatever STE.PPAR says. */
+  readonly pps: boolean
   readonly vmw: boolean
   readonly vmid16: boolean
   readonly cd2l: boolean
@@ -110,6 +115,7 @@ export class Features {
   readonly eventqs: number
   readonly cmdqs: number
   readonly permissionOverrides: boolean
+  readonly typeOverrides: boolean
   readonly queuesPreset: boolean
   readonly tablesPreset: boolean
   readonly had: boolean
@@ -144,6 +150,7 @@ export class Features {
     this.hyp = r0.Hyp === 1n
     this.ats = r0.ATS === 1n
     this.ns1ats = r0.NS1ATS === 1n
+    this.atsRecordsErrors = r0.ATSRECERR === 1n
     this.asid16 = r0.ASID16 === 1n
     this.msi = r0.MSI === 1n
     this.pri = r0.PRI === 1n
@@ -161,8 +168,10 @@ export class Features {
     this.eventqs = Math.min(Number(r1.EVENTQS), 19)
     this.cmdqs = Math.min(Number(r1.CMDQS), 19)
     this.permissionOverrides = r1.ATTR_PERMS_OVR === 1n
+    this.typeOverrides = r1.ATTR_TYPES_OVR === 1n
     this.queuesPreset = r1.QUEUES_PRESET === 1n
     this.tablesPreset = r1.TABLES_PRESET === 1n
+    this.pps = r3.PPS === 1n
     this.had = r3.HAD === 1n
     this.xnx = r3.XNX === 1n
     this.mpam = r3.MPAM === 1n
@@ -181,6 +190,11 @@ export class Features {
     this.stallMax = Number(r5.STALL_MAX)
     this.#granules =
       (r5.GRAN4K === 1n ? 1 << 12 : 0) | (r5.GRAN16K === 1n ? 1 << 14 : 0) | (r5.GRAN64K === 1n ? 1 << 16 : 0)
+  }
+
+  /** log2 of the smallest granule: ATS's Smallest Translation Unit, §3.9.1. */
+  get smallestGranuleLg2(): number {
+    return this.hasGranule(12) ? 12 : this.hasGranule(14) ? 14 : 16
   }
 
   /** True for a granule of 2^lg2 bytes that this implementation walks. */

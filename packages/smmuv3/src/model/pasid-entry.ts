@@ -21,28 +21,39 @@ import type { Features } from "./options.ts"
 import type { Registers } from "./registers.ts"
 import type { Tracer } from "./trace.ts"
 import type { FaultSite, Geometry } from "./transaction.ts"
-import type { Stage1Walk } from "./walk-stage1.ts"
+import { Stage1Config } from "./walk-stage1.ts"
 import type { Stage2Walk } from "./walk-stage2.ts"
 
 // V8 loads a binding of another module from memory at each use, one of its own not.
 const READ = ACCESS_READ
 
 /** Words of a CD that have a meaning here. */
-const WORDS_USED = 6
+const WORDS_USED = 8
 
-export class ContextTable {
-  /** Fault behaviour of the CD found last. */
+/** A valid CD, decoded. */
+export class ContextEntry {
+  /** CD.R, S and A. */
   records = false
   stalls = false
   aborts = true
   asid = 0
-  /** Why the last CD was ILLEGAL. */
+  /** CD.ASET. */
+  unshared = false
+  /** CD.MAIR0 and MAIR1. */
+  mairLo = 0
+  mairHi = 0
+  readonly stage1: Stage1Config = new Stage1Config()
+  /** Why the CD is ILLEGAL. */
   reason = ""
+}
+
+export class ContextTable {
+  /** The CD found last. */
+  context: ContextEntry = new ContextEntry()
   trace: Tracer | null = null
   readonly #memory: PhysicalMemory
   readonly #registers: Registers
   readonly #site: FaultSite
-  readonly #stage1: Stage1Walk
   readonly #stage2: Stage2Walk
   readonly #decoded = new Int32Array(WORDS_USED)
   #generation = -1
@@ -50,17 +61,10 @@ export class ContextTable {
   #stallsOff = false
   #status = 0
 
-  constructor(
-    memory: PhysicalMemory,
-    registers: Registers,
-    site: FaultSite,
-    stage1: Stage1Walk,
-    stage2: Stage2Walk,
-  ) {
+  constructor(memory: PhysicalMemory, registers: Registers, site: FaultSite, stage2: Stage2Walk) {
     this.#memory = memory
     this.#registers = registers
     this.#site = site
-    this.#stage1 = stage1
     this.#stage2 = stage2
   }
 
@@ -137,7 +141,8 @@ export class ContextTable {
     const w = this.#memory.words
     const d = this.#decoded
     const low = (w[at] ^ d[0]) | (w[at + 1] ^ d[1]) | (w[at + 2] ^ d[2])
-    return (low | (w[at + 3] ^ d[3]) | (w[at + 4] ^ d[4]) | (w[at + 5] ^ d[5])) === 0
+    const high = (w[at + 5] ^ d[5]) | (w[at + 6] ^ d[6]) | (w[at + 7] ^ d[7])
+    return (low | high | (w[at + 3] ^ d[3]) | (w[at + 4] ^ d[4])) === 0
   }
 
   #decode(entry: DeviceEntry, at: number): number {
@@ -152,16 +157,20 @@ export class ContextTable {
   #classify(): number {
     const w = this.#decoded
     const { features } = this.#registers
+    const c = this.context
     const reason = illegal(w, this.#world, this.#stallsOff, features)
     if (reason !== null) {
-      this.reason = reason
+      c.reason = reason
       return EVENTS.C_BAD_CD
     }
-    this.records = (w[1] & cd.R) !== 0
-    this.stalls = (w[1] & cd.S) !== 0
-    this.aborts = (w[1] & cd.A) !== 0
-    this.asid = w[1] >>> cd.ASID_SHIFT
-    configureStage1(this.#stage1, w, this.#world, features)
+    c.records = (w[1] & cd.R) !== 0
+    c.stalls = (w[1] & cd.S) !== 0
+    c.aborts = (w[1] & cd.A) !== 0
+    c.asid = w[1] >>> cd.ASID_SHIFT
+    c.unshared = (w[1] & cd.ASET) !== 0
+    c.mairLo = w[6]
+    c.mairHi = w[7]
+    configureStage1(c.stage1, w, this.#world, features)
     return 0
   }
 }
@@ -178,6 +187,7 @@ interface Range {
   readonly ds: boolean
   readonly rootHi: number
   readonly rootLo: number
+  readonly sharing: number
 }
 
 /** EPDx do not exist for EL2 without E2H, which has the lower range alone. §5.4 EPD0. */
@@ -190,6 +200,7 @@ function lowerRange(w: Int32Array, world: number, features: Features): Range {
     ds: effectiveDs(w, granuleLg2, features),
     rootHi: w[3] & 0x000f_ffff,
     rootLo: w[2] & cd.TTB0_LO,
+    sharing: (w[0] & cd.SH0) >>> cd.SH0_SHIFT,
   }
 }
 
@@ -202,6 +213,7 @@ function upperRange(w: Int32Array, world: number, features: Features): Range {
     ds: effectiveDs(w, granuleLg2, features),
     rootHi: w[5] & 0x000f_ffff,
     rootLo: w[4] & cd.TTB1_LO,
+    sharing: (w[0] & cd.SH1) >>> cd.SH1_SHIFT,
   }
 }
 
@@ -244,26 +256,26 @@ function illegalRange(range: Range, name: string, outputBits: number, features: 
   return null
 }
 
-function configureStage1(walk: Stage1Walk, w: Int32Array, world: number, features: Features): void {
+function configureStage1(config: Stage1Config, w: Int32Array, world: number, features: Features): void {
   const outputBits = features.outputBits(w[1] & cd.IPS)
   const bigEndian = (w[0] & cd.ENDI) !== 0
-  fillRange(walk.lower, lowerRange(w, world, features), outputBits, bigEndian, features)
-  fillRange(walk.upper, upperRange(w, world, features), outputBits, bigEndian, features)
+  fillRange(config.lower, lowerRange(w, world, features), outputBits, bigEndian, features)
+  fillRange(config.upper, upperRange(w, world, features), outputBits, bigEndian, features)
   const onePrivilege = world === WORLD_EL2
   const limits = PXN_TABLE_HI | XN_TABLE_HI | AP_TABLE_HI
-  walk.topByteIgnoredLower = (w[1] & cd.TBI0) !== 0
-  walk.topByteIgnoredUpper = (w[1] & cd.TBI1) !== 0
-  walk.unprivilegedOffLower = features.e0pd && !onePrivilege && (w[2] & cd.E0PD0) !== 0
-  walk.unprivilegedOffUpper = features.e0pd && !onePrivilege && (w[4] & cd.E0PD1) !== 0
-  walk.limitsLower = features.had && (w[2] & cd.HAD0) !== 0 ? 0 : limits
-  walk.limitsUpper = features.had && (w[4] & cd.HAD1) !== 0 ? 0 : limits
-  walk.accessFaultsOff = (w[1] & cd.AFFD) !== 0
-  walk.updateAccess = (w[1] & cd.HA) !== 0
-  walk.updateDirty = walk.updateAccess && (w[1] & cd.HD) !== 0
-  walk.writeExecuteNever = (w[1] & cd.WXN) !== 0
-  walk.privilegedAccessNever = !onePrivilege && (w[1] & cd.PAN) !== 0
-  walk.panCoversExecute = features.epan && (w[3] & cd.EPAN) !== 0
-  walk.singlePrivilege = onePrivilege
+  config.topByteIgnoredLower = (w[1] & cd.TBI0) !== 0
+  config.topByteIgnoredUpper = (w[1] & cd.TBI1) !== 0
+  config.unprivilegedOffLower = features.e0pd && !onePrivilege && (w[2] & cd.E0PD0) !== 0
+  config.unprivilegedOffUpper = features.e0pd && !onePrivilege && (w[4] & cd.E0PD1) !== 0
+  config.limitsLower = features.had && (w[2] & cd.HAD0) !== 0 ? 0 : limits
+  config.limitsUpper = features.had && (w[4] & cd.HAD1) !== 0 ? 0 : limits
+  config.accessFaultsOff = (w[1] & cd.AFFD) !== 0
+  config.updateAccess = (w[1] & cd.HA) !== 0
+  config.updateDirty = config.updateAccess && (w[1] & cd.HD) !== 0
+  config.writeExecuteNever = (w[1] & cd.WXN) !== 0
+  config.privilegedAccessNever = !onePrivilege && (w[1] & cd.PAN) !== 0
+  config.panCoversExecute = features.epan && (w[3] & cd.EPAN) !== 0
+  config.singlePrivilege = onePrivilege
 }
 
 function fillRange(
@@ -286,5 +298,6 @@ function fillRange(
     bigEndian,
     rootHi: range.rootHi,
     rootLo: range.rootLo,
+    sharing: range.sharing,
   })
 }

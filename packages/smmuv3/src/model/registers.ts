@@ -43,6 +43,8 @@ export interface RegisterEffects {
   runCommands(): void
   /** CR0.SMMUEN went to 0. */
   translationDisabled(): void
+  /** Software made room in the Event queue. */
+  eventsConsumed(): void
 }
 
 export class Registers implements Mmio {
@@ -126,7 +128,8 @@ export class Registers implements Mmio {
       default:
         if (this.#guarded(word.name)) return
         this.#words[index] = this.#storable(word, this.#words[index], value)
-        this.generation++
+        if (word.name === "EVENTQ_CONS") this.effects?.eventsConsumed()
+        else this.generation++
     }
   }
 

@@ -1,9 +1,39 @@
 /**
- * A transaction on its way: the shape of the tables that it walks, and where it was when it faulted.
- * Arm IHI 0070 G.b §3.4, §7.3; Arm DDI 0487 §D8.2, with what IHI 0070 §5.2 and §5.4 add.
+ * A transaction on its way: what the device asked, the shape of the tables that it walks, where it was when it
+ * faulted; and those that are held. Arm IHI 0070 G.b §3.4, §3.12, §7.3; Arm DDI 0487 §D8.2, with what IHI 0070 §5.2
+ * and §5.4 add.
  */
+import { ACCESS_EXEC, ACCESS_PRIV, ACCESS_WRITE, NO_PASID } from "@iommu/core"
 import { CLASS_IN, CLASS_TT } from "../spec/events.ts"
 import { ADDRESS_48, ADDRESS_LPA, ADDRESS_LPA2 } from "../spec/page-tables.ts"
+
+// V8 loads a binding of another module from memory at each use, one of its own not.
+const PRIV = ACCESS_PRIV
+const EXEC = ACCESS_EXEC
+const WRITE = ACCESS_WRITE
+
+/** The transaction under way. One per model, reused. */
+export class Transaction {
+  device = 0
+  pasid: number = NO_PASID
+  hi = 0
+  lo = 0
+  access = 0
+  /** As the device says; then as STE.PRIVCFG and INSTCFG have it. */
+  privileged = false
+  instruction = false
+
+  begin(device: number, pasid: number, hi: number, lo: number, access: number): void {
+    this.device = device >>> 0
+    this.pasid = pasid
+    this.hi = hi | 0
+    this.lo = lo | 0
+    this.access = access
+    this.privileged = (access & PRIV) !== 0
+    // Writes are data whatever the device says, §13.1.2.
+    this.instruction = (access & (EXEC | WRITE)) === EXEC
+  }
+}
 
 /** What the walks say about a fault besides its number. One per model, reused. */
 export class FaultSite {
@@ -47,6 +77,8 @@ export interface TreeShape {
   readonly bigEndian: boolean
   readonly rootHi: number
   readonly rootLo: number
+  /** Shareability that leaves have no room for where DS is 1. */
+  readonly sharing: number
 }
 
 /** One instance per table base register, refilled when the structure that describes it changes. */
@@ -69,6 +101,8 @@ export class Geometry {
   /** The lowest level whose descriptors may be blocks. */
   firstBlockLevel = 1
   bigEndian = false
+  /** Shareability of all leaves, -1 where each has its own. */
+  sharing = -1
   /** 4 KiB granule, 48-bit addresses, little-endian, root at level 0 or 1: the shape that walks unroll. */
   quick = true
 
@@ -91,6 +125,7 @@ export class Geometry {
     this.addressMaskLo = -(1 << granuleLg2)
     this.firstBlockLevel = firstBlockLevel(granuleLg2, ds, lpa)
     this.bigEndian = shape.bigEndian
+    this.sharing = ds ? shape.sharing : -1
     const plain = granuleLg2 === 12 && !ds && !shape.bigEndian
     this.quick = plain && inputBits >= 32 && (startLevel === 0 || startLevel === 1)
   }
@@ -101,4 +136,95 @@ function firstBlockLevel(granuleLg2: number, ds: boolean, lpa: boolean): number 
   if (granuleLg2 === 12) return ds ? 0 : 1
   if (granuleLg2 === 14) return ds ? 1 : 2
   return lpa ? 1 : 2
+}
+
+/** What is to happen to a held transaction at the next opportunity. */
+export const WAIT = 0
+export const RETRY = 1
+export const ABORT_IT = 2
+export const COMPLETE_IT = 3
+
+/** A transaction that waits in the SMMU. */
+export interface HeldTransaction {
+  readonly held: number
+  readonly device: number
+  readonly pasid: number
+  readonly hi: number
+  readonly lo: number
+  readonly access: number
+  /** null while there was no room for its record: it is tried again when the Event queue can be written. §7.2.1. */
+  stag: number | null
+  next: typeof WAIT | typeof RETRY | typeof ABORT_IT | typeof COMPLETE_IT
+}
+
+/** Transactions that wait for CMD_RESUME or CMD_STALL_TERM, or for room in the Event queue. §3.12.2. */
+export class HeldTransactions {
+  /** IDR5.STALL_MAX. */
+  limit = 0
+  readonly #all = new Map<number, HeldTransaction>()
+  #last = 0
+
+  get all(): readonly HeldTransaction[] {
+    return [...this.#all.values()]
+  }
+
+  get count(): number {
+    return this.#all.size
+  }
+
+  /** @returns null when as many as the SMMU can hold are held already */
+  take(t: Transaction): HeldTransaction | null {
+    if (this.#all.size >= this.limit) return null
+    const { device, pasid, hi, lo, access } = t
+    const slot: HeldTransaction = {
+      held: ++this.#last,
+      device,
+      pasid,
+      hi,
+      lo,
+      access,
+      stag: null,
+      next: WAIT,
+    }
+    this.#all.set(slot.held, slot)
+    return slot
+  }
+
+  /** The lowest tag that no held transaction has; a tag returns when its transaction is resumed. */
+  freeTag(): number {
+    const used = new Set(this.all.map(t => t.stag))
+    let stag = 0
+    while (used.has(stag)) stag++
+    return stag
+  }
+
+  /** CMD_RESUME; no effect when StreamID and STAG do not match, §4.7.1. */
+  resume(device: number, stag: number, next: HeldTransaction["next"]): void {
+    for (const t of this.#all.values()) if (t.stag === stag && t.device === device) mark(t, next)
+  }
+
+  /** CMD_STALL_TERM, those included that have no record yet. §4.7.2. */
+  abortStream(device: number): void {
+    for (const t of this.#all.values()) if (t.device === device) mark(t, ABORT_IT)
+  }
+
+  /** CR0.SMMUEN goes to 0, §6.3.9.6. */
+  abortAll(): void {
+    for (const t of this.#all.values()) mark(t, ABORT_IT)
+  }
+
+  release(t: HeldTransaction): void {
+    this.#all.delete(t.held)
+  }
+
+  /** Without a word to the devices. */
+  clear(): void {
+    this.#all.clear()
+  }
+}
+
+/** The tag returns with the command, whenever the rest happens. */
+function mark(t: HeldTransaction, next: HeldTransaction["next"]): void {
+  t.next = next
+  t.stag = null
 }

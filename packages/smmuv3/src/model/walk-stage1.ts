@@ -36,7 +36,8 @@ const PXN_HI = pte.S1_PXN_HI
 /** Bit 55 of an address picks the range, as bit 23 of its high half. */
 const UPPER_RANGE = 1 << 23
 
-export class Stage1Walk {
+/** Both ranges of a CD, decoded. */
+export class Stage1Config {
   /** TTB0 and TTB1. */
   readonly lower: Geometry = new Geometry()
   readonly upper: Geometry = new Geometry()
@@ -56,6 +57,11 @@ export class Stage1Walk {
   panCoversExecute = false
   /** EL2 without E2H has one privilege level and one range. */
   singlePrivilege = false
+}
+
+export class Stage1Walk {
+  /** Of the transaction under way. */
+  config: Stage1Config = new Stage1Config()
   /** Whether stage 2 translates table fetches. */
   nested = false
   /** Whether the transaction is privileged, after STE.PRIVCFG. */
@@ -68,6 +74,11 @@ export class Stage1Walk {
   sizeLg2 = 0
   /** ACCESS_* bits. */
   allowed = 0
+  /** The leaf's descriptor without updates, what tables above limit, and the shareability of leaves without one. */
+  leafHi = 0
+  leafLo = 0
+  limits = 0
+  sharing = -1
 
   readonly #memory: PhysicalMemory
   readonly #words: Uint32Array
@@ -87,13 +98,15 @@ export class Stage1Walk {
    */
   walk(vaHi: number, vaLo: number, need: number): number {
     const upper = (vaHi & UPPER_RANGE) !== 0
-    const g = upper ? this.upper : this.lower
+    const g = upper ? this.config.upper : this.config.lower
     if (!g.enabled || !this.#inRange(g, upper, vaHi, vaLo)) return EVENTS.F_TRANSLATION
-    if (!this.privileged && (upper ? this.unprivilegedOffUpper : this.unprivilegedOffLower)) {
+    if (!this.privileged && (upper ? this.config.unprivilegedOffUpper : this.config.unprivilegedOffLower)) {
       return EVENTS.F_TRANSLATION
     }
+    this.sharing = g.sharing
     const quick = g.quick && this.trace === null
-    if (quick && this.#walk4K(g, upper ? this.limitsUpper : this.limitsLower, vaHi, vaLo, need)) return 0
+    if (quick && this.#walk4K(g, upper ? this.config.limitsUpper : this.config.limitsLower, vaHi, vaLo, need))
+      return 0
     return this.#walkAll(g, upper, vaHi, vaLo, need)
   }
 
@@ -147,20 +160,20 @@ export class Stage1Walk {
   #find(hi: number, lo: number): number {
     if (!this.nested) return this.#memory.find(hi, lo)
     const stage2 = this.#stage2
-    if (stage2.protectTables || stage2.walk(hi, lo, READ) !== 0) return -1
+    if (stage2.config.protectTables || stage2.walk(hi, lo, READ) !== 0) return -1
     return this.#memory.find(stage2.outHi, stage2.outLo)
   }
 
   /** Whether a leaf allows the access as it stands; keeps what it allows. */
   #allows(high: number, low: number, limits: number, need: number): boolean {
-    if (this.updateDirty && (high & DBM_HI) !== 0) return false
+    if (this.config.updateDirty && (high & DBM_HI) !== 0) return false
     this.allowed = this.#permissions(high, low, limits)
     return (this.allowed & need) === need
   }
 
   /** Every form, every fault, in the order of §7.3.22. */
   #walkAll(g: Geometry, upper: boolean, vaHi: number, vaLo: number, need: number): number {
-    const limitMask = upper ? this.limitsUpper : this.limitsLower
+    const limitMask = upper ? this.config.limitsUpper : this.config.limitsLower
     let limits = 0
     let tableHi = g.rootHi
     let tableLo = g.rootLo
@@ -200,7 +213,7 @@ export class Stage1Walk {
 
   /** Bits above the range must equal bit 55, without the top byte where it is ignored. §3.4.1. */
   #inRange(g: Geometry, upper: boolean, vaHi: number, vaLo: number): boolean {
-    const ignored = upper ? this.topByteIgnoredUpper : this.topByteIgnoredLower
+    const ignored = upper ? this.config.topByteIgnoredUpper : this.config.topByteIgnoredLower
     const top = ignored ? (vaHi << 8) >> 8 : vaHi
     const sign = upper ? -1 : 0
     if (g.inputBits >= 32) return top >> (g.inputBits - 32) === sign
@@ -244,12 +257,13 @@ export class Stage1Walk {
     bigEndian: boolean,
     need: number,
   ): number {
-    if ((low & pte.AF) === 0 && !this.updateAccess && !this.accessFaultsOff) return EVENTS.F_ACCESS
-    const dirtyable = this.updateDirty && (high & pte.DBM_HI) !== 0
+    if ((low & pte.AF) === 0 && !this.config.updateAccess && !this.config.accessFaultsOff)
+      return EVENTS.F_ACCESS
+    const dirtyable = this.config.updateDirty && (high & pte.DBM_HI) !== 0
     const allowed = this.#permissions(high, dirtyable ? low & ~pte.S1_AP2 : low, limits)
     if ((allowed & need) !== need) return EVENTS.F_PERMISSION
     let updated = low
-    if (this.updateAccess) updated |= pte.AF
+    if (this.config.updateAccess) updated |= pte.AF
     if (dirtyable && (need & ACCESS_WRITE) !== 0) updated &= ~pte.S1_AP2
     if (updated !== low) {
       if (this.nested) {
@@ -266,28 +280,30 @@ export class Stage1Walk {
   #permissions(high: number, low: number, limits: number): number {
     const writable = (low & AP2) === 0 && (limits & NO_WRITE_HI) === 0
     const userExecutes = ((high & UXN_HI) | (limits & XN_TABLE_HI)) === 0
-    if (this.singlePrivilege) {
-      const executes = userExecutes && !(this.writeExecuteNever && writable)
+    if (this.config.singlePrivilege) {
+      const executes = userExecutes && !(this.config.writeExecuteNever && writable)
       return READ | (writable ? WRITE : 0) | (executes ? EXEC : 0)
     }
     const user = (low & AP1) !== 0 && (limits & NO_UNPRIV_HI) === 0
     const userWrites = user && writable
     if (!this.privileged) {
-      const executes = userExecutes && !(this.writeExecuteNever && userWrites)
+      const executes = userExecutes && !(this.config.writeExecuteNever && userWrites)
       return (user ? READ : 0) | (userWrites ? WRITE : 0) | (executes ? EXEC : 0)
     }
     // What user code may write, privileged code must not execute: DDI 0487 §D8.4.
     const executes =
       ((high & PXN_HI) | (limits & PXN_TABLE_HI)) === 0 &&
       !userWrites &&
-      !(this.writeExecuteNever && writable)
-    const hidden = this.privilegedAccessNever && (user || (this.panCoversExecute && userExecutes))
+      !(this.config.writeExecuteNever && writable)
+    const hidden =
+      this.config.privilegedAccessNever && (user || (this.config.panCoversExecute && userExecutes))
     const data = hidden ? 0 : READ | (writable ? WRITE : 0)
     return data | (executes ? EXEC : 0)
   }
 
   #accept(low: number, baseHi: number, vaHi: number, vaLo: number, shift: number): void {
     this.sizeLg2 = shift
+    this.leafLo = low
     if (shift < 32) {
       const offset = (1 << shift) - 1
       this.outHi = baseHi

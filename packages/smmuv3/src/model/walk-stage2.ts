@@ -25,8 +25,10 @@ const WRITE = ACCESS_WRITE
 const EXEC = ACCESS_EXEC
 const DATA_ACCESS = ACCESS_READ | ACCESS_WRITE
 
-export class Stage2Walk {
+/** Stage 2 of an STE, decoded. */
+export class Stage2Config {
   readonly geometry: Geometry = new Geometry()
+  vmid = 0
   /** STE.S2AFFD, S2HA, S2HD and S2PTW as they are in effect. */
   accessFaultsOff = false
   updateAccess = false
@@ -35,6 +37,11 @@ export class Stage2Walk {
   forceWriteBack = false
   /** IDR3.XNX: bits 54:53 tell privileged from unprivileged execution. */
   xnx = false
+}
+
+export class Stage2Walk {
+  /** Of the stream under way. */
+  config: Stage2Config = new Stage2Config()
   /** Whether the transaction is privileged, after STE.PRIVCFG. */
   privileged = false
   trace: Tracer | null = null
@@ -43,8 +50,9 @@ export class Stage2Walk {
   outHi = 0
   outLo = 0
   sizeLg2 = 0
-  #leafHi = 0
-  #leafLo = 0
+  /** The leaf's descriptor, without updates. */
+  leafHi = 0
+  leafLo = 0
 
   readonly #memory: PhysicalMemory
   readonly #words: Uint32Array
@@ -58,7 +66,7 @@ export class Stage2Walk {
 
   /** What the leaf found last allows, ACCESS_* bits. */
   get allowed(): number {
-    return this.#permissions(this.#leafHi, this.#leafLo)
+    return this.#permissions(this.leafHi, this.leafLo)
   }
 
   /**
@@ -66,7 +74,7 @@ export class Stage2Walk {
    * @returns 0 or the number of the event
    */
   walk(ipaHi: number, ipaLo: number, need: number): number {
-    const quick = this.geometry.quick && this.trace === null && need <= DATA_ACCESS
+    const quick = this.config.geometry.quick && this.trace === null && need <= DATA_ACCESS
     return quick && this.#walk4K(ipaHi, ipaLo, need) ? 0 : this.#walkAll(ipaHi, ipaLo, need)
   }
 
@@ -75,7 +83,7 @@ export class Stage2Walk {
    * alone; whatever else it meets, the complete walk meets again and answers.
    */
   #walk4K(ipaHi: number, ipaLo: number, need: number): boolean {
-    const g = this.geometry
+    const g = this.config.geometry
     const memory = this.#memory
     const words = this.#words
     const outputShift = g.outputBits - 32
@@ -120,7 +128,7 @@ export class Stage2Walk {
 
   /** Every form, every fault, in the order of §7.3.22. */
   #walkAll(ipaHi: number, ipaLo: number, need: number): number {
-    const g = this.geometry
+    const g = this.config.geometry
     const { inputBits } = g
     if (inputBits >= 32 ? ipaHi >>> (inputBits - 32) !== 0 : ipaHi !== 0 || ipaLo >>> inputBits !== 0) {
       return EVENTS.F_TRANSLATION
@@ -157,9 +165,9 @@ export class Stage2Walk {
 
   /** S2PTW: a table or CD must not lie in Device memory. §5.2 S2PTW. */
   forbidsTable(): boolean {
-    if (!this.protectTables) return false
-    const type = this.#leafLo & pte.S2_MEM_ATTR
-    return this.forceWriteBack ? (type & 0x10) === 0 : (type & 0x30) === 0
+    if (!this.config.protectTables) return false
+    const type = this.leafLo & pte.S2_MEM_ATTR
+    return this.config.forceWriteBack ? (type & 0x10) === 0 : (type & 0x30) === 0
   }
 
   #unreadable(hi: number, lo: number): number {
@@ -170,20 +178,21 @@ export class Stage2Walk {
 
   /** Access flag, permissions and their hardware update, in the order of §7.3.22. */
   #check(at: number, high: number, low: number, need: number): number {
-    if ((low & pte.AF) === 0 && !this.updateAccess && !this.accessFaultsOff) return EVENTS.F_ACCESS
+    if ((low & pte.AF) === 0 && !this.config.updateAccess && !this.config.accessFaultsOff)
+      return EVENTS.F_ACCESS
     if ((this.#permissions(high, low) & need) !== need) return EVENTS.F_PERMISSION
     let updated = low
-    if (this.updateAccess) updated |= pte.AF
+    if (this.config.updateAccess) updated |= pte.AF
     if (this.#dirtyable(high) && (need & ACCESS_WRITE) !== 0) updated |= pte.S2_AP_WRITE
     if (updated !== low) {
-      if (this.geometry.bigEndian) this.#words[at + 1] = swap32(updated)
+      if (this.config.geometry.bigEndian) this.#words[at + 1] = swap32(updated)
       else this.#words[at] = updated
     }
     return 0
   }
 
   #dirtyable(high: number): boolean {
-    return this.updateDirty && (high & DBM_HI) !== 0
+    return this.config.updateDirty && (high & DBM_HI) !== 0
   }
 
   #permissions(high: number, low: number): number {
@@ -195,14 +204,14 @@ export class Stage2Walk {
   /** XN[1:0]: 0 all, 1 unprivileged alone, 2 nobody, 3 privileged alone; without XNX bit 54 alone. §D8.4. */
   #executable(high: number): boolean {
     if ((high & XN_HI) === 0) return true
-    if (!this.xnx) return (high & pte.S2_XN1_HI) === 0
+    if (!this.config.xnx) return (high & pte.S2_XN1_HI) === 0
     if ((high & pte.S2_XN0_HI) === 0) return false
     return ((high & pte.S2_XN1_HI) !== 0) === this.privileged
   }
 
   #accept(high: number, low: number, baseHi: number, ipaHi: number, ipaLo: number, shift: number): void {
-    this.#leafHi = high
-    this.#leafLo = low
+    this.leafHi = high
+    this.leafLo = low
     this.sizeLg2 = shift
     if (shift < 32) {
       const offset = (1 << shift) - 1

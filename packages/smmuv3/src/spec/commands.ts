@@ -65,6 +65,7 @@ export const ADDRESS_LO = 0xffff_f000
 export const ATC_INV_SIZE = 0x3f
 /** Size of CMD_ATC_INV that covers all 2^64 bytes. */
 export const ATC_INV_SIZE_ALL = 52
+export const PRI_RESP_PRGINDEX = 0x1ff
 export const PRI_RESP_RESP_SHIFT = 12
 export const PRI_RESP_RESP: number = 0x3 << 12
 export const SYNC_MSIADDRESS_LO = 0xffff_fffc

@@ -37,6 +37,7 @@ export const S1DSS = 0x3
 export const S1CIR_SHIFT = 2
 export const S1COR_SHIFT = 4
 export const S1CSH_SHIFT = 6
+export const PPAR: number = 1 << 18
 export const MEV: number = 1 << 19
 export const S2FWB: number = 1 << 25
 export const S1STALLD: number = 1 << 27
@@ -45,6 +46,10 @@ export const EATS: number = 0x3 << 28
 export const STRW_SHIFT = 30
 export const STRW = 0xc000_0000
 /** Word 3. */
+export const MEMATTR = 0xf
+export const MTCFG: number = 1 << 4
+export const ALLOCCFG_SHIFT = 5
+export const ALLOCCFG: number = 0xf << 5
 export const SHCFG_SHIFT = 12
 export const SHCFG: number = 0x3 << 12
 export const PRIVCFG_SHIFT = 16
@@ -60,6 +65,7 @@ export const S2SL0: number = 0x3 << 6
 export const S2IR0_SHIFT = 8
 export const S2OR0_SHIFT = 10
 export const S2SH0_SHIFT = 12
+export const S2SH0: number = 0x3 << 12
 export const S2TG_SHIFT = 14
 export const S2TG: number = 0x3 << 14
 export const S2PS_SHIFT = 16
@@ -92,6 +98,9 @@ export const CONFIG_S2_BIT = 2
 export const S1FMT_LINEAR = 0
 export const S1FMT_4KB_L2 = 1
 export const S1FMT_64KB_L2 = 2
+
+/** SHCFG: use the incoming shareability. */
+export const SHCFG_INCOMING = 1
 
 export const S1DSS_TERMINATE = 0
 export const S1DSS_BYPASS = 1

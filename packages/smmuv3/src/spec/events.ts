@@ -52,6 +52,8 @@ const FetchAddr = [247, 195, "physical address of the fetch, bits 55:3"] as cons
 const stream = { EventNumber, SSV, SubstreamID, StreamID } as const
 const fieldsUut = { ...stream, Reason, PnU, InD, RnW, InputAddr } as const
 const fieldsBadSubstreamId = { EventNumber, SubstreamID, StreamID } as const
+/** §7.3.6 also has R, W, X, PRIV and Span; no second source confirms their positions, and records here leave them 0. */
+const fieldsBadAtsTreq = { ...stream, InputAddr: [191, 140, "address of the request, bits 63:12"] } as const
 const fieldsStreamDisabled = { EventNumber, StreamID } as const
 const fieldsTranslForbidden = { EventNumber, StreamID, RnW, InputAddr } as const
 const fieldsFetch = { ...stream, Reason, GPCF, FetchAddr } as const
@@ -96,6 +98,8 @@ export const C_BAD_STE: EventLayout<"EventNumber" | "SSV" | "SubstreamID" | "Str
   "5",
   stream,
 )
+export const F_BAD_ATS_TREQ: EventLayout<"EventNumber" | "SSV" | "SubstreamID" | "StreamID" | "InputAddr"> =
+  record("F_BAD_ATS_TREQ", "6", fieldsBadAtsTreq)
 export const F_STREAM_DISABLED: EventLayout<"EventNumber" | "StreamID"> = record(
   "F_STREAM_DISABLED",
   "7",
@@ -199,3 +203,24 @@ export const F_PERMISSION: EventLayout<
   | "IPA"
   | "TTRnW"
 > = record("F_PERMISSION", "16", fieldsPermission)
+
+export const PPR_BYTES = 16
+const fieldsPpr = {
+  StreamID: [31, 0, "StreamID"],
+  SubstreamID: [51, 32, "SubstreamID"],
+  Priv: [58, 58, "privileged access"],
+  X: [59, 59, "execute access"],
+  R: [60, 60, "read access"],
+  W: [61, 61, "write access"],
+  Last: [62, 62, "last of its group; with neither R nor W and a SubstreamID, a Stop PASID marker"],
+  SSV: [63, 63, "SubstreamID is valid"],
+  PRGIndex: [72, 64, "page request group"],
+  Address: [127, 76, "page address, bits 63:12"],
+} as const
+/** An entry of the PRI queue. */
+export const PPR: BitLayout<typeof fieldsPpr> = bitLayout(
+  "PRI queue entry",
+  "IHI 0070 G.b §8",
+  128,
+  fieldsPpr,
+)

@@ -31,6 +31,7 @@ export const TG0: number = 0x3 << 6
 export const IR0_SHIFT = 8
 export const OR0_SHIFT = 10
 export const SH0_SHIFT = 12
+export const SH0: number = 0x3 << 12
 export const EPD0: number = 1 << 14
 export const ENDI: number = 1 << 15
 export const T1SZ_SHIFT = 16
@@ -40,6 +41,7 @@ export const TG1: number = 0x3 << 22
 export const IR1_SHIFT = 24
 export const OR1_SHIFT = 26
 export const SH1_SHIFT = 28
+export const SH1: number = 0x3 << 28
 export const EPD1: number = 1 << 30
 export const V = 0x8000_0000
 /** Word 1. */

@@ -207,6 +207,9 @@ export const QUEUE_PROD_OVFLG = 0x8000_0000
 /** EVENTQ_CONS.OVACKFLG and PRIQ_CONS.OVACKFLG. */
 export const QUEUE_CONS_OVACKFLG = 0x8000_0000
 
+/** PRIQ_IRQ_CFG2.LO, §6.3.36. */
+export const PRIQ_IRQ_CFG2_LO = 0x8000_0000
+
 /** CMDQ_CONS.ERR, §6.3.28 and §7.1. */
 export const CMDQ_CONS_ERR_SHIFT = 24
 export const CMDQ_CONS_ERR: number = 0x7f << 24
