@@ -15,6 +15,9 @@ import { userDataChapter } from "./chapters/user-data.ts"
 import type { ConformanceTarget, TestRunner } from "./target.ts"
 
 export { defineModelConformance } from "./model/define.ts"
+export { defineMetamorphic, type MetamorphicOptions } from "./model/metamorphic.ts"
+export { type Configuration, type Flags, mostly, type NestedFormat } from "./model/nested-format.ts"
+export { store } from "./model/nested-world.ts"
 export * from "./model/target.ts"
 export * from "./target.ts"
 

@@ -1,0 +1,95 @@
+import { type Configuration, defineMetamorphic, mostly, type NestedFormat, store } from "@iommu/conformance"
+import { ACCESS_READ, type PhysicalMemory } from "@iommu/core"
+import { describe, it } from "vitest"
+import { smmuv3Model } from "../src/index.ts"
+
+const CR0 = 0x20
+const STRTAB_BASE = 0x80
+const STRTAB_BASE_CFG = 0x88
+/** §5.2 Config. */
+const CONFIG = { first: 0b101, second: 0b110, nested: 0b111 } as const
+const STREAM = 1
+/** High half of a descriptor: DBM, PXN, UXN of stage 1 or XN of stage 2. DDI 0487 §D8.3. */
+const DBM = 1 << 19
+const PXN = 1 << 21
+const XN = 1 << 22
+/** APTable: no access from EL0, no writes. */
+const NO_WRITES_BELOW = 1 << 30
+
+/** Arm IHI 0070 G.b §5.2, §5.4 and DDI 0487 §D8.3, typed as numbers. 48 bits and 4 KiB in both stages. */
+const format: NestedFormat = {
+  name: "SMMUv3",
+  device: STREAM,
+  // A page with AF and AP 01; read-only; AP 00; without AF; with nG; invalid.
+  stage1Plain: mostly([0x743, 0], 14, [
+    [0x7c3, 0],
+    [0x703, 0],
+    [0x343, 0],
+    [0xf43, 0],
+    [0x7c3, DBM],
+    [0x743, XN | PXN],
+    [0x743, NO_WRITES_BELOW],
+    [0x742, 0],
+  ]),
+  stage1Large: [
+    [0x741, 0],
+    [0x741, 0],
+    [0x741, 0],
+    [0x7c1, 0],
+    [0x341, 0],
+    [0x7c1, DBM],
+    [0x741, XN],
+  ],
+  stage1Table: [0x743, 0],
+  stage1Small: lo => lo | 2,
+  stage2Table: () => [3, 0],
+  // S2AP 11 with AF; read-only; write-only; without AF.
+  stage2Page: mostly([0x7ff, 0], 12, [
+    [0x77f, 0],
+    [0x7bf, 0],
+    [0x3ff, 0],
+    [0x77f, DBM],
+    [0x7ff, XN],
+    [0, 0],
+  ]),
+  stage2Large: mostly([0x7fd, 0], 5, [
+    [0x77d, 0],
+    [0x3fd, 0],
+    [0x77d, DBM],
+  ]),
+  stage2Small: lo => lo | 2,
+  stage1Updates: { sets: 0x400, clears: 0x80 },
+  stage2Updates: { sets: 0x480, clears: 0 },
+  readsGuestConfig: true,
+  fetchNeeds: () => ACCESS_READ,
+  configure,
+  start: (memory, { config }) => {
+    const model = smmuv3Model({ memory })
+    model.mmio.write64(STRTAB_BASE, BigInt(config))
+    model.mmio.write32(STRTAB_BASE_CFG, 1)
+    model.mmio.write32(CR0, 1)
+    return model
+  },
+}
+
+/** Variants choose HA, HD, WXN, PAN, S2HA, S2HD, S2AFFD. */
+function configure(memory: PhysicalMemory, how: Configuration): void {
+  const { config, guestConfig, guestConfigAt, stages, stage1Root, stage2Root, variant } = how
+  const bit = (n: number, at: number): number => ((variant >>> n) & 1) << at
+  const ste = config + 64 * STREAM
+  store(memory, ste, (stages === "second" ? 0 : guestConfig) | (CONFIG[stages] << 1) | 1, 0)
+  if (stages !== "first") {
+    // S2VMID 7; S2T0SZ 16, S2SL0 2, S2PS 48 bits, S2AA64, S2R.
+    const control = 16 | (2 << 6) | (5 << 16) | (1 << 19) | (1 << 26)
+    store(memory, ste + 16, 7, control | bit(4, 24) | (bit(4, 23) & bit(5, 23)) | bit(6, 21))
+    store(memory, ste + 24, stage2Root, 0)
+  }
+  // T0SZ 16, EPD1, V; IPS 48 bits, AA64, R, A, ASID 3.
+  const low = 16 | (1 << 30) | (1 << 31)
+  const high = 5 | (1 << 9) | (1 << 13) | (1 << 14) | (3 << 16)
+  const features = bit(0, 11) | (bit(0, 10) & bit(1, 10)) | (bit(2, 4) & bit(7, 4)) | bit(3, 8)
+  store(memory, guestConfigAt, low, high | features)
+  store(memory, guestConfigAt + 8, stage1Root, 0)
+}
+
+defineMetamorphic({ describe, it }, format, { seed: 20261123, cases: 100_000 })
