@@ -13,7 +13,16 @@ export function amdModel(options: AmdModelOptions): AmdModel {
 export { type AmdDriverOptions, type AmdOps, amdDriver } from "./driver/ops.ts"
 export type { AmdAttributes } from "./model/attributes.ts"
 export type { AmdModel } from "./model/device.ts"
-export { type AmdModelOptions, EVERYTHING, EVERYTHING_2, QEMU_11 } from "./model/options.ts"
+export {
+  type AmdModelOptions,
+  EVERYTHING,
+  EVERYTHING_2,
+  fromLinuxLog,
+  QEMU_11,
+  ZEN,
+  ZEN_2,
+  ZEN_4_SERVER,
+} from "./model/options.ts"
 export * as commands from "./spec/commands.ts"
 export * as deviceTable from "./spec/device-table.ts"
 export * as events from "./spec/events.ts"
