@@ -1,6 +1,6 @@
 /** Prices of the builder: each operation on each format, next to a yardstick of the same size. */
 import type { BenchCase } from "../../../tooling/bench/src/bench-case.ts"
-import { fillYardstick, walkYardstick } from "../../../tooling/bench/src/yardsticks.ts"
+import { addressesOf, fillYardstick, walkYardstick } from "../../../tooling/bench/src/yardsticks.ts"
 import { benchTable, blockOf, type FormatSubject, RW, unitOf } from "./subject.ts"
 
 /** Leaves of a range: 2 MiB of entries, twice a core's L2. */
@@ -140,7 +140,7 @@ function unmapPages(subject: FormatSubject): BenchCase {
 function lookUp(subject: FormatSubject, operation: string, list: Int32Array): BenchCase {
   const { table } = benchTable(subject, unitOf(subject))
   const unit = Number(unitOf(subject) / 4096n)
-  const shift = subject.format.granuleLg2
+  const addresses = addressesOf(list, subject.format.granuleLg2)
   table.mapPages(0, 0, 1, 0, RANGE_LEAVES * unit, RW)
   return {
     operation,
@@ -150,9 +150,9 @@ function lookUp(subject: FormatSubject, operation: string, list: Int32Array): Be
     limit: 1.2,
     run: () => {
       let sum = 0
-      for (let n = 0; n < list.length; n++) {
-        const page = list[n] as number
-        sum = (sum + table.iovaToPhysHalves(page >>> (32 - shift), page << shift) + table.physLo) | 0
+      for (let n = 0; n < addresses.length; n += 2) {
+        const status = table.iovaToPhysHalves(addresses[n] as number, addresses[n + 1] as number)
+        sum = (sum + status + table.physLo) | 0
       }
       return sum
     },

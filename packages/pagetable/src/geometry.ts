@@ -56,13 +56,23 @@ export class Geometry {
   readonly isLinear: boolean
   /** Which unrolled walk leads to the tables of level 0. */
   readonly walk: number
+  /** Bits 63:32 that no IOVA within the reach has. */
+  readonly beyondHi: number
+  /**
+   * What the look-up unrolled for 4 levels compares: under `plainMask`, entries that lead on are `plain3` to `plain1`
+   * at their levels, and leaves of the smallest size `plain0`. Anything else is looked at more closely: all, for
+   * tables of other shapes than 4 levels of 512 entries, whose `plain3` no entry has.
+   */
+  readonly plainMask: number
+  readonly plain3: number
+  readonly plain2: number
+  readonly plain1: number
+  readonly plain0: number
   /** Copies of the format's numbers that the unrolled look-up needs. */
   readonly kindMask: number
   readonly kind1: number
   readonly kind2: number
   readonly kind3: number
-  readonly presentMask: number
-  readonly oddLeafMask: number
   readonly addressHi: number
   /** IOMMU_* bits of the last map, 0 when there was none, and the attributes of its leaves, signed halves. */
   prot = 0
@@ -72,7 +82,7 @@ export class Geometry {
 
   constructor(plan: Plan) {
     const { format, inputBits, outputBits, pageSizes, levels } = plan
-    const topShift = reachBits(format, Math.max(levels, 1) - 1)
+    const topShift = bitsOf(format, Math.max(levels, 1) - 1)
     this.format = format
     this.inputBits = inputBits
     this.levels = levels
@@ -82,9 +92,8 @@ export class Geometry {
     this.unitPages = Number((pageSizes & -pageSizes) >> 12n)
     this.firstPage = plan.firstPage
     this.lastPage = plan.lastPage
-    this.reachPages = pow2(
-      (format.grows === 1 ? Math.min(inputBits, topShift + format.indexBits) : inputBits) - 12,
-    )
+    const reachBits = format.grows === 1 ? Math.min(inputBits, topShift + format.indexBits) : inputBits
+    this.reachPages = pow2(reachBits - 12)
     const reachLast = Math.min(plan.lastPage, this.reachPages - 1)
     this.reachHi = Math.floor(reachLast / PAGES_PER_4G) | 0
     this.reachLo = ((reachLast % PAGES_PER_4G) << 12) | 0xfff | 0
@@ -102,8 +111,13 @@ export class Geometry {
     this.kind1 = format.tableKind
     this.kind2 = format.tableKind + format.tableKindStep
     this.kind3 = format.tableKind + format.tableKindStep * 2
-    this.presentMask = format.presentMask
-    this.oddLeafMask = format.oddLeafMask
+    const present = format.presentMask & -format.presentMask
+    this.plainMask = (format.kindMask & ~format.presentMask) | present | format.oddLeafMask
+    this.plain3 = this.walk === 4 ? this.kind3 & this.plainMask : ~this.plainMask
+    this.plain2 = this.kind2 & this.plainMask
+    this.plain1 = this.kind1 & this.plainMask
+    this.plain0 = (format.pageBitsLo | present) & this.plainMask
+    this.beyondHi = ~(pow2(Math.max(0, reachBits - 32)) - 1)
     this.addressHi = format.addressHi
     this.#plan = plan
   }
@@ -134,7 +148,7 @@ export class Geometry {
 /** The geometry that a table begins with. @throws EINVAL for numbers that the format does not have */
 export function geometryFor(options: PageTableOptions): Geometry {
   const { format, levels, inputBits, outputBits } = options
-  const reach = reachBits(format, levels) + format.rootTablesLg2
+  const reach = bitsOf(format, levels) + format.rootTablesLg2
   check(levels >= format.minLevels && levels <= format.maxLevels, `levels that ${format.name} has`)
   check(inputBits > format.granuleLg2 && inputBits <= format.maxInputBits, "an input width of the format")
   check(format.grows === 1 || inputBits <= reach, "enough levels for the input width")
@@ -168,7 +182,7 @@ function shared(plan: Plan): Geometry {
 }
 
 /** Address bits that `levels` levels of single tables resolve. */
-function reachBits(format: PageTableFormat, levels: number): number {
+function bitsOf(format: PageTableFormat, levels: number): number {
   return format.granuleLg2 + levels * format.indexBits
 }
 
@@ -177,7 +191,7 @@ function usableSizes(format: PageTableFormat, options: PageTableOptions): bigint
   const wanted = options.pageSizes ?? format.defaultPageSizes
   check((wanted & ~format.pageSizes) === 0n, `page sizes of ${format.name}`)
   const levels = format.grows === 1 ? format.maxLevels : options.levels
-  const bits = Math.min(options.inputBits, options.outputBits, reachBits(format, levels))
+  const bits = Math.min(options.inputBits, options.outputBits, bitsOf(format, levels))
   const sizes = wanted & ((1n << BigInt(bits)) - 1n)
   check(sizes !== 0n, "at least one page size")
   return sizes

@@ -6,7 +6,7 @@ import { benchTable, type FormatSubject, RW, unitOf } from "../../../packages/pa
 import { createPageTable } from "../../../packages/pagetable/src/index.ts"
 import { formatSubjects } from "./cases.ts"
 import { median, sample } from "./measure.ts"
-import { walkYardstick } from "./yardsticks.ts"
+import { addressesOf, walkYardstick } from "./yardsticks.ts"
 
 export interface MemoryMeasurement {
   readonly what: string
@@ -89,18 +89,17 @@ function growth(subject: FormatSubject): number {
 
 function lookUpPrice(subject: FormatSubject, pages: number): number {
   const { table } = benchTable(subject, unitOf(subject))
-  const shift = subject.format.granuleLg2
   table.mapPages(0, 0, 1, 0, pages * Number(unitOf(subject) / 4096n), RW)
-  const list = randomPages(pages)
+  const addresses = addressesOf(randomPages(pages), subject.format.granuleLg2)
   const run = (): number => {
     let sum = 0
-    for (let n = 0; n < list.length; n++) {
-      const page = list[n] as number
-      sum = (sum + table.iovaToPhysHalves(page >>> (32 - shift), page << shift) + table.physLo) | 0
+    for (let n = 0; n < addresses.length; n += 2) {
+      const status = table.iovaToPhysHalves(addresses[n] as number, addresses[n + 1] as number)
+      sum = (sum + status + table.physLo) | 0
     }
     return sum
   }
-  return minimum({ operations: list.length, run })
+  return minimum({ operations: addresses.length / 2, run })
 }
 
 function minimum(work: Parameters<typeof sample>[0]): number {
