@@ -1,9 +1,11 @@
 /** A machine around the model: memory, a linear Stream table, hand-made tables. Addresses are bigint throughout. */
 import {
   ACCESS_READ,
+  type AtsModel,
   createMemory,
   type DmaOutcome,
   type Fault,
+  type HoldingModel,
   type IommuModel,
   type PhysicalMemory,
   translateRequest,
@@ -33,7 +35,7 @@ export const S2_BLOCK = 0x7fdn
 
 export class Machine {
   readonly memory: PhysicalMemory
-  readonly model: IommuModel
+  readonly model: IommuModel & AtsModel & HoldingModel
   readonly streamTable: bigint
   readonly eventQueue: bigint
   readonly commandQueue: bigint
