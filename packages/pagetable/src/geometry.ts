@@ -113,7 +113,7 @@ export class Geometry {
     this.kind3 = format.tableKind + format.tableKindStep * 2
     const present = format.presentMask & -format.presentMask
     this.plainMask = (format.kindMask & ~format.presentMask) | present | format.oddLeafMask
-    this.plain3 = this.walk === 4 ? this.kind3 & this.plainMask : ~this.plainMask
+    this.plain3 = this.walk === 4 && this.rootEntries <= 512 ? this.kind3 & this.plainMask : ~this.plainMask
     this.plain2 = this.kind2 & this.plainMask
     this.plain1 = this.kind1 & this.plainMask
     this.plain0 = (format.pageBitsLo | present) & this.plainMask
