@@ -15,10 +15,12 @@ import { userDataChapter } from "./chapters/user-data.ts"
 import type { ConformanceTarget, TestRunner } from "./target.ts"
 
 export { defineModelConformance } from "./model/define.ts"
+export { defineFuzz, type FuzzContract, type FuzzOptions } from "./model/fuzz.ts"
 export { defineMetamorphic, type MetamorphicOptions } from "./model/metamorphic.ts"
 export { type Configuration, type Flags, mostly, type NestedFormat } from "./model/nested-format.ts"
 export { store } from "./model/nested-world.ts"
 export * from "./model/target.ts"
+export { Random } from "./random.ts"
 export * from "./target.ts"
 
 type Chapter = (runner: TestRunner, target: ConformanceTarget) => void
