@@ -25,6 +25,8 @@ export interface AtsCompletion {
   global: boolean
   /** U: only untranslated accesses may be made, and nothing cached. */
   untranslatedOnly: boolean
+  /** N: translated requests must not have No Snoop set. */
+  nonSnooped?: boolean
 }
 
 /** Response codes of a page request group. PCIe 10.4.2.1. */

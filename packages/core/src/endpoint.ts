@@ -19,6 +19,8 @@ export interface EndpointOptions {
   readonly ats?: boolean
   /** Asks for pages that are not there; needs {@link ats}. */
   readonly pri?: boolean
+  /** Translated requests carry the PASID: an optional feature of devices and IOMMUs. PCI Express Base 6.0 §10.2.4. */
+  readonly pasidInTranslated?: boolean
 }
 
 /** How a DMA ended. */
@@ -172,7 +174,8 @@ export class Endpoint implements AtsDevice {
   /** A translated request still passes the IOMMU, which may refuse it. */
   #translated(target: { pa: bigint; size: bigint }, access: number, pasid: number): Target | DmaResult {
     const { model } = this.#options
-    const status = model.translatedRequest?.(this.device, pasid, hi32(target.pa), lo32(target.pa), access)
+    const carried = this.#options.pasidInTranslated === true ? pasid : NO_PASID
+    const status = model.translatedRequest?.(this.device, carried, hi32(target.pa), lo32(target.pa), access)
     if (status !== 0) return { kind: "refused", fault: model.atsFault ?? null }
     const { reached } = model
     if (reached === undefined) return target

@@ -49,6 +49,15 @@ describe("cache store", () => {
     cache.clear()
   })
 
+  it("drops the record of one key and no other", () => {
+    const cache = store("hoard")
+    for (let page = 0; page < 20; page++) put(cache, [page, 0, 0, 0], page)
+    cache.drop(7, 0, 0, 0)
+    cache.drop(99, 0, 0, 0)
+    expect(cache.size).toBe(19)
+    for (let page = 0; page < 20; page++) expect(cache.find(page, 0, 0, 0) < 0).toBe(page === 7)
+  })
+
   it("forgets everything when cleared", () => {
     const cache = store("hoard")
     for (let page = 0; page < 100; page++) cache.insert(page, 0, 0, 0)

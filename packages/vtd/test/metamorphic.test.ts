@@ -60,7 +60,7 @@ const format: NestedFormat = {
   fetchNeeds: variant => (((variant >>> 2) & 1) === 0 ? ACCESS_READ : ACCESS_READ | ACCESS_WRITE),
   configure,
   start: (memory, { config }) => {
-    const model = vtdModel({ memory, hostAddressWidth: 46 })
+    const model = vtdModel({ memory, hostAddressWidth: 46, caches: "none" })
     model.mmio.write64(RTADDR, BigInt(config) | SCALABLE)
     model.mmio.write32(GCMD, 0x4000_0000)
     model.mmio.write32(GCMD, 0x8000_0000)

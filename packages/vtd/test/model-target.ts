@@ -158,9 +158,9 @@ const refused = (n: number) => ({ device: 0, iova: 0x40_0000n + BigInt(n) * 0x10
 
 export const modelTarget: ModelTarget = {
   name: "the VT-d model",
-  create: (_caches: CachePolicy) => {
+  create: (caches: CachePolicy) => {
     const memory = createMemory([{ base: 0n, size: MEMORY_BYTES }])
-    return { memory, model: vtdModel({ memory }) }
+    return { memory, model: vtdModel({ memory, caches }) }
   },
   start,
   running: { device: 0, iova: 0x1000n, pa: FIRST_PAGE },

@@ -1,6 +1,7 @@
 /** A remapping unit over tables that a test writes word by word, with nothing of the driver or the formats. */
 import {
   ACCESS_READ,
+  type CachePolicy,
   createMemory,
   type DmaOutcome,
   NO_PASID,
@@ -39,8 +40,13 @@ export class Unit {
   readonly model: VtdModel
   #next = 0x10_0000n
 
-  constructor(capabilities: VtdCapabilities = EVERYTHING, hostAddressWidth = 52) {
-    this.model = vtdModel({ memory: this.memory, capabilities, hostAddressWidth })
+  /** Without caches: tests change tables from one request to the next. */
+  constructor(
+    capabilities: VtdCapabilities = EVERYTHING,
+    hostAddressWidth = 52,
+    caches: CachePolicy = "none",
+  ) {
+    this.model = vtdModel({ memory: this.memory, capabilities, hostAddressWidth, caches })
   }
 
   page(): bigint {

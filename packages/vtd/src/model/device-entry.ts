@@ -9,10 +9,27 @@ import * as pt from "../spec/pasid-table.ts"
 import { TTM_ABORT, TTM_LEGACY, TTM_MASK, TTM_SCALABLE, TTM_SHIFT } from "../spec/registers.ts"
 import { resolvePasid } from "./pasid-entry.ts"
 import { traceEntry } from "./trace.ts"
-import { MODE_PASS_THROUGH, MODE_SECOND, type Transaction } from "./transaction.ts"
+import {
+  MODE_PASS_THROUGH,
+  MODE_SECOND,
+  REQUEST_PAGE,
+  REQUEST_TRANSLATED,
+  REQUEST_UNTRANSLATED,
+  type Transaction,
+} from "./transaction.ts"
 
 /** Fills mode, tables and flags of the transaction. @returns 0 or the fault reason */
 export function resolveEntries(t: Transaction): number {
+  const { caches } = t
+  const plain = t.request === REQUEST_UNTRANSLATED
+  if (plain && caches.hasEntries(t)) return 0
+  caches.forgetEntries()
+  const reason = resolveAnew(t)
+  if (plain && reason === 0) caches.noteEntries(t)
+  return reason
+}
+
+function resolveAnew(t: Transaction): number {
   const { features } = t
   const ttm = (t.rootLo >>> TTM_SHIFT) & TTM_MASK
   t.fpd = false
@@ -25,10 +42,36 @@ export function resolveEntries(t: Transaction): number {
 
 /** §3.4.2. */
 function resolveLegacy(t: Transaction): number {
+  if (t.request === REQUEST_PAGE) return t.fail(fr.RTA_3, 0, t.iovaHi, t.iovaLo)
+  if (t.pasid >= 0) return t.fail(fr.RTA_2, 0, t.iovaHi, t.iovaLo)
+  if (t.caches.findContext(t, TTM_LEGACY)) {
+    if (t.reason !== 0) return t.reason
+  } else {
+    const reason = readLegacyContext(t)
+    t.caches.keepContext(t, TTM_LEGACY, reason)
+    if (reason !== 0) return reason
+  }
+  if (t.request !== REQUEST_UNTRANSLATED && translationType(t) !== ctx.TT_DEVICE_TLB) {
+    return t.fail(fr.LCT_5, 0, t.iovaHi, t.iovaLo)
+  }
+  t.domainId = (t.contextLo1 >>> ctx.CONTEXT_DID_SHIFT_LO1) & 0xffff
+  t.effectivePasid = 0
+  t.privileged = false
+  t.ssAccessed = 0
+  t.pwsnp = false
+  t.mode = translationType(t) === ctx.TT_PASS_THROUGH ? MODE_PASS_THROUGH : MODE_SECOND
+  t.setSecondStage(t.contextHi, t.contextLo, t.contextLo1 & ctx.CONTEXT_AW_MASK_LO1)
+  return 0
+}
+
+function translationType(t: Transaction): number {
+  return (t.contextLo >>> ctx.CONTEXT_TT_SHIFT) & ctx.CONTEXT_TT_MASK
+}
+
+/** Through the root table to a context entry that is right. §9.1, §9.3. @returns 0 or the fault reason */
+function readLegacyContext(t: Transaction): number {
   const { features, memory } = t
   const words = memory.words
-  if (t.pasid >= 0) return t.fail(fr.RTA_2, 0, t.iovaHi, t.iovaLo)
-
   const rootTableLo = t.rootLo & ctx.ADDR_MASK_LO
   const bus = t.device >>> 8
   const rootAddress = rootTableLo + bus * ctx.ROOT_ENTRY_BYTES
@@ -58,7 +101,10 @@ function resolveLegacy(t: Transaction): number {
   t.fpd = (lo & ctx.CONTEXT_FPD) !== 0
   if ((lo & ctx.CONTEXT_P) === 0) return t.fail(fr.LCT_2, 0, rootHi, address)
 
-  const tt = (lo >>> ctx.CONTEXT_TT_SHIFT) & ctx.CONTEXT_TT_MASK
+  t.contextLo = lo | 0
+  t.contextHi = hi | 0
+  t.contextLo1 = lo1 | 0
+  const tt = translationType(t)
   // Pass-through ignores SSPTPTR, its upper bits included.
   const pointerRsvd = tt === ctx.TT_PASS_THROUGH ? 0 : hi & features.pointerRsvdHi
   const rsvd =
@@ -66,16 +112,7 @@ function resolveLegacy(t: Transaction): number {
   if (rsvd !== 0) return t.fail(fr.LCT_3, 0, rootHi, address)
   const aw = lo1 & ctx.CONTEXT_AW_MASK_LO1
   if (((features.widths >> aw) & 1) === 0) return t.fail(fr.LCT_4, 0, rootHi, address)
-  if (!supportsTranslationType(t, tt)) return t.fail(fr.LCT_4, 0, rootHi, address)
-
-  t.domainId = (lo1 >>> ctx.CONTEXT_DID_SHIFT_LO1) & 0xffff
-  t.effectivePasid = 0
-  t.privileged = false
-  t.ssAccessed = 0
-  t.pwsnp = false
-  t.mode = tt === ctx.TT_PASS_THROUGH ? MODE_PASS_THROUGH : MODE_SECOND
-  t.setSecondStage(hi, lo, aw)
-  return 0
+  return supportsTranslationType(t, tt) ? 0 : t.fail(fr.LCT_4, 0, rootHi, address)
 }
 
 /** §9.3, TT. */
@@ -94,12 +131,27 @@ function supportsTranslationType(t: Transaction, tt: number): boolean {
 
 /** §3.4.3. */
 function resolveScalable(t: Transaction): number {
-  const { features, memory } = t
-  const words = memory.words
-  if (t.pasid >= 0 && (t.access & ACCESS_EXEC) !== 0 && features.majorVersion >= 8) {
+  const executes = t.pasid >= 0 && (t.access & ACCESS_EXEC) !== 0 && t.request !== REQUEST_PAGE
+  if (executes && t.features.majorVersion >= 8) {
     return t.fail(fr.RTA_5, 0, t.iovaHi, t.iovaLo)
   }
+  if (t.caches.findContext(t, TTM_SCALABLE)) {
+    if (t.reason !== 0) return t.reason
+  } else {
+    const reason = readScalableContext(t)
+    t.caches.keepContext(t, TTM_SCALABLE, reason)
+    if (reason !== 0) return reason
+  }
+  const reason = checkRequest(t) || choosePasid(t)
+  if (reason !== 0) return t.fail(reason, 0, t.iovaHi, t.iovaLo)
+  // A translated address is beyond PASIDs and tables. §4.2.5.
+  return t.request === REQUEST_TRANSLATED ? 0 : resolvePasid(t)
+}
 
+/** Through the root table to a context entry that is right. §9.2, §9.4. @returns 0 or the fault reason */
+function readScalableContext(t: Transaction): number {
+  const { features, memory } = t
+  const words = memory.words
   const rootTableLo = t.rootLo & ctx.ADDR_MASK_LO
   const bus = t.device >>> 8
   const half = t.device & 0x80 ? 8 : 0
@@ -124,16 +176,18 @@ function resolveScalable(t: Transaction): number {
   if (at < 0) return t.fail(fr.SCT_1, 0, rootHi, address)
   if (t.trace !== null) traceEntry(t, "scalable-mode context entry", rootHi, tableLo, devfn, at, 4)
   const reason = checkScalableContext(t, at)
-  if (reason !== 0) return t.fail(reason, 0, rootHi, address)
-  return resolvePasid(t, words[at + 1] as number, words[at] as number)
+  return reason === 0 ? 0 : t.fail(reason, 0, rootHi, address)
 }
 
-/** §9.4. Sets the PASID that counts. @returns 0 or the fault reason */
+/** §9.4. @returns 0 or the fault reason */
 function checkScalableContext(t: Transaction, at: number): number {
   const { features } = t
   const words = t.memory.words
   const lo = words[at] as number
   const lo1 = words[at + 2] as number
+  t.contextLo = lo | 0
+  t.contextHi = (words[at + 1] as number) | 0
+  t.contextLo1 = lo1 | 0
   t.fpd = (lo & ctx.CONTEXT_FPD) !== 0
   if ((lo & ctx.CONTEXT_P) === 0) return fr.SCT_2
   const rsvd =
@@ -147,19 +201,34 @@ function checkScalableContext(t: Transaction, at: number): number {
     (words[at + 7] as number)
   if (rsvd !== 0) return fr.SCT_3
   if ((lo & ctx.PRE) !== 0 && (lo & ctx.DTE) === 0) return fr.SCT_4
-  const pasidLimit = 1 << (((lo >>> ctx.PDTS_SHIFT) & ctx.PDTS_MASK) + 7 + pt.PASID_TABLE_BITS)
-  const ridPasid = lo1 & ctx.RID_PASID_MASK_LO1
-  if (ridPasid >= pasidLimit) return fr.SCT_4
+  return (lo1 & ctx.RID_PASID_MASK_LO1) >= pasidLimit(lo) ? fr.SCT_4 : 0
+}
 
+/** PASIDs that the directory has room for. §9.4, PDTS. */
+function pasidLimit(contextLo: number): number {
+  return 1 << (((contextLo >>> ctx.PDTS_SHIFT) & ctx.PDTS_MASK) + 7 + pt.PASID_TABLE_BITS)
+}
+
+/** May the device send requests of this kind? §9.4, DTE and PRE. @returns 0 or the fault reason */
+function checkRequest(t: Transaction): number {
+  if (t.request === REQUEST_UNTRANSLATED) return 0
+  if (t.request === REQUEST_PAGE) return (t.contextLo & ctx.PRE) === 0 ? fr.SCT_8 : 0
+  return (t.contextLo & ctx.DTE) === 0 ? fr.SCT_5 : 0
+}
+
+/** Sets the PASID that counts. §3.4.3, §7.1.3. @returns 0 or the fault reason */
+function choosePasid(t: Transaction): number {
+  const lo = t.contextLo
+  const ridPasid = t.contextLo1 & ctx.RID_PASID_MASK_LO1
   if (t.pasid < 0) {
     t.effectivePasid = ridPasid
-    t.privileged = (lo1 & ctx.RID_PRIV_LO1) !== 0
+    t.privileged = (t.contextLo1 & ctx.RID_PRIV_LO1) !== 0
     return 0
   }
   if ((lo & ctx.PASIDE) === 0) return fr.SCT_6
-  if (t.pasid >= pasidLimit) return fr.SCT_7
+  if (t.pasid >= pasidLimit(lo)) return fr.SCT_7
   if (t.pasid === ridPasid) return fr.SCT_9
-  if (t.pasid > features.maxPasid) return fr.SGN_10
+  if (t.pasid > t.features.maxPasid && t.request !== REQUEST_PAGE) return fr.SGN_10
   t.effectivePasid = t.pasid
   t.privileged = (t.access & ACCESS_PRIV) !== 0
   return 0

@@ -5,18 +5,23 @@
 import {
   ACCESS_READ,
   ACCESS_WRITE,
+  type AtsCompletion,
+  type AtsDevice,
+  type AtsModel,
   type Fault,
   hi32,
   type Invalidation,
   type IommuModel,
   lo32,
   type Mmio,
+  type PageRequest,
   type PhysicalMemory,
-  type TranslationResult,
   type WalkStep,
 } from "@iommu/core"
 import { FRCD_BYTES } from "../spec/events.ts"
 import * as reg from "../spec/registers.ts"
+import { AtsDevices, AtsPort } from "./ats.ts"
+import { Caches } from "./caches.ts"
 import { CommandQueue } from "./commands.ts"
 import { FaultLog } from "./events.ts"
 import {
@@ -27,9 +32,10 @@ import {
   type VtdCapabilities,
   type VtdModelOptions,
 } from "./options.ts"
+import { PageRequestQueue } from "./page-requests.ts"
 import { Registers } from "./registers.ts"
-import { Transaction } from "./transaction.ts"
-import { identity, translateRemapped } from "./translate.ts"
+import { REQUEST_UNTRANSLATED, Transaction } from "./transaction.ts"
+import { identity, translateRemapped, type VtdTranslationResult } from "./translate.ts"
 
 const OFFSETS = {
   GCMD: reg.REGISTERS.GCMD[0],
@@ -39,12 +45,12 @@ const OFFSETS = {
   IQT: reg.REGISTERS.IQT[0],
   ICS: reg.REGISTERS.ICS[0],
   IECTL: reg.REGISTERS.IECTL[0],
+  PRS: reg.REGISTERS.PRS[0],
+  PECTL: reg.REGISTERS.PECTL[0],
 } as const
 
-export class VtdModel implements IommuModel {
-  readonly vendor = "vtd"
-  readonly mmio: Mmio
-  readonly result: TranslationResult = {
+function emptyResult(): VtdTranslationResult {
+  return {
     paHi: 0,
     paLo: 0,
     sizeLg2: 0,
@@ -53,14 +59,25 @@ export class VtdModel implements IommuModel {
     ipaLo: 0,
     stage1SizeLg2: 0,
     stage2SizeLg2: 0,
-    fault: null as Fault | null,
+    attributes: 0,
+    fault: null,
   }
+}
+
+export class VtdModel implements IommuModel, AtsModel {
+  readonly vendor = "vtd"
+  readonly mmio: Mmio
+  readonly result: VtdTranslationResult = emptyResult()
   readonly #registers: Registers
   // `translate` reads these three: a private name (#) costs 2 ns a call.
   private readonly transaction: Transaction
   private readonly log: FaultLog
   private enabled = false
+  readonly #caches: Caches
   readonly #queue: CommandQueue
+  readonly #devices: AtsDevices = new AtsDevices()
+  readonly #ats: AtsPort
+  readonly #pageRequests: PageRequestQueue
   readonly #hostAddressWidth: number
   #capabilities: VtdCapabilities
   #features: Features
@@ -70,9 +87,19 @@ export class VtdModel implements IommuModel {
     this.#hostAddressWidth = checkHostAddressWidth(options.hostAddressWidth ?? 52)
     this.#features = new Features(this.#capabilities, this.#hostAddressWidth)
     this.#registers = new Registers(this.#capabilities, this.#features)
-    this.transaction = new Transaction(options.memory, this.#features)
+    this.#caches = new Caches(options.caches ?? "exact", this.#features.cachingMode)
+    this.transaction = new Transaction(options.memory, this.#features, this.#caches)
     this.log = new FaultLog(this.#registers)
-    this.#queue = new CommandQueue(options.memory, this.#registers, this.log, this.#features)
+    this.#queue = new CommandQueue(
+      options.memory,
+      this.#registers,
+      this.log,
+      this.#devices,
+      this.#caches,
+      this.#features,
+    )
+    this.#ats = new AtsPort(this.transaction, this.log, emptyResult())
+    this.#pageRequests = new PageRequestQueue(this.transaction, this.#registers, this.log, this.#devices)
     this.#registers.onWrite = (offset, value) => this.#written(offset, value)
     this.mmio = this.#registers
   }
@@ -104,11 +131,13 @@ export class VtdModel implements IommuModel {
   set onInterrupt(hook: ((address: bigint, data: number) => void) | null) {
     this.log.interrupt.send = hook
     this.#queue.interrupt.send = hook
+    this.#pageRequests.interrupt.send = hook
   }
 
   translate(device: number, pasid: number, iovaHi: number, iovaLo: number, access: number): number {
     const t = this.transaction
     const result = this.result
+    t.request = REQUEST_UNTRANSLATED
     t.device = device & 0xffff
     t.pasid = pasid < 0 ? -1 : pasid
     t.iovaHi = iovaHi | 0
@@ -125,6 +154,32 @@ export class VtdModel implements IommuModel {
     return reason
   }
 
+  get completion(): AtsCompletion {
+    return this.#ats.completion
+  }
+
+  get atsFault(): Fault | null {
+    return this.#ats.fault
+  }
+
+  connect(device: number, ats: AtsDevice): void {
+    this.#devices.connect(device, ats)
+  }
+
+  translationRequest(device: number, pasid: number, iovaHi: number, iovaLo: number, access: number): number {
+    if (!this.enabled) return this.#ats.refuse()
+    return this.#ats.translationRequest(device, pasid, iovaHi, iovaLo, access)
+  }
+
+  translatedRequest(device: number, pasid: number, paHi: number, paLo: number, access: number): number {
+    if (!this.enabled) return this.#ats.refuse()
+    return this.#ats.translatedRequest(device, pasid, paHi, paLo, access)
+  }
+
+  pageRequest(request: PageRequest): void {
+    this.#ats.fault = this.#pageRequests.receive(request, this.enabled)
+  }
+
   restoreRegisters(values: Readonly<Record<string, bigint>>): string[] {
     this.#capabilities = {
       ver: BigInt.asUintN(32, values.VER ?? this.#capabilities.ver),
@@ -134,6 +189,7 @@ export class VtdModel implements IommuModel {
     this.#features = new Features(this.#capabilities, this.#hostAddressWidth)
     this.transaction.features = this.#features
     this.#queue.features = this.#features
+    this.#caches.configure(this.#features.cachingMode)
     this.#registers.configure(this.#capabilities, this.#features)
     const unknown = Object.entries(values).filter(([name, value]) => !this.#restore(name, value))
     if ((this.#registers.get("GSTS") & reg.SRTP) !== 0) this.#latchRoot()
@@ -187,6 +243,12 @@ export class VtdModel implements IommuModel {
       case OFFSETS.ICS:
         this.#queue.completionServed()
         return
+      case OFFSETS.PRS:
+        this.#pageRequests.served()
+        return
+      case OFFSETS.PECTL:
+        this.#pageRequests.interrupt.deliver()
+        return
       case OFFSETS.IECTL:
         this.#queue.interrupt.deliver()
         return
@@ -203,6 +265,7 @@ export class VtdModel implements IommuModel {
     const r = this.#registers
     if ((command & reg.SRTP) !== 0) {
       this.#latchRoot()
+      if (this.#features.rootPointerInvalidates) this.#caches.dropAll()
       r.set("GSTS", (r.get("GSTS") | reg.SRTP) >>> 0)
     }
     if ((command & reg.SIRTP) !== 0 && this.#features.interruptRemapping) {
@@ -229,6 +292,7 @@ export class VtdModel implements IommuModel {
     const t = this.transaction
     t.rootHi = this.#registers.getHi("RTADDR")
     t.rootLo = this.#registers.get("RTADDR")
+    this.#caches.forgetEntries()
     this.#queue.ttm = (t.rootLo >>> reg.TTM_SHIFT) & reg.TTM_MASK
   }
 }

@@ -16,7 +16,7 @@ import { FAULT_REASONS, FRCD, FRCD_BYTES, FRCD_F } from "../spec/events.ts"
 import * as reg from "../spec/registers.ts"
 import { EventInterrupt } from "./interrupts.ts"
 import type { Registers } from "./registers.ts"
-import type { Transaction } from "./transaction.ts"
+import { REQUEST_PAGE, REQUEST_TRANSLATION, type Transaction } from "./transaction.ts"
 
 /** Conditions that keep a further fault event back until software has served them. */
 const PENDING = reg.PPF | reg.PFO | reg.IQE | reg.ICE | reg.ITE
@@ -123,19 +123,23 @@ export class FaultLog {
 
 /** §11.4.7.6. */
 function faultRecord(t: Transaction): bigint[] {
-  const read = (t.access & ACCESS_READ) !== 0
-  const atomic = read && (t.access & ACCESS_WRITE) !== 0
+  const pages = t.request === REQUEST_PAGE
+  // A translation request is a read, whatever it asks for.
+  const asks = t.request === REQUEST_TRANSLATION
+  const read = asks || (!pages && (t.access & ACCESS_READ) !== 0)
+  const atomic = read && !asks && (t.access & ACCESS_WRITE) !== 0
   const tagged = t.pasid >= 0 && t.features.pasid
   return FRCD.encode({
     FI: (fromHalves(t.iovaHi, t.iovaLo) & t.features.faultInfoMask) >> 12n,
     SID: BigInt(t.device),
     T1: read ? 1n : 0n,
-    T2: atomic ? 1n : 0n,
+    T2: atomic || pages ? 1n : 0n,
     FR: BigInt(t.reason),
     PP: tagged ? 1n : 0n,
     PV: tagged ? BigInt(t.pasid & 0xfffff) : 0n,
     PRIV: tagged && (t.access & ACCESS_PRIV) !== 0 ? 1n : 0n,
     EXE: tagged && read && !atomic && (t.access & ACCESS_EXEC) !== 0 ? 1n : 0n,
+    AT: pages ? 0n : BigInt(t.request),
     F: 1n,
   })
 }

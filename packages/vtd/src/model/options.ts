@@ -2,7 +2,15 @@
  * What a modelled remapping unit can do: capability registers, and the masks that follow from them.
  * Intel VT-d 5.10 (D51397-018) §11.4.1 to §11.4.3; conditional reserved bits from chapter 9.
  */
-import { hi32, IommuError, lo32, type PhysicalMemory, toU64, type U64Like } from "@iommu/core"
+import {
+  type CachePolicy,
+  hi32,
+  IommuError,
+  lo32,
+  type PhysicalMemory,
+  toU64,
+  type U64Like,
+} from "@iommu/core"
 import * as ctx from "../spec/device-table.ts"
 import * as pte from "../spec/page-tables.ts"
 import * as pasid from "../spec/pasid-table.ts"
@@ -22,6 +30,8 @@ export interface VtdModelOptions {
   readonly capabilities?: VtdCapabilities
   /** HAW, which platforms report in ACPI, not in a register: 32 to 52. Default 52. */
   readonly hostAddressWidth?: number
+  /** What the unit keeps of tables that it has read. Default `exact`. */
+  readonly caches?: CachePolicy
 }
 
 /** Every feature that the model has, and eight fault recording registers. */
@@ -115,6 +125,8 @@ export class Features {
   readonly pageRequests: boolean
   readonly pageRequestDrain: boolean
   readonly executeRequests: boolean
+  readonly noWriteFlag: boolean
+  readonly memoryTypes: boolean
   readonly pasid: boolean
   readonly maxPasid: number
   readonly scalable: boolean
@@ -123,6 +135,9 @@ export class Features {
   readonly abortDma: boolean
   readonly queuedInvalidation: boolean
   readonly interruptRemapping: boolean
+  readonly cachingMode: boolean
+  /** SRTP drops what the unit keeps. */
+  readonly rootPointerInvalidates: boolean
   readonly pageSelective: boolean
   readonly mamv: number
   readonly invalidationThrottle: boolean
@@ -153,6 +168,8 @@ export class Features {
   /** Levels at which PS makes a leaf, as bits. */
   readonly ssLargeLevels: number
   readonly fsLargeLevels: number
+  /** log2 of the largest page of either stage. */
+  readonly largestPageLg2: number
   /** Bits of FI that a fault record has: those below the largest AGAW. §11.4.7.6. */
   readonly faultInfoMask: bigint
 
@@ -169,6 +186,8 @@ export class Features {
     this.pageRequests = ecap.PRS === 1n
     this.pageRequestDrain = ecap.PDS === 1n
     this.executeRequests = ecap.ERS === 1n
+    this.noWriteFlag = ecap.NWFS === 1n
+    this.memoryTypes = ecap.MTS === 1n
     this.pasid = ecap.PASID === 1n
     this.maxPasid = Math.min(2 ** (Number(ecap.PSS) + 1) - 1, pasid.PASID_MAX)
     this.scalable = ecap.SMTS === 1n
@@ -177,6 +196,8 @@ export class Features {
     this.abortDma = ecap.ADMS === 1n
     this.queuedInvalidation = ecap.QI === 1n
     this.interruptRemapping = ecap.IR === 1n
+    this.cachingMode = cap.CM === 1n
+    this.rootPointerInvalidates = cap.ESRTPS === 1n
     this.pageSelective = cap.PSI === 1n
     this.mamv = Number(cap.MAMV)
     this.invalidationThrottle = ecap.DIT === 1n
@@ -239,6 +260,8 @@ export class Features {
     const sslps = Number(cap.SSLPS)
     this.ssLargeLevels = when((sslps & 1) !== 0, large2M) | when((sslps & 2) !== 0, large1G)
     this.fsLargeLevels = large2M | when(cap.FS1GP === 1n, large1G)
+    const large = this.ssLargeLevels | (this.firstStage ? this.fsLargeLevels : 0)
+    this.largestPageLg2 = (large & large1G) !== 0 ? 30 : (large & large2M) !== 0 ? 21 : 12
     const snp = when(ecap.SC === 0n, pte.SS_SNP)
     // A table entry never has SNP; PS in one that cannot be a leaf is reserved, and at level 1 PS means nothing.
     const ssTable = pte.SS_SNP | pte.SS_PS

@@ -8,19 +8,39 @@ import * as fr from "../spec/events.ts"
 import { SS_A } from "../spec/page-tables.ts"
 import * as pt from "../spec/pasid-table.ts"
 import { traceEntry } from "./trace.ts"
-import { MODE_FIRST, type Transaction } from "./transaction.ts"
+import { MODE_FIRST, REQUEST_PAGE, type Transaction } from "./transaction.ts"
 import { beyondSecondStage } from "./walk-stage2.ts"
 
-/** Through directory and table to the entry of the PASID that counts. @returns 0 or the fault reason */
-export function resolvePasid(t: Transaction, directoryHi: number, contextLo: number): number {
+/** From the PASID that counts to mode and tables. @returns 0 or the fault reason */
+export function resolvePasid(t: Transaction): number {
+  if (t.caches.findPasid(t)) {
+    if (t.reason !== 0) return t.reason
+    applyPasidEntry(t)
+  } else {
+    const above = t.fpd
+    t.fpd = false
+    const reason = readPasidEntry(t)
+    t.caches.keepPasid(t, t.fpd, reason)
+    if (above) t.fpd = true
+    if (reason !== 0) return reason
+  }
+  // A page request only asks; what the device then does is judged when it does it.
+  if (t.request === REQUEST_PAGE) return 0
+  const reason = checkPrivilege(t, t.pasidLo2)
+  return reason === 0 ? 0 : t.fail(reason, 0, t.iovaHi, t.iovaLo)
+}
+
+/** Through directory and table to an entry that is right. @returns 0 or the fault reason */
+function readPasidEntry(t: Transaction): number {
   const { features, memory } = t
   const words = memory.words
-  const directoryLo = contextLo & ADDR_MASK_LO
+  const directoryHi = t.contextHi
+  const directoryLo = t.contextLo & ADDR_MASK_LO
   const directoryIndex = t.effectivePasid >>> pt.PASID_TABLE_BITS
   // A directory has up to 128 KiB and can cross a multiple of 4 GiB.
   const sum = (directoryLo + directoryIndex * pt.PASID_DIRECTORY_ENTRY_BYTES) | 0
   const carry = sum >>> 0 < directoryLo >>> 0 ? 1 : 0
-  const entryHi = ((directoryHi | 0) + carry) | 0
+  const entryHi = (directoryHi + carry) | 0
   const directoryAt = memory.find(entryHi, sum)
   if (directoryAt < 0) return t.fail(fr.SPD_1, 0, entryHi, sum)
   if (t.trace !== null) {
@@ -64,23 +84,32 @@ function checkPasidEntry(t: Transaction, at: number): number {
     rsvd |= (words[at + word] as number) | (words[at + word + 1] as number)
   }
   if (rsvd !== 0) return fr.SPT_3
+  t.pasidLo = lo | 0
+  t.pasidHi = hi | 0
+  t.pasidLo1 = lo1 | 0
+  t.pasidHi1 = (words[at + 3] as number) | 0
+  t.pasidLo2 = lo2 | 0
+  t.pasidHi2 = hi2 | 0
+  return applyPasidEntry(t) ? 0 : fr.SPT_4
+}
 
-  t.domainId = lo1 & pt.PE_DID_MASK_LO1
-  t.pwsnp = (lo1 & pt.PE_PWSNP_LO1) !== 0
+/** @returns false when PGTT, AW, FSPM or FSPTPTR has a value that this hardware does not support */
+function applyPasidEntry(t: Transaction): boolean {
+  const { features, pasidLo: lo } = t
+  t.domainId = t.pasidLo1 & pt.PE_DID_MASK_LO1
+  t.pwsnp = (t.pasidLo1 & pt.PE_PWSNP_LO1) !== 0
   t.ssAccessed = 0
   const pgtt = (lo >>> pt.PE_PGTT_SHIFT) & pt.PE_PGTT_MASK
-  if (((features.translationTypes >> pgtt) & 1) === 0) return fr.SPT_4
+  if (((features.translationTypes >> pgtt) & 1) === 0) return false
   t.mode = pgtt
   if (pgtt === pt.PGTT_SECOND || pgtt === pt.PGTT_NESTED) {
     const aw = (lo >>> pt.PE_AW_SHIFT) & pt.PE_AW_MASK
-    if (((features.widths >> aw) & 1) === 0) return fr.SPT_4
-    t.setSecondStage(hi, lo, aw)
+    if (((features.widths >> aw) & 1) === 0) return false
+    t.setSecondStage(t.pasidHi, lo, aw)
     t.ssAccessed = (lo & pt.PE_SSADE) === 0 ? 0 : SS_A
   }
-  if (pgtt === pt.PGTT_FIRST || pgtt === pt.PGTT_NESTED) {
-    if (!setFirstStage(t, hi2, lo2)) return fr.SPT_4
-  }
-  return checkPrivilege(t, lo2)
+  const hasFirst = pgtt === pt.PGTT_FIRST || pgtt === pt.PGTT_NESTED
+  return !hasFirst || setFirstStage(t, t.pasidHi2, t.pasidLo2)
 }
 
 /** @returns false when FSPM or FSPTPTR has a value that this hardware does not support */

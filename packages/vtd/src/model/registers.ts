@@ -26,6 +26,7 @@ const WRITABLE: Readonly<Partial<Record<reg.RegisterName, readonly [number, numb
   IEUADDR: [0xffffffff, 0],
   IRTA: [0xfffff80f, 0xffffffff],
   PQH: [0x7ffe0, 0],
+  PQT: [0x7ffe0, 0],
   PQA: [0xfffff007, 0xffffffff],
   PECTL: [reg.IM, 0],
   PEDATA: [0xffff, 0],
@@ -36,10 +37,10 @@ const WRITABLE: Readonly<Partial<Record<reg.RegisterName, readonly [number, numb
 const CLEARABLE: Readonly<Partial<Record<reg.RegisterName, number>>> = {
   FSTS: reg.PFO | reg.IQE | reg.ICE | reg.ITE,
   ICS: reg.IWC,
-  PRS: 3,
+  PRS: reg.PPR | reg.PRO,
 }
 const QUEUE_REGISTERS = ["IQT", "IQA", "ICS", "IECTL", "IEDATA", "IEADDR", "IEUADDR"] as const
-const PAGE_REQUEST_REGISTERS = ["PQH", "PQA", "PRS", "PECTL", "PEDATA", "PEADDR", "PEUADDR"] as const
+const PAGE_REQUEST_REGISTERS = ["PQH", "PQT", "PQA", "PRS", "PECTL", "PEDATA", "PEADDR", "PEUADDR"] as const
 /** IAIG is read-only. */
 const IOTLB_WRITABLE_HI = 0xf9ffffff
 
@@ -107,6 +108,10 @@ export class Registers implements Mmio {
   /** Puts a value in with none of the effects of a write. */
   set(name: reg.RegisterName, value: number): void {
     this.put(reg.REGISTERS[name][0], value)
+  }
+
+  setHi(name: reg.RegisterName, value: number): void {
+    this.put(reg.REGISTERS[name][0] + 4, value)
   }
 
   set64(name: reg.RegisterName, value: bigint): void {

@@ -4,6 +4,7 @@
  */
 import type { PhysicalMemory, WalkStep } from "@iommu/core"
 import { ADDR_LO } from "../spec/page-tables.ts"
+import type { Caches } from "./caches.ts"
 import type { Features } from "./options.ts"
 
 /** How a request is translated, once its entries are read; numbered as PGTT. */
@@ -12,23 +13,45 @@ export const MODE_SECOND = 2
 export const MODE_NESTED = 3
 export const MODE_PASS_THROUGH = 4
 
+/** What the device sent; for memory requests the number is the address type, AT. */
+export const REQUEST_UNTRANSLATED = 0
+export const REQUEST_TRANSLATION = 1
+export const REQUEST_TRANSLATED = 2
+export const REQUEST_PAGE = 3
+
 /** Levels of paging tables at most; arrays by level have one more slot, index 0 is not used. */
 const MAX_LEVELS = 5
 
 export class Transaction {
   readonly memory: PhysicalMemory
+  readonly caches: Caches
   features: Features
   /** RTADDR_REG as of the last SRTP. */
   rootHi = 0
   rootLo = 0
   trace: ((step: WalkStep) => void) | null = null
 
+  /** REQUEST_* */
+  request = 0
   device = 0
   /** PASID of the request, -1 without. */
   pasid = -1
   iovaHi = 0
   iovaLo = 0
   access = 0
+
+  /** The context entry, as read or from the context-cache: bits 63:0, and 31:0 of the second word. */
+  contextLo = 0
+  contextHi = 0
+  contextLo1 = 0
+  /** The PASID table entry, as read or from the PASID-cache: what the translation depends on. */
+  pasidLo = 0
+  pasidHi = 0
+  pasidLo1 = 0
+  /** PAT. */
+  pasidHi1 = 0
+  pasidLo2 = 0
+  pasidHi2 = 0
 
   /** Legacy mode reports other fault reasons than scalable mode. */
   legacy = false
@@ -61,18 +84,36 @@ export class Transaction {
   /** Index in memory.words of the entry at each level. */
   readonly ssAt: Int32Array = new Int32Array(MAX_LEVELS + 1)
   ssLeafAt = 0
+  ssLeafLevel = 0
+  /** Level of the table that the last walk began at: below the root's when a paging-structure cache knew the way. */
+  ssStart = 0
+  /** SS_R and SS_W of the levels above {@link ssStart}. */
+  ssStartPermissions = 0
+  /** Bits 31:0 of the leaf. */
+  ssLeaf = 0
 
   /** Result of the first-stage walk: guest physical address when nested. */
   fsPaHi = 0
   fsPaLo = 0
   fsSizeLg2 = 0
   fsLeafLevel = 0
-  /** FS_RW of all levels together. */
+  /** Bits 31:0 of the leaf. */
+  fsLeaf = 0
+  /** FS_RW and FS_US of all levels together; no level forbids execution. */
   fsWritable = 0
+  fsUser = 0
+  fsExecutable = false
+  /** As {@link ssStart}; rights, flags and execute-disable of the levels above. */
+  fsStart = 0
+  fsStartRights = 0
+  fsStartExecuteDisable = 0
   /** The flags of all levels together, and those of the leaf. */
   fsFlags = 0
   fsLeafFlags = 0
   readonly fsAt: Int32Array = new Int32Array(MAX_LEVELS + 1)
+  /** Host address of the table of each level. */
+  readonly fsHostHi: Int32Array = new Int32Array(MAX_LEVELS + 1)
+  readonly fsHostLo: Int32Array = new Int32Array(MAX_LEVELS + 1)
   /** Nested: permissions of, and the leaf that translated, the address of the entry at each level. */
   readonly fsEntryPermissions: Int32Array = new Int32Array(MAX_LEVELS + 1)
   readonly fsEntryLeafAt: Int32Array = new Int32Array(MAX_LEVELS + 1)
@@ -83,9 +124,20 @@ export class Transaction {
   whereHi = 0
   whereLo = 0
 
-  constructor(memory: PhysicalMemory, features: Features) {
+  constructor(memory: PhysicalMemory, features: Features, caches: Caches) {
     this.memory = memory
+    this.caches = caches
     this.features = features
+  }
+
+  /** Takes a request of any kind; translation of memory requests does the same in line. */
+  begin(request: number, device: number, pasid: number, hi: number, lo: number, access: number): void {
+    this.request = request
+    this.device = device & 0xffff
+    this.pasid = pasid < 0 ? -1 : pasid
+    this.iovaHi = hi | 0
+    this.iovaLo = lo | 0
+    this.access = access
   }
 
   /** Table and width of the second stage; AW counts levels from 2. */

@@ -1,11 +1,13 @@
 /**
  * The book's steps from a request to an address or a fault. Intel VT-d 5.10 (D51397-018) §3.4 to §3.9, §3.15, §7.1.3.
  */
-import { ACCESS_READ, ACCESS_WRITE, type TranslationResult } from "@iommu/core"
+import { ACCESS_EXEC, ACCESS_READ, ACCESS_WRITE, type TranslationResult } from "@iommu/core"
 import * as fr from "../spec/events.ts"
+import { attributesOf, WB } from "./attributes.ts"
+import { spanHi, spanLo } from "./caches.ts"
 import { resolveEntries } from "./device-entry.ts"
 import { MODE_FIRST, MODE_NESTED, MODE_PASS_THROUGH, MODE_SECOND, type Transaction } from "./transaction.ts"
-import { nestedReason, updateFirstStageFlags, walkFirstStage } from "./walk-stage1.ts"
+import { keepFirstTables, nestedReason, updateFirstStageFlags, walkFirstStage } from "./walk-stage1.ts"
 import {
   beyondSecondStage,
   SS_NO_PERMISSION,
@@ -18,10 +20,39 @@ import {
 
 const PAGE_LG2 = 12
 
+/** What a cached translation is good for, beside reads (1) and writes (2) by a second stage. */
+const FIRST_STAGE_WRITES = 1 << 2
+const USER = 1 << 3
+const EXECUTION = 1 << 4
+/** Dirty flags are set, or nobody asks for them. */
+const DIRTY = 1 << 5
+const EXTENDED_ACCESSED = 1 << 6
+
+/** With attributes: memory type and snooping, see attributes.ts. */
+export interface VtdTranslationResult extends TranslationResult {
+  attributes: number
+}
+
 /** Translates while remapping is enabled. @returns 0 with the result filled, or the fault reason */
-export function translateRemapped(t: Transaction, result: TranslationResult): number {
+export function translateRemapped(t: Transaction, result: VtdTranslationResult): number {
   const reason = resolveEntries(t)
   if (reason !== 0) return reason
+  if (t.caches.enabled && findTranslation(t, result)) return checkOutput(t, result)
+  return translateResolved(t, result)
+}
+
+/** The walks, once the entries are read. */
+export function translateResolved(t: Transaction, result: VtdTranslationResult): number {
+  if (t.mode === MODE_PASS_THROUGH) return translatePassThrough(t, result)
+  const reason = walk(t, result)
+  if (reason === 0 && t.caches.enabled && t.trace === null) {
+    keepTranslation(t, result)
+    if (t.mode !== MODE_SECOND) keepFirstTables(t)
+  }
+  return reason
+}
+
+function walk(t: Transaction, result: VtdTranslationResult): number {
   switch (t.mode) {
     case MODE_FIRST:
       return translateFirst(t, result)
@@ -29,15 +60,105 @@ export function translateRemapped(t: Transaction, result: TranslationResult): nu
       return translateSecond(t, result)
     case MODE_NESTED:
       return translateNested(t, result)
-    case MODE_PASS_THROUGH:
-      return translatePassThrough(t, result)
     default:
       throw new Error(`bug: translation mode ${t.mode}`)
   }
 }
 
+/**
+ * Looks a request up in the IOTLB. What a cached translation does not grant, and a write to a page whose dirty flag is
+ * not known to be set, goes to the tables.
+ * @returns false when the tables have to be walked
+ */
+export function findTranslation(t: Transaction, result: VtdTranslationResult): boolean {
+  const { caches } = t
+  const isSecond = t.mode === MODE_SECOND
+  const store = isSecond ? caches.second : caches.first
+  const spans = isSecond ? caches.secondSpans : caches.firstSpans
+  const pasid = isSecond ? 0 : t.effectivePasid
+  const pageLo = (t.iovaHi << 20) | (t.iovaLo >>> 12)
+  const pageHi = t.iovaHi >>> 12
+  let at = -1
+  let span = 0
+  if ((spans & 1) !== 0) at = store.find(pageLo, pageHi, t.domainId, pasid)
+  while (at < 0 && span < 18) {
+    span += 9
+    if (((spans >>> span) & 1) === 0) continue
+    at = store.find(spanLo(pageLo, span), spanHi(pageHi, span), t.domainId, pasid)
+  }
+  if (at < 0 || t.trace !== null) return false
+  const words = store.words
+  const granted = words[at + 2] as number
+  const needed = needs(t, isSecond)
+  if ((granted & needed) !== needed) return false
+  const offset = t.iovaLo & ((1 << (span + 12)) - 1)
+  const sizes = words[at + 5] as number
+  result.paHi = words[at] as number
+  result.paLo = ((words[at + 1] as number) | offset) >>> 0
+  result.ipaHi = words[at + 3] as number
+  result.ipaLo = ((words[at + 4] as number) | offset) >>> 0
+  result.sizeLg2 = span + 12
+  result.stage1SizeLg2 = sizes & 0xff
+  result.stage2SizeLg2 = sizes >>> 8
+  const writable = (granted & FIRST_STAGE_WRITES) !== 0 || (t.privileged && !t.wpe)
+  result.allowed = granted & (isSecond || writable ? ACCESS_READ | ACCESS_WRITE : ACCESS_READ)
+  result.attributes = words[at + 6] as number
+  return true
+}
+
+function needs(t: Transaction, isSecond: boolean): number {
+  const isWrite = (t.access & ACCESS_WRITE) !== 0
+  const needed = (t.access & (ACCESS_READ | ACCESS_WRITE)) | (isWrite ? DIRTY : 0)
+  if (isSecond) return needed
+  return (
+    needed |
+    (t.privileged ? 0 : USER) |
+    (isWrite && (!t.privileged || t.wpe) ? FIRST_STAGE_WRITES : 0) |
+    ((t.access & ACCESS_EXEC) !== 0 ? EXECUTION : 0) |
+    (t.eafe ? EXTENDED_ACCESSED : 0)
+  )
+}
+
+/** Puts the translation that a walk just came to into the IOTLB. */
+export function keepTranslation(t: Transaction, result: VtdTranslationResult): void {
+  const { caches } = t
+  const isSecond = t.mode === MODE_SECOND
+  const store = isSecond ? caches.second : caches.first
+  const span = result.sizeLg2 - 12
+  const pageLo = (t.iovaHi << 20) | (t.iovaLo >>> 12)
+  const pasid = isSecond ? 0 : t.effectivePasid
+  const at = store.insert(spanLo(pageLo, span), spanHi(t.iovaHi >>> 12, span), t.domainId, pasid)
+  const words = store.words
+  const below = ~((1 << result.sizeLg2) - 1)
+  words[at] = result.paHi
+  words[at + 1] = result.paLo & below
+  words[at + 2] = isSecond ? grantedBySecond(t) : grantedByFirst(t)
+  words[at + 3] = result.ipaHi
+  words[at + 4] = result.ipaLo & below
+  words[at + 5] = result.stage1SizeLg2 | (result.stage2SizeLg2 << 8)
+  words[at + 6] = result.attributes
+  if (isSecond) caches.secondSpans |= 1 << span
+  else caches.firstSpans |= 1 << span
+}
+
+function grantedBySecond(t: Transaction): number {
+  const isDirty = t.ssAccessed === 0 || (t.access & ACCESS_WRITE) !== 0
+  return t.ssPermissions | (isDirty ? DIRTY : 0)
+}
+
+function grantedByFirst(t: Transaction): number {
+  return (
+    (t.mode === MODE_NESTED ? t.ssPermissions : ACCESS_READ | ACCESS_WRITE) |
+    (t.fsWritable !== 0 ? FIRST_STAGE_WRITES : 0) |
+    (t.fsUser !== 0 ? USER : 0) |
+    (t.fsExecutable ? EXECUTION : 0) |
+    ((t.access & ACCESS_WRITE) !== 0 ? DIRTY : 0) |
+    (t.eafe ? EXTENDED_ACCESSED : 0)
+  )
+}
+
 /** The address as it is: remapping disabled, or pass-through. */
-export function identity(t: Transaction, result: TranslationResult): void {
+export function identity(t: Transaction, result: VtdTranslationResult): void {
   result.paHi = t.iovaHi >>> 0
   result.paLo = t.iovaLo >>> 0
   result.ipaHi = t.iovaHi >>> 0
@@ -46,19 +167,21 @@ export function identity(t: Transaction, result: TranslationResult): void {
   result.stage1SizeLg2 = 0
   result.stage2SizeLg2 = 0
   result.allowed = ACCESS_READ | ACCESS_WRITE
+  result.attributes = WB
 }
 
 /** §3.9. */
-function translatePassThrough(t: Transaction, result: TranslationResult): number {
+function translatePassThrough(t: Transaction, result: VtdTranslationResult): number {
   if ((t.iovaHi & t.features.pointerRsvdHi) !== 0) {
     return t.fail(t.legacy ? fr.LGN_1 : fr.SGN_4, 0, t.iovaHi, t.iovaLo)
   }
   identity(t, result)
+  result.attributes = attributesOf(t)
   return checkOutput(t, result)
 }
 
 /** §3.7. */
-function translateSecond(t: Transaction, result: TranslationResult): number {
+function translateSecond(t: Transaction, result: VtdTranslationResult): number {
   if (beyondSecondStage(t, t.iovaHi, t.iovaLo)) {
     return t.fail(t.legacy ? fr.LGN_1 : fr.SGN_5, 2, t.iovaHi, t.iovaLo)
   }
@@ -74,6 +197,7 @@ function translateSecond(t: Transaction, result: TranslationResult): number {
   result.stage2SizeLg2 = t.ssSizeLg2
   result.sizeLg2 = t.ssSizeLg2
   result.allowed = t.ssPermissions
+  result.attributes = attributesOf(t)
   result.paHi = t.ssPaHi
   result.paLo = t.ssPaLo >>> 0
   const output = checkOutput(t, result)
@@ -107,7 +231,7 @@ function legacyReason(t: Transaction, status: number): number {
 }
 
 /** §3.6. */
-function translateFirst(t: Transaction, result: TranslationResult): number {
+function translateFirst(t: Transaction, result: VtdTranslationResult): number {
   const reason = walkFirstStage(t)
   if (reason !== 0) return reason
   result.ipaHi = t.fsPaHi
@@ -116,6 +240,7 @@ function translateFirst(t: Transaction, result: TranslationResult): number {
   result.stage2SizeLg2 = 0
   result.sizeLg2 = t.fsSizeLg2
   result.allowed = allowedByFirst(t)
+  result.attributes = attributesOf(t)
   result.paHi = t.fsPaHi
   result.paLo = t.fsPaLo >>> 0
   const output = checkOutput(t, result)
@@ -123,7 +248,7 @@ function translateFirst(t: Transaction, result: TranslationResult): number {
 }
 
 /** §3.8. */
-function translateNested(t: Transaction, result: TranslationResult): number {
+function translateNested(t: Transaction, result: VtdTranslationResult): number {
   const reason = walkFirstStage(t)
   if (reason !== 0) return reason
   const status = walkSecondStage(t, t.fsPaHi, t.fsPaLo)
@@ -136,6 +261,7 @@ function translateNested(t: Transaction, result: TranslationResult): number {
   result.stage2SizeLg2 = t.ssSizeLg2
   result.sizeLg2 = t.fsSizeLg2 < t.ssSizeLg2 ? t.fsSizeLg2 : t.ssSizeLg2
   result.allowed = allowedByFirst(t) & t.ssPermissions
+  result.attributes = attributesOf(t)
   result.paHi = t.ssPaHi
   result.paLo = t.ssPaLo >>> 0
   const output = checkOutput(t, result)
@@ -151,7 +277,7 @@ function allowedByFirst(t: Transaction): number {
 }
 
 /** No request may come out in the interrupt address range, 0xFEEx_xxxx. §3.15, LGN.4 and SGN.8. */
-function checkOutput(t: Transaction, result: TranslationResult): number {
+function checkOutput(t: Transaction, result: VtdTranslationResult): number {
   if (result.paHi === 0 && result.paLo >>> 20 === 0xfee) {
     return t.fail(t.legacy ? fr.LGN_4 : fr.SGN_8, t.mode === MODE_FIRST ? 1 : 2, result.paHi, result.paLo)
   }

@@ -1,7 +1,21 @@
 /** The first-stage walk, alone and nested. Intel VT-d 5.10 (D51397-018) §3.6, §3.8, §9.7. */
 import { ACCESS_EXEC, ACCESS_WRITE } from "@iommu/core"
 import * as fr from "../spec/events.ts"
-import { FS_A, FS_D, FS_EA, FS_P, FS_PS, FS_RW, FS_US, FS_XD_HI, SS_R, SS_W } from "../spec/page-tables.ts"
+import {
+  ADDR_HI,
+  ADDR_LO,
+  FS_A,
+  FS_D,
+  FS_EA,
+  FS_P,
+  FS_PS,
+  FS_RW,
+  FS_US,
+  FS_XD_HI,
+  SS_R,
+  SS_W,
+} from "../spec/page-tables.ts"
+import { spanHi, spanLo } from "./caches.ts"
 import { traceFirstStage } from "./trace.ts"
 import { MODE_NESTED, type Transaction } from "./transaction.ts"
 import {
@@ -17,13 +31,109 @@ import {
   walkSecondStage,
 } from "./walk-stage2.ts"
 
+// Copies: V8 reads an imported constant through its module.
+const PAGE_MASK = ADDR_LO | 0
+const ADDR_HI_MASK = ADDR_HI
+/** Upper key word of the table of level 1, which spans 2^9 pages. */
+const LEAF_TABLE_SPAN = spanHi(0, 9)
+
 /**
  * Translates the request's address through the first stage and checks its access rights. Fills the `fs` fields.
  * @returns 0 or the fault reason
  */
 export function walkFirstStage(t: Transaction): number {
-  if (t.trace === null && walkFirstPlain(t)) return 0
-  return walkEveryStep(t)
+  if (t.trace !== null) return walkEveryStep(t, -1)
+  if (!t.caches.enabled) return walkFirstPlain(t) ? 0 : walkEveryStep(t, -1)
+  if (walkLeafTable(t)) return 0
+  const reason = walkEveryStep(t, findTable(t))
+  // Flags of an entry are written through the second stage, which has to be walked for it: §3.8.1.
+  const again = reason === 0 && t.mode === MODE_NESTED && t.fsStart !== t.fsLevels && !hasFlags(t)
+  return again ? walkEveryStep(t, -1) : reason
+}
+
+/** From the cached address of the leaf table to a 4 KiB page. @returns false when anything is out of the ordinary */
+function walkLeafTable(t: Transaction): boolean {
+  const lo = t.iovaLo
+  const hi = t.iovaHi
+  const store = t.caches.firstTables
+  const known = store.find(
+    ((hi << 20) | (lo >>> 12)) & -512,
+    (hi >>> 12) | LEAF_TABLE_SPAN,
+    t.domainId,
+    t.effectivePasid,
+  )
+  if (known < 0 || (t.access & ACCESS_EXEC) !== 0) return false
+  const cached = store.words
+  const write = (t.access & ACCESS_WRITE) !== 0
+  const accessed = t.eafe ? FS_EA | FS_A : FS_A
+  const wanted = FS_P | FS_US | accessed | (write ? FS_RW | FS_D : 0)
+  const rights = cached[known + 2] as number
+  const memory = t.memory
+  const at = memory.find(cached[known] as number, (cached[known + 1] as number) + ((lo >>> 9) & 0xff8))
+  if (at < 0) return false
+  const entryLo = memory.words[at] as number
+  const entryHi = memory.words[at + 1] as number
+  const above = (rights | FS_P | FS_D) & wanted
+  const odd = (above ^ wanted) | ((entryLo & wanted) ^ wanted) | (entryHi & t.features.fsRsvdHi)
+  const paHi = entryHi & ADDR_HI_MASK
+  if (odd !== 0) return false
+  if (t.mode === MODE_NESTED && paHi >= (t.features.ssMaxHi[t.ssLevels] as number)) return false
+  t.fsPaHi = paHi
+  t.fsPaLo = (entryLo & PAGE_MASK) | (lo & 0xfff)
+  t.fsLeaf = entryLo
+  setPlain(t, rights & entryLo & FS_RW)
+  t.fsStart = 1
+  return true
+}
+
+/** A 4 KiB page whose flags are all set. */
+function setPlain(t: Transaction, writable: number): void {
+  t.fsSizeLg2 = 12
+  t.fsWritable = writable
+  t.fsUser = FS_US
+  t.fsExecutable = false
+  t.fsFlags = -1
+  t.fsLeafFlags = -1
+  t.fsLeafLevel = 1
+}
+
+/** The deepest table on the way that a paging-structure cache knows. @returns index of its record, -1 without */
+function findTable(t: Transaction): number {
+  const store = t.caches.firstTables
+  if (store.size === 0) return -1
+  const wanted = t.eafe ? FS_EA | FS_A : FS_A
+  const pageLo = (t.iovaHi << 20) | (t.iovaLo >>> 12)
+  for (let level = 1; level < t.fsLevels; level++) {
+    const span = 9 * level
+    const at = store.find(spanLo(pageLo, span), spanHi(t.iovaHi >>> 12, span), t.domainId, t.effectivePasid)
+    if (at >= 0 && ((store.words[at + 2] as number) & wanted) === wanted) {
+      t.fsStart = level
+      return at
+    }
+  }
+  return -1
+}
+
+/** Keeps where the tables are that the last walk went through; their flags are set by now. §6.2. */
+export function keepFirstTables(t: Transaction): void {
+  const store = t.caches.firstTables
+  const words = t.memory.words
+  const pageLo = (t.iovaHi << 20) | (t.iovaLo >>> 12)
+  let rights = t.fsStartRights
+  let executeDisable = t.fsStartExecuteDisable
+  for (let level = t.fsStart - 1; level >= t.fsLeafLevel; level--) {
+    const span = 9 * level
+    const entry = t.fsAt[level + 1] as number
+    rights &= words[entry] as number
+    executeDisable |= (words[entry + 1] as number) & FS_XD_HI
+    const at = store.insert(spanLo(pageLo, span), spanHi(t.iovaHi >>> 12, span), t.domainId, t.effectivePasid)
+    store.words[at] = t.fsHostHi[level] as number
+    store.words[at + 1] = t.fsHostLo[level] as number
+    store.words[at + 2] = rights & (FS_US | FS_RW | FS_A | FS_EA)
+    store.words[at + 3] = executeDisable
+    store.words[at + 4] = (words[entry + 1] as number) & ADDR_HI_MASK
+    store.words[at + 5] = (words[entry] as number) & PAGE_MASK
+  }
 }
 
 /**
@@ -71,6 +181,7 @@ function walkFirstPlain(t: Transaction): boolean {
     if (shift === 0) {
       t.fsPaHi = tableHi
       t.fsPaLo = (entryLo & 0xfffff000) | (lo & 0xfff)
+      t.fsLeaf = entryLo
       break
     }
     address = (entryLo & 0xfffff000) + (((page >>> (shift - 9)) & 511) << 3)
@@ -80,14 +191,12 @@ function walkFirstPlain(t: Transaction): boolean {
     }
   }
   if (odd !== 0) return false
-  t.fsSizeLg2 = 12
-  t.fsWritable = rights
-  t.fsFlags = -1
-  t.fsLeafFlags = -1
+  setPlain(t, rights)
   return true
 }
 
-function walkEveryStep(t: Transaction): number {
+/** @param known record of the table to begin at, -1 for the root */
+function walkEveryStep(t: Transaction, known: number): number {
   const hi = t.iovaHi
   const lo = t.iovaLo
   const unused = t.fsLevels === 5 ? 7 : 16
@@ -100,21 +209,41 @@ function walkEveryStep(t: Transaction): number {
   const page = (hi << 20) | (lo >>> 12)
   let tableHi = t.fsTableHi
   let tableLo = t.fsTableLo
-  let rights = FS_US | FS_RW
+  let rights = FS_US | FS_RW | FS_A | FS_EA
   let executeDisable = 0
   let flags = -1
   let level = t.fsLevels
+  let hostHi = 0
+  let hostLo = 0
+  if (known >= 0) {
+    const cached = t.caches.firstTables.words
+    hostHi = cached[known] as number
+    hostLo = cached[known + 1] as number
+    rights = cached[known + 2] as number
+    flags = rights
+    executeDisable = cached[known + 3] as number
+    tableHi = cached[known + 4] as number
+    tableLo = cached[known + 5] as number
+    level = t.fsStart
+  }
+  t.fsStart = level
+  t.fsStartRights = rights
+  t.fsStartExecuteDisable = executeDisable
   for (;;) {
     const index = (level > 3 ? hi >>> (9 * level - 29) : page >>> (9 * level - 9)) & 511
     const entryAddress = tableLo + (index << 3)
-    let at: number
-    if (nested) {
+    if (!nested) {
+      hostHi = tableHi
+      hostLo = tableLo
+    } else if (known < 0 || level !== t.fsStart) {
       const reason = translateEntryAddress(t, level, tableHi, entryAddress)
       if (reason !== 0) return reason
-      at = memory.find(t.ssPaHi, t.ssPaLo)
-    } else {
-      at = memory.find(tableHi, entryAddress)
+      hostHi = t.ssPaHi
+      hostLo = t.ssPaLo & PAGE_MASK
     }
+    t.fsHostHi[level] = hostHi
+    t.fsHostLo[level] = hostLo
+    const at = memory.find(hostHi, hostLo + (index << 3))
     if (at < 0) return t.fail(level === t.fsLevels ? fr.SFS_4 : fr.SFS_1, 1, tableHi, entryAddress)
     const entryLo = words[at] as number
     const entryHi = words[at + 1] as number
@@ -137,9 +266,12 @@ function walkEveryStep(t: Transaction): number {
       t.fsPaLo = (entryLo & ~below) | (lo & below)
       t.fsSizeLg2 = 9 * level + 3
       t.fsLeafLevel = level
+      t.fsLeaf = entryLo
       t.fsFlags = flags
       t.fsLeafFlags = entryLo
       t.fsWritable = rights & FS_RW
+      t.fsUser = rights & FS_US
+      t.fsExecutable = executeDisable === 0
       return checkRights(t, rights, executeDisable, tableHi, entryAddress)
     }
     tableHi = entryHi & 0xfffff
@@ -195,11 +327,11 @@ export function nestedReason(status: number): number {
  * @returns 0 or the fault reason
  */
 export function updateFirstStageFlags(t: Transaction): number {
+  if (hasFlags(t)) return 0
   const words = t.memory.words
   const accessed = t.eafe ? FS_A | FS_EA : FS_A
   const leafFlags = (t.access & ACCESS_WRITE) !== 0 ? accessed | FS_D : accessed
-  if ((t.fsFlags & accessed) === accessed && (t.fsLeafFlags & leafFlags) === leafFlags) return 0
-  for (let level = t.fsLevels; level >= t.fsLeafLevel; level--) {
+  for (let level = t.fsStart; level >= t.fsLeafLevel; level--) {
     const at = t.fsAt[level] as number
     const wanted = level === t.fsLeafLevel ? leafFlags : accessed
     const entry = words[at] as number
@@ -210,6 +342,13 @@ export function updateFirstStageFlags(t: Transaction): number {
     }
   }
   return 0
+}
+
+/** All flags that the last walk's entries need are set already. */
+function hasFlags(t: Transaction): boolean {
+  const accessed = t.eafe ? FS_A | FS_EA : FS_A
+  const leafFlags = (t.access & ACCESS_WRITE) !== 0 ? accessed | FS_D : accessed
+  return (t.fsFlags & accessed) === accessed && (t.fsLeafFlags & leafFlags) === leafFlags
 }
 
 /** May the flags of the entry at a level be written? Marks the second-stage leaf dirty when it may. */

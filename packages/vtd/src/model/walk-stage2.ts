@@ -1,7 +1,15 @@
 /** The second-stage walk. Intel VT-d 5.10 (D51397-018) §3.7, §9.8. */
-import { SS_A, SS_D, SS_PS, SS_R, SS_SNP, SS_W } from "../spec/page-tables.ts"
+import { ADDR_HI, ADDR_LO, SS_A, SS_D, SS_PS, SS_R, SS_SNP, SS_W } from "../spec/page-tables.ts"
+import { spanHi, spanLo } from "./caches.ts"
 import { traceSecondStage } from "./trace.ts"
 import type { Transaction } from "./transaction.ts"
+
+// Copies: V8 reads an imported constant through its module.
+const RW = SS_R | SS_W
+const PAGE_MASK = ADDR_LO | 0
+const ADDR_HI_MASK = ADDR_HI
+/** Upper key word of the table of level 1, which spans 2^9 pages. */
+const LEAF_TABLE_SPAN = spanHi(0, 9)
 
 /** What the walk came to. The caller knows the fault reason: it differs by mode and by what the address was. */
 export const SS_OK = 0
@@ -19,16 +27,91 @@ export const SS_FLAG_UPDATE = 5
  * @returns SS_*; on a fault, `where` is the entry's address
  */
 export function walkSecondStage(t: Transaction, hi: number, lo: number): number {
-  const at = t.trace === null ? findPlainLeaf(t, hi, lo) : -1
+  if (t.trace !== null) return walkEveryStep(t, hi, lo)
+  if (t.caches.enabled) return walkCached(t, hi, lo)
+  const at = findPlainLeaf(t, hi, lo)
   if (at < 0) return walkEveryStep(t, hi, lo)
   const words = t.memory.words
-  const entryLo = words[at] as number
-  t.ssPaHi = (words[at + 1] as number) & 0xfffff
-  t.ssPaLo = (entryLo & 0xfffff000) | (lo & 0xfff)
-  t.ssSizeLg2 = 12
-  t.ssPermissions = entryLo & (SS_R | SS_W)
+  setPage(t, words[at] as number, words[at + 1] as number, lo)
+  t.ssPermissions = (words[at] as number) & RW
   t.ssLeafAt = at
   return SS_OK
+}
+
+function setPage(t: Transaction, entryLo: number, entryHi: number, lo: number): void {
+  t.ssLeaf = entryLo
+  t.ssPaHi = entryHi & ADDR_HI_MASK
+  t.ssPaLo = (entryLo & PAGE_MASK) | (lo & 0xfff)
+  t.ssSizeLg2 = 12
+}
+
+/** With paging-structure caches, and in caching mode with what was not present before. §6.1, §6.2. */
+function walkCached(t: Transaction, hi: number, lo: number): number {
+  const { caches } = t
+  if (caches.keepsFaults) {
+    const known = caches.findFault(t, hi, lo)
+    if (known !== 0) return known
+  }
+  if (walkLeafTable(t, hi, lo)) return SS_OK
+  const status = walkEveryStep(t, hi, lo)
+  if (status === SS_OK) keepTables(t, hi, lo)
+  else if (caches.keepsFaults) caches.keepFault(t, hi, lo, status)
+  return status
+}
+
+/** From the cached address of the leaf table to a 4 KiB page. @returns false when anything is out of the ordinary */
+function walkLeafTable(t: Transaction, hi: number, lo: number): boolean {
+  const store = t.caches.secondTables
+  const known = store.find(((hi << 20) | (lo >>> 12)) & -512, (hi >>> 12) | LEAF_TABLE_SPAN, t.domainId, 0)
+  if (known < 0) return false
+  const cached = store.words
+  const accessed = t.ssAccessed
+  if (((cached[known + 3] as number) & accessed) !== accessed) return false
+  const memory = t.memory
+  const at = memory.find(cached[known] as number, (cached[known + 1] as number) + ((lo >>> 9) & 0xff8))
+  if (at < 0) return false
+  const words = memory.words
+  const entryLo = words[at] as number
+  const entryHi = words[at + 1] as number
+  const odd = ((entryLo & (t.features.ssPageRsvdLo | accessed)) ^ accessed) | (entryHi & t.features.ssRsvdHi)
+  const permissions = entryLo & (cached[known + 2] as number)
+  if (odd !== 0 || permissions === 0) return false
+  setPage(t, entryLo, entryHi, lo)
+  t.ssPermissions = permissions
+  t.ssLeafAt = at
+  return true
+}
+
+/** The deepest table on the way that a paging-structure cache knows. @returns index of its record, -1 without */
+function findTable(t: Transaction, hi: number, lo: number): number {
+  const store = t.caches.secondTables
+  if (store.size === 0 || t.trace !== null) return -1
+  const pageLo = (hi << 20) | (lo >>> 12)
+  for (let level = 1; level < t.ssLevels; level++) {
+    const at = store.find(spanLo(pageLo, 9 * level), spanHi(hi >>> 12, 9 * level), t.domainId, 0)
+    if (at >= 0 && ((store.words[at + 3] as number) & t.ssAccessed) === t.ssAccessed) {
+      t.ssStart = level
+      return at
+    }
+  }
+  return -1
+}
+
+/** Keeps where the tables are that the last walk went through, with the rights on the way to them. */
+function keepTables(t: Transaction, hi: number, lo: number): void {
+  const store = t.caches.secondTables
+  const words = t.memory.words
+  const pageLo = (hi << 20) | (lo >>> 12)
+  let permissions = t.ssStartPermissions
+  for (let level = t.ssStart - 1; level >= t.ssLeafLevel; level--) {
+    const entry = t.ssAt[level + 1] as number
+    permissions &= words[entry] as number
+    const at = store.insert(spanLo(pageLo, 9 * level), spanHi(hi >>> 12, 9 * level), t.domainId, 0)
+    store.words[at] = (words[entry + 1] as number) & ADDR_HI_MASK
+    store.words[at + 1] = (words[entry] as number) & PAGE_MASK
+    store.words[at + 2] = permissions
+    store.words[at + 3] = t.ssAccessed
+  }
 }
 
 /**
@@ -91,8 +174,18 @@ function walkEveryStep(t: Transaction, hi: number, lo: number): number {
   const page = (hi << 20) | (lo >>> 12)
   let tableHi = t.ssTableHi
   let tableLo = t.ssTableLo
-  let permissions = SS_R | SS_W
+  let permissions = RW
   let level = t.ssLevels
+  const known = findTable(t, hi, lo)
+  if (known >= 0) {
+    const cached = t.caches.secondTables.words
+    tableHi = cached[known] as number
+    tableLo = cached[known + 1] as number
+    permissions = cached[known + 2] as number
+    level = t.ssStart
+  }
+  t.ssStart = level
+  t.ssStartPermissions = permissions
   for (;;) {
     const index = (level > 3 ? hi >>> (9 * level - 29) : page >>> (9 * level - 9)) & 511
     const at = memory.find(tableHi, tableLo + (index << 3))
@@ -122,11 +215,13 @@ function walkEveryStep(t: Transaction, hi: number, lo: number): number {
       t.ssSizeLg2 = 9 * level + 3
       t.ssPermissions = permissions
       t.ssLeafAt = at
+      t.ssLeafLevel = level
+      t.ssLeaf = entryLo
       if (permissions === 0) {
         note(t, tableHi, tableLo, index)
         return SS_NO_PERMISSION
       }
-      return t.ssAccessed === 0 ? SS_OK : setAccessed(t, level)
+      return t.ssAccessed === 0 ? SS_OK : setAccessed(t)
     }
     tableHi = entryHi & 0xfffff
     tableLo = entryLo & 0xfffff000
@@ -140,9 +235,9 @@ function note(t: Transaction, tableHi: number, tableLo: number, index: number): 
 }
 
 /** §3.7.2. All entries or none: a walk that may not write leaves no trace. */
-function setAccessed(t: Transaction, leafLevel: number): number {
+function setAccessed(t: Transaction): number {
   const words = t.memory.words
-  for (let level = t.ssLevels; level >= leafLevel; level--) {
+  for (let level = t.ssStart; level >= t.ssLeafLevel; level--) {
     const at = t.ssAt[level] as number
     if (((words[at] as number) & SS_A) === 0) {
       if (!t.pwsnp) return SS_FLAG_UPDATE

@@ -22,6 +22,35 @@ export const TYPE_MASK = 0xf
 export const TYPE_HI_SHIFT = 9
 export const TYPE_HI_MASK = 7
 
+/** Fields that stand in the same place in several types; `_HI`: bits 63:32, `_LO1`: bits 95:64. */
+export const G_SHIFT = 4
+export const G_MASK = 3
+export const DID_SHIFT = 16
+export const DID_MASK = 0xffff
+export const PASID_MASK_HI = 0xfffff
+export const FM_SHIFT_HI = 16
+export const FM_MASK_HI = 3
+export const AM_MASK_LO1 = 0x3f
+export const IH_LO1: number = 1 << 6
+export const PFSID_LO_MASK = 0xf000
+export const PFSID_HI_MASK_HI: number = 0xfff0_0000
+/** Invalidation wait, §6.5.2.9. */
+export const WAIT_IF: number = 1 << 4
+export const WAIT_SW: number = 1 << 5
+export const WAIT_PD: number = 1 << 7
+/** Device-TLB invalidate, §6.5.2.5: SID in bits 47:32, S in bit 64. */
+export const DEV_TLB_S_LO1: number = 1 << 0
+/** PASID-based device-TLB invalidate, §6.5.2.6: SID in bits 31:16, GI in bit 64, S in bit 75. */
+export const P_DEV_TLB_GI_LO1: number = 1 << 0
+export const P_DEV_TLB_S_LO1: number = 1 << 11
+/** Page group response, §7.6.1. */
+export const PAGE_GRP_PP: number = 1 << 4
+export const PAGE_GRP_RC_SHIFT = 12
+export const PAGE_GRP_RC_MASK = 0xf
+export const PAGE_GRP_RID_SHIFT = 16
+export const PAGE_GRP_PRGI_SHIFT_LO1 = 3
+export const PAGE_GRP_PRGI_MASK_LO1 = 0x1ff
+
 /** Granularities of a context-cache invalidation. §6.5.2.1. */
 export const CC_GLOBAL = 1
 export const CC_DOMAIN = 2

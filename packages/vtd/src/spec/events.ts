@@ -1,6 +1,6 @@
 /**
- * Fault reasons and fault records. Intel VT-d 5.10 (D51397-018) §7.1.3 (Table 30) and §11.4.7.6. Reasons of requests
- * that are not modelled (translated requests, host permission tables) are left out.
+ * Fault reasons and fault records. Intel VT-d 5.10 (D51397-018) §7.1.3 (Table 30) and §11.4.7.6. Reasons that
+ * only host permission tables and PASIDs in translated requests have (revision 5.0) are left out.
  */
 import { type BitLayout, bitLayout } from "@iommu/core"
 
@@ -157,6 +157,52 @@ export const FAULT_REASONS: ReadonlyMap<number, FaultReason> = new Map([
   [SGN_10, qualified("SGN.10", "the PASID is larger than ECAP_REG.PSS allows")],
 ])
 
+/** Translation requests with these faults are answered "Unsupported Request". §7.1.3, Table 30. */
+export const UNSUPPORTED_REQUESTS: ReadonlySet<number> = new Set([
+  LRT_2,
+  LCT_2,
+  LCT_5,
+  RTA_2,
+  RTA_4,
+  RTA_5,
+  SRT_2,
+  SCT_2,
+  SCT_5,
+  SCT_6,
+  SCT_7,
+  SCT_9,
+  SGN_10,
+])
+
+/** Translation requests with these faults are answered "Completer Abort"; with all others, "no permission". */
+export const COMPLETER_ABORTS: ReadonlySet<number> = new Set([
+  LRT_1,
+  LRT_3,
+  LCT_1,
+  LCT_3,
+  LCT_4,
+  LSS_1,
+  LSS_2,
+  LGN_4,
+  RTA_1,
+  SRT_1,
+  SRT_3,
+  SCT_1,
+  SCT_3,
+  SCT_4,
+  SPD_1,
+  SPD_3,
+  SPT_1,
+  SPT_3,
+  SPT_4,
+  SSS_1,
+  SSS_3,
+  SSS_4,
+  SSS_5,
+  SSS_6,
+  SGN_8,
+])
+
 const recordFields = {
   FI: [63, 12, "page address of the request"],
   SID: [79, 64, "source-id"],
@@ -180,3 +226,35 @@ export const FRCD: BitLayout<typeof recordFields> = bitLayout(
 export const FRCD_BYTES = 16
 /** Bit 127, in the last 32-bit word of the record. */
 export const FRCD_F: number = (1 << 31) >>> 0
+
+const pageRequestFields = {
+  Type: [7, 0, "1"],
+  PP: [8, 8, "the request had a PASID"],
+  RID: [31, 16, "requester-id"],
+  PASID: [51, 32, "PASID; only with PP"],
+  EXR: [52, 52, "execute requested"],
+  PMR: [53, 53, "privileged mode requested"],
+  RDR: [64, 64, "read requested"],
+  WRR: [65, 65, "write requested"],
+  LPIG: [66, 66, "last page in group"],
+  PRGI: [75, 67, "page request group index"],
+  ADDR: [127, 76, "page address"],
+} as const
+/** An entry of the page request queue. §7.4.1.1. */
+export const PAGE_REQ_DSC: BitLayout<typeof pageRequestFields> = bitLayout(
+  "page_req_dsc",
+  "VT-d 5.10 §7.4.1.1",
+  256,
+  pageRequestFields,
+)
+export const PAGE_REQ_BYTES = 32
+export const PAGE_REQ_TYPE = 1
+/** Bits 31:0, 63:32 and 95:64 of an entry. */
+export const PAGE_REQ_PP: number = 1 << 8
+export const PAGE_REQ_RID_SHIFT = 16
+export const PAGE_REQ_EXR_HI: number = 1 << 20
+export const PAGE_REQ_PMR_HI: number = 1 << 21
+export const PAGE_REQ_RDR_LO1: number = 1 << 0
+export const PAGE_REQ_WRR_LO1: number = 1 << 1
+export const PAGE_REQ_LPIG_LO1: number = 1 << 2
+export const PAGE_REQ_PRGI_SHIFT_LO1 = 3

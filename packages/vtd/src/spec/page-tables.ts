@@ -20,6 +20,9 @@ export const ADDR_HI = 0x000f_ffff
 export const SS_R: number = 1 << 0
 export const SS_W: number = 1 << 1
 export const SS_X: number = 1 << 2
+/** Bits 5:3 of a leaf. */
+export const SS_EMT_SHIFT = 3
+export const SS_IPAT: number = 1 << 6
 /** Leaf at levels 2 and 3; ignored at level 1, reserved at levels 4 and 5. */
 export const SS_PS: number = 1 << 7
 /** Set by hardware when SSADE is 1 in the PASID entry; in leaves and tables. */

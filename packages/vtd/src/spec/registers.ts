@@ -38,7 +38,7 @@ const registers = {
   IQERCD: [0x0b0, 8, "RO", "Invalidation Queue Error Record, §11.4.9.9"],
   IRTA: [0x0b8, 8, "RW", "Interrupt Remapping Table Address, §11.4.10"],
   PQH: [0x0c0, 8, "RW", "Page Request Queue Head, §11.4.11.1"],
-  PQT: [0x0c8, 8, "RO", "Page Request Queue Tail, §11.4.11.2"],
+  PQT: [0x0c8, 8, "RW", "Page Request Queue Tail, §11.4.11.2"],
   PQA: [0x0d0, 8, "RW", "Page Request Queue Address, §11.4.11.3"],
   PRS: [0x0dc, 4, "RW1C", "Page Request Status, §11.4.11.4"],
   PECTL: [0x0e0, 4, "RW", "Page Request Event Control, §11.4.11.5"],
@@ -238,6 +238,12 @@ export const IQEI_RESERVED = 4
 export const IQEI_WIDTH = 5
 export const IQEI_TAIL_ALIGN = 6
 export const IQEI_TTM = 7
+
+/** PRS, §11.4.11.4. */
+export const PPR: number = 1 << 0
+export const PRO: number = 1 << 1
+/** PQA, §11.4.11.3: 2^PQS pages of 4 KiB. */
+export const PQA_PQS_MASK = 7
 
 const irtaFields = {
   S: [3, 0, "2^(S+1) entries"],
