@@ -4,24 +4,29 @@ import { createMemory, iommuDevice, type MemoryAccount, PageAllocator, translate
 import { describe, it } from "vitest"
 import { guestContract, pagingContract } from "./user-data-contracts.ts"
 
-defineConformance(
-  { describe, it },
-  {
-    name: "amd",
-    userData: [pagingContract, guestContract],
-    create: () => {
-      const memory = createMemory([{ base: 0, size: 0x200_0000 }])
-      const pages = new PageAllocator(memory, { base: 0x100_0000, size: 0x100_0000 })
-      const model = amdModel({ memory })
-      return {
-        ops: amdDriver({ memory, pages, mmio: model.mmio }, { maxDeviceId: 0xff }),
-        device: (n: number, account: MemoryAccount) => iommuDevice({ id: 0x10 + n, account, pasidBits: 16 }),
-        pagesInUse: () => pages.pagesInUse,
-        dma: (device, pasid, iova, access) => {
-          const outcome = translateRequest(model, { device: device.id, pasid, iova, access })
-          return outcome.ok ? outcome.pa : null
-        },
-      }
+const POLICIES = ["exact", "hoard", "none"] as const
+
+for (const caches of POLICIES) {
+  defineConformance(
+    { describe, it },
+    {
+      name: `amd, caches: ${caches}`,
+      userData: [pagingContract, guestContract],
+      create: () => {
+        const memory = createMemory([{ base: 0, size: 0x200_0000 }])
+        const pages = new PageAllocator(memory, { base: 0x100_0000, size: 0x100_0000 })
+        const model = amdModel({ memory, caches })
+        return {
+          ops: amdDriver({ memory, pages, mmio: model.mmio }, { maxDeviceId: 0xff }),
+          device: (n: number, account: MemoryAccount) =>
+            iommuDevice({ id: 0x10 + n, account, pasidBits: 16 }),
+          pagesInUse: () => pages.pagesInUse,
+          dma: (device, pasid, iova, access) => {
+            const outcome = translateRequest(model, { device: device.id, pasid, iova, access })
+            return outcome.ok ? outcome.pa : null
+          },
+        }
+      },
     },
-  },
-)
+  )
+}

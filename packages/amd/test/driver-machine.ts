@@ -36,7 +36,7 @@ export class Host {
   constructor(options: Omit<AmdModelOptions, "memory"> = {}) {
     this.memory = createMemory([{ base: 0, size: MEMORY_BYTES }])
     this.pages = new PageAllocator(this.memory, { base: PAGES_BASE, size: MEMORY_BYTES - PAGES_BASE })
-    this.model = amdModel({ memory: this.memory, ...options })
+    this.model = amdModel({ memory: this.memory, caches: "hoard", ...options })
     const { memory, pages } = this
     this.ops = amdDriver(
       { memory, mmio: this.model.mmio, pages },

@@ -101,7 +101,7 @@ export class Machine {
 
   constructor(options: Omit<AmdModelOptions, "memory"> = {}, control: bigint = ON) {
     this.memory = createMemory([{ base: 0n, size: MEMORY }])
-    this.model = amdModel({ memory: this.memory, ...options })
+    this.model = amdModel({ memory: this.memory, caches: "none", ...options })
     const { mmio } = this.model
     mmio.write64(REG.DEVTAB_BASE, DEVTAB | 0x1ffn)
     mmio.write64(REG.CMDBUF_BASE, CMDBUF | (8n << 56n))

@@ -145,9 +145,9 @@ const BUFFER = BASE | (0xfn << 56n)
 
 export const modelTarget: ModelTarget = {
   name: "the AMD model",
-  create: (_caches: CachePolicy) => {
+  create: (caches: CachePolicy) => {
     const memory = createMemory([{ base: 0n, size: MEMORY_BYTES }])
-    return { memory, model: amdModel({ memory }) }
+    return { memory, model: amdModel({ memory, caches }) }
   },
   start,
   running: { device: 1, iova: 0x20_1000n, pa: HOST_PAGE },

@@ -2,6 +2,7 @@ import { EVERYTHING, QEMU_11 } from "@iommu/amd"
 import { ACCESS_EXEC, ACCESS_PRIV, hi32, lo32 } from "@iommu/core"
 import fc from "fast-check"
 import { describe, expect, it } from "vitest"
+import { Caches } from "../src/model/caches.ts"
 import { HostWalk, READ, WRITE } from "../src/model/walk-stage2.ts"
 import {
   A,
@@ -660,7 +661,7 @@ describe("the unrolled host walk", () => {
           const run = (how: (walk: HostWalk) => void): unknown[] => {
             const machine = new Machine()
             const tables = randomTables(machine, entries)
-            const walk = new HostWalk(machine.memory)
+            const walk = new HostWalk(machine.memory, new Caches("none"))
             walk.accessedBit = (had & 1n) === 0n ? 0 : Number(A)
             walk.dirtyBit = (had & 2n) === 0n ? 0 : Number(D)
             const root = tables[2 * (mode - 1)] as bigint

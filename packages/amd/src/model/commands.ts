@@ -1,7 +1,8 @@
 /**
  * The command buffer. AMD 48882 rev 3.10, §2.4: fetch at head, check, execute, advance, until head meets tail.
  *
- * What a command invalidates is told to an {@link InvalidationTarget}; caches join there.
+ * Translations are dropped from the {@link Caches} here; the rest is told to a {@link CommandTarget}. Commands are
+ * decoded in 32-bit halves, and in full only for whoever listens.
  */
 import {
   type BitLayout,
@@ -15,16 +16,19 @@ import {
 import * as cmd from "../spec/commands.ts"
 import * as evt from "../spec/events.ts"
 import * as reg from "../spec/registers.ts"
+import type { AddressRange, Caches } from "./caches.ts"
 import { bufferMask, type EventLog } from "./events.ts"
 import type { InterruptSource } from "./interrupts.ts"
 import { dwordOf, type Registers } from "./registers.ts"
 
-/** Whatever holds state that commands drop. */
-export interface InvalidationTarget {
+/** Whatever else commands are about. */
+export interface CommandTarget {
   invalidateDevice(device: number): void
   invalidateAll(): void
   /** INVALIDATE_IOTLB_PAGES. @returns false when the device does not answer */
   invalidateIotlb(words: readonly bigint[]): boolean
+  /** PREFETCH_IOMMU_PAGES with Inval = 1. @param range of the device's translations to drop */
+  dropForPrefetch(words: readonly bigint[], range: AddressRange): void
   /** COMPLETE_PPR_REQUEST. */
   completePageRequest(words: readonly bigint[]): void
 }
@@ -35,28 +39,47 @@ type CommandEnd = "next" | "stop" | "wait"
 interface Command {
   readonly name: cmd.CommandName
   readonly layout: BitLayout<FieldSpecs>
-  /** EXT_FEATURES bit without which the opcode is illegal, 0 for none. */
+  /** EXT_FEATURES bits without which the opcode is illegal, 0 for none. */
   readonly feature: number
+  /** Bits that must be zero, by dword. */
+  readonly reserved: Uint32Array
+  /** Those of dword 2 that must be zero without GTSup. */
+  readonly guestBits: number
 }
 
-const COMMANDS: ReadonlyMap<number, Command> = new Map(
-  (
-    [
-      ["COMPLETION_WAIT", cmd.COMPLETION_WAIT, 0],
-      ["INVALIDATE_DEVTAB_ENTRY", cmd.INVALIDATE_DEVTAB_ENTRY, 0],
-      ["INVALIDATE_IOMMU_PAGES", cmd.INVALIDATE_IOMMU_PAGES, 0],
-      ["INVALIDATE_IOTLB_PAGES", cmd.INVALIDATE_IOTLB_PAGES, 0],
-      ["INVALIDATE_INTERRUPT_TABLE", cmd.INVALIDATE_INTERRUPT_TABLE, 0],
-      ["PREFETCH_IOMMU_PAGES", cmd.PREFETCH_IOMMU_PAGES, reg.EFR_PreFSup],
-      ["COMPLETE_PPR_REQUEST", cmd.COMPLETE_PPR_REQUEST, reg.EFR_PPRSup],
-      ["INVALIDATE_IOMMU_ALL", cmd.INVALIDATE_IOMMU_ALL, reg.EFR_IASup],
-    ] as const
-  ).map(([name, layout, feature]): [number, Command] => [cmd.OPCODE[name], { name, layout, feature }]),
-)
+function command(name: cmd.CommandName, layout: BitLayout<FieldSpecs>, feature: number): Command {
+  const reserved = Uint32Array.from(layout.reserved.flatMap(mask => [lo32(mask), hi32(mask)]))
+  return { name, layout, feature, reserved, guestBits: "GN" in layout.fields ? cmd.GN : 0 }
+}
+
+/** By opcode. */
+const COMMANDS: readonly (Command | null)[] = Array.from({ length: 16 }, (_, opcode) => {
+  switch (opcode) {
+    case cmd.OPCODE.COMPLETION_WAIT:
+      return command("COMPLETION_WAIT", cmd.COMPLETION_WAIT, 0)
+    case cmd.OPCODE.INVALIDATE_DEVTAB_ENTRY:
+      return command("INVALIDATE_DEVTAB_ENTRY", cmd.INVALIDATE_DEVTAB_ENTRY, 0)
+    case cmd.OPCODE.INVALIDATE_IOMMU_PAGES:
+      return command("INVALIDATE_IOMMU_PAGES", cmd.INVALIDATE_IOMMU_PAGES, 0)
+    case cmd.OPCODE.INVALIDATE_IOTLB_PAGES:
+      return command("INVALIDATE_IOTLB_PAGES", cmd.INVALIDATE_IOTLB_PAGES, 0)
+    case cmd.OPCODE.INVALIDATE_INTERRUPT_TABLE:
+      return command("INVALIDATE_INTERRUPT_TABLE", cmd.INVALIDATE_INTERRUPT_TABLE, 0)
+    case cmd.OPCODE.PREFETCH_IOMMU_PAGES:
+      return command("PREFETCH_IOMMU_PAGES", cmd.PREFETCH_IOMMU_PAGES, reg.EFR_PreFSup)
+    case cmd.OPCODE.COMPLETE_PPR_REQUEST:
+      return command("COMPLETE_PPR_REQUEST", cmd.COMPLETE_PPR_REQUEST, reg.EFR_PPRSup)
+    case cmd.OPCODE.INVALIDATE_IOMMU_ALL:
+      return command("INVALIDATE_IOMMU_ALL", cmd.INVALIDATE_IOMMU_ALL, reg.EFR_IASup)
+    default:
+      return null
+  }
+})
 
 const EXT_FEATURES = dwordOf("EXT_FEATURES")
 const CMDBUF_BASE = dwordOf("CMDBUF_BASE")
 const CMD_HEAD = dwordOf("CMD_HEAD")
+const PAGE_LG2 = 12
 const CMD_TAIL = dwordOf("CMD_TAIL")
 
 export class CommandBuffer {
@@ -64,8 +87,10 @@ export class CommandBuffer {
   readonly #memory: PhysicalMemory
   readonly #events: EventLog
   readonly #interrupts: InterruptSource
-  readonly #target: InvalidationTarget
+  readonly #caches: Caches
+  readonly #target: CommandTarget
   hook: ((invalidation: Invalidation) => void) | null = null
+  readonly #range = { hi: 0, lo: 0, sizeLg2: 0 }
   /** True while commands run, so that a hook that writes registers does not start a second run. */
   #busy = false
 
@@ -74,12 +99,14 @@ export class CommandBuffer {
     memory: PhysicalMemory,
     events: EventLog,
     interrupts: InterruptSource,
-    target: InvalidationTarget,
+    caches: Caches,
+    target: CommandTarget,
   ) {
     this.#registers = registers
     this.#memory = memory
     this.#events = events
     this.#interrupts = interrupts
+    this.#caches = caches
     this.#target = target
   }
 
@@ -118,59 +145,117 @@ export class CommandBuffer {
   }
 
   #step(head: number): CommandEnd {
-    const address = (this.#registers.get64("CMDBUF_BASE") & 0x000f_ffff_ffff_f000n) + BigInt(head)
-    const at = this.#memory.find(hi32(address), lo32(address))
-    if (at < 0) return this.#hardwareError(address)
-    const words = this.#memory.words
-    const low = fromHalves(words[at + 1] as number, words[at] as number)
-    const high = fromHalves(words[at + 3] as number, words[at + 2] as number)
-    const command = COMMANDS.get((words[at + 1] as number) >>> cmd.OPCODE_SHIFT)
-    if (command === undefined || !this.#isLegal(command, [low, high])) {
+    const { dwords } = this.#registers
+    const hi = (dwords[CMDBUF_BASE + 1] as number) & reg.BASE_HI
+    const lo = (dwords[CMDBUF_BASE] as number) & reg.BASE_LO
+    // A buffer is aligned to its pages, not to its size: the low half may overflow.
+    const addressLo = ((lo >>> 0) + head) >>> 0
+    const addressHi = addressLo < lo >>> 0 ? hi + 1 : hi
+    const at = this.#memory.find(addressHi, addressLo)
+    if (at < 0) return this.#hardwareError(fromHalves(addressHi, addressLo))
+    const { words } = this.#memory
+    const command = COMMANDS[(words[at + 1] as number) >>> cmd.OPCODE_SHIFT] as Command | null
+    if (command === null || !this.#isLegal(command, at)) {
       this.#events.append(
         evt.ILLEGAL_COMMAND_ERROR.encode({
           Code: BigInt(evt.EVENT.ILLEGAL_COMMAND_ERROR),
-          Address: address >> 4n,
+          Address: fromHalves(addressHi, addressLo) >> 4n,
         }),
       )
       return "stop"
     }
-    return this.#execute(command, [low, high], address)
+    const end = this.#execute(command, at, addressHi, addressLo)
+    if (end === "next" && this.hook !== null && command.name !== "COMPLETION_WAIT") {
+      const read = this.#command(at)
+      this.hook({ command: command.name, fields: command.layout.decode(read), words: read })
+    }
+    return end
   }
 
-  #isLegal({ layout, feature }: Command, words: readonly bigint[]): boolean {
+  /** The command in 64-bit words. */
+  #command(at: number): readonly bigint[] {
+    const { words } = this.#memory
+    return [
+      fromHalves(words[at + 1] as number, words[at] as number),
+      fromHalves(words[at + 3] as number, words[at + 2] as number),
+    ]
+  }
+
+  #isLegal({ feature, reserved, guestBits }: Command, at: number): boolean {
+    const { words } = this.#memory
     const features = this.#registers.dwords[EXT_FEATURES] as number
     if ((features & feature) !== feature) return false
-    if ((features & reg.EFR_GTSup) === 0 && "GN" in layout.fields && layout.get(words, "GN") !== 0n)
-      return false
-    return layout.reserved.every((mask, index) => (mask & (words[index] as bigint)) === 0n)
+    const guest = (features & reg.EFR_GTSup) === 0 ? guestBits : 0
+    const low =
+      ((words[at] as number) & (reserved[0] as number)) |
+      ((words[at + 1] as number) & (reserved[1] as number))
+    const third = (words[at + 2] as number) & ((reserved[2] as number) | guest)
+    return (low | third | ((words[at + 3] as number) & (reserved[3] as number))) === 0
   }
 
-  #execute({ name, layout }: Command, words: readonly bigint[], address: bigint): CommandEnd {
+  #execute({ name }: Command, at: number, addressHi: number, addressLo: number): CommandEnd {
+    const { words } = this.#memory
     switch (name) {
       case "COMPLETION_WAIT":
-        return this.#completionWait(words)
+        return this.#completionWait(at)
       case "INVALIDATE_DEVTAB_ENTRY":
-        this.#target.invalidateDevice(Number(layout.get(words, "DeviceID")))
-        break
+        this.#target.invalidateDevice((words[at] as number) & cmd.DEVICE_ID_MASK)
+        return "next"
       case "INVALIDATE_IOMMU_ALL":
         this.#target.invalidateAll()
-        break
-      case "INVALIDATE_IOTLB_PAGES":
-        if (!this.#target.invalidateIotlb(words) && !this.#timeOut(words, address)) return "wait"
-        break
-      case "COMPLETE_PPR_REQUEST":
-        this.#target.completePageRequest(words)
-        break
+        return "next"
       case "INVALIDATE_IOMMU_PAGES":
-      case "INVALIDATE_INTERRUPT_TABLE":
+        this.#invalidatePages(at)
+        return "next"
+      case "INVALIDATE_IOTLB_PAGES": {
+        const command = this.#command(at)
+        if (this.#target.invalidateIotlb(command)) return "next"
+        return this.#timeOut(command, fromHalves(addressHi, addressLo)) ? "next" : "wait"
+      }
+      case "COMPLETE_PPR_REQUEST":
+        this.#target.completePageRequest(this.#command(at))
+        return "next"
       case "PREFETCH_IOMMU_PAGES":
-        break
+        if (((words[at + 2] as number) & cmd.INVAL) !== 0) {
+          this.#setRange(at)
+          this.#target.dropForPrefetch(this.#command(at), this.#range)
+        }
+        return "next"
+      case "INVALIDATE_INTERRUPT_TABLE":
+        return "next"
       case "INSERT_GUEST_EVENT":
       case "RESET_VMMIO":
         return "stop"
     }
-    this.hook?.({ command: name, fields: layout.decode(words), words })
-    return "next"
+  }
+
+  /** §2.4.3. */
+  #invalidatePages(at: number): void {
+    const { words } = this.#memory
+    const caches = this.#caches
+    const range = this.#setRange(at)
+    const domainId = (words[at + 1] as number) & cmd.DOMAIN_ID_MASK
+    const flags = words[at + 2] as number
+    const tables = (flags & cmd.PDE) !== 0
+    if ((flags & cmd.GN) === 0) {
+      caches.invalidateHostPages(domainId, range)
+      if (tables) caches.invalidateHostTables(domainId, range)
+      return
+    }
+    const pasid = (words[at] as number) & cmd.PASID_MASK
+    caches.invalidateGuestPages(domainId, pasid, range)
+    if (tables) caches.invalidateGuestTables(domainId, pasid, range)
+  }
+
+  /** Address and S of the command, see {@link cmd.decodeInvalidateRange}. */
+  #setRange(at: number): AddressRange {
+    const { words } = this.#memory
+    const range = this.#range
+    const low = words[at + 2] as number
+    range.hi = (words[at + 3] as number) | 0
+    range.lo = low & cmd.ADDRESS_LO
+    range.sizeLg2 = (low & cmd.S) === 0 ? PAGE_LG2 : cmd.invalidateSizeLg2(range.hi, range.lo)
+    return range
   }
 
   /**
@@ -190,16 +275,19 @@ export class CommandBuffer {
     return true
   }
 
-  #completionWait(words: readonly bigint[]): CommandEnd {
-    const fields = cmd.COMPLETION_WAIT.decode(words)
-    if (fields.S === 1n) {
-      const address = fields.StoreAddress << 3n
-      const at = this.#memory.find(hi32(address), lo32(address))
-      if (at < 0) return this.#hardwareError(address)
-      this.#memory.words[at] = lo32(fields.StoreData)
-      this.#memory.words[at + 1] = hi32(fields.StoreData)
+  /** §2.4.1. Commands before it are done: each is, when it has been executed. */
+  #completionWait(at: number): CommandEnd {
+    const { words } = this.#memory
+    const flags = words[at] as number
+    if ((flags & cmd.STORE) !== 0) {
+      const hi = (words[at + 1] as number) & cmd.STORE_HI
+      const lo = (flags & cmd.STORE_LO) >>> 0
+      const store = this.#memory.find(hi, lo)
+      if (store < 0) return this.#hardwareError(fromHalves(hi, lo))
+      words[store] = words[at + 2] as number
+      words[store + 1] = words[at + 3] as number
     }
-    if (fields.I === 1n) {
+    if ((flags & cmd.INTERRUPT) !== 0) {
       const before = this.#registers.status
       this.#registers.status = before | reg.STATUS_ComWaitInt
       if ((before & reg.STATUS_ComWaitInt) === 0) this.#interrupts.completionWait()

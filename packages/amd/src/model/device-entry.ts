@@ -6,6 +6,7 @@ import * as dte from "../spec/device-table.ts"
 import * as pte from "../spec/page-tables.ts"
 import { gcr3PasidBits } from "../spec/pasid-table.ts"
 import * as reg from "../spec/registers.ts"
+import type { Caches } from "./caches.ts"
 import type { PasidEntries } from "./pasid-entry.ts"
 import { dwordOf, type Registers } from "./registers.ts"
 import type { Trace } from "./trace.ts"
@@ -23,12 +24,17 @@ import type { GuestWalk } from "./walk-stage1.ts"
 import type { HostWalk } from "./walk-stage2.ts"
 
 // Local, because imported constants are loaded at each use (see walk-stage2.ts).
-const { V, TV, GV, GIOV, ROOT_HI, ROOT_LO, DTE_BYTES_LG2, MAX_DEVICES, DOMAIN_ID_MASK } = dte
+const { V, TV, GV, GIOV, ROOT_HI, ROOT_LO, DTE_BYTES, DTE_BYTES_LG2, MAX_DEVICES, DOMAIN_ID_MASK } = dte
 const { HAD_SHIFT, HAD_MASK, MODE_SHIFT, MODE_MASK, GLX_SHIFT, GLX_MASK } = dte
 const { RESERVED_0, RESERVED_1, RESERVED_6, RESERVED_7 } = dte
 const { GCR3_14_12_SHIFT, GCR3_14_12_MASK, GCR3_30_15_SHIFT, GCR3_51_31_SHIFT } = dte
 const { GUEST_PAGING_MODE_SHIFT, GUEST_PAGING_MODE_MASK } = dte
 const RIGHTS = dte.IR | dte.IW
+/** IR and IW stand above the DomainID in the tag of cached translations. */
+const RIGHTS_TO_TAG = 13
+const DTE_WORDS = DTE_BYTES / 4
+/** No device has this ID. */
+const NOBODY = -1
 
 /** HATS 3 says that there are no host tables at all. */
 const HATS_NONE = 3
@@ -40,6 +46,7 @@ export class DeviceEntries {
   private readonly pasids: PasidEntries
   private readonly guest: GuestWalk
   private readonly host: HostWalk
+  private readonly caches: Caches
   tracer: Trace | null = null
 
   /** Set by {@link load}: DTE.V. Everything passes when it is 0. */
@@ -47,6 +54,13 @@ export class DeviceEntries {
   /** Set by {@link load}: the request goes through guest tables, with {@link pasid}. */
   usesGuest = false
   pasid = 0
+
+  // The entry that is set up: whose it is, and what it says beside what the walkers have taken over.
+  private current = NOBODY
+  private status: number = OK
+  private hasGuest = false
+  private hasGuestForAll = false
+  private guestStatus: number = OK
 
   // What the registers say, see configure(). Segment n of the device table has bytes, base low and base high.
   private readonly segments: Float64Array = new Float64Array(3 * reg.DEVTAB_SEGMENTS.length)
@@ -66,6 +80,7 @@ export class DeviceEntries {
     pasids: PasidEntries,
     guest: GuestWalk,
     host: HostWalk,
+    caches: Caches,
   ) {
     this.memory = memory
     this.registers = registers
@@ -73,10 +88,12 @@ export class DeviceEntries {
     this.pasids = pasids
     this.guest = guest
     this.host = host
+    this.caches = caches
   }
 
   /** Takes over what registers say; to be called after each change of them. */
   configure(): void {
+    this.forget()
     const { dwords } = this.registers
     const control = dwords[dwordOf("CONTROL")] as number
     const controlHi = dwords[dwordOf("CONTROL") + 1] as number
@@ -113,16 +130,49 @@ export class DeviceEntries {
     guest.dirtyBit = (controlHi & reg.CONTROL_GDUpdateDis_HI) !== 0 ? 0 : pte.V2_D
   }
 
-  /** Reads the transaction's entry and sets the walkers up by it. */
+  /**
+   * Finds the transaction's entry, in the cache or in memory, and sets the walkers up by it. The entry of the device
+   * that came last stays set up: a cache of one in front of the cache.
+   */
   load(): number {
     const t = this.transaction
-    const at = this.find(t.device)
-    if (at < 0) {
-      t.domainId = 0
-      t.dteFlags = 0
-      return at === -1 ? NO_DTE : DTE_ERROR
+    if (t.device !== this.current) this.status = this.fetch(t.device)
+    if (this.status !== OK || !this.valid) return this.status
+    return this.select(t.pasid)
+  }
+
+  /** The entry must be looked up again: a command has dropped it, or registers or the trace changed. */
+  forget(): void {
+    this.current = NOBODY
+  }
+
+  private fetch(device: number): number {
+    const { caches, memory } = this
+    if (!caches.isOn) {
+      const at = this.find(device)
+      return at < 0 ? this.refuse(at) : this.decode(memory.words, at)
     }
-    const words = this.memory.words
+    let cached = caches.findEntry(device)
+    if (cached < 0) {
+      const at = this.find(device)
+      if (at < 0) return this.refuse(at)
+      cached = caches.insertEntry(device)
+      for (let n = 0; n < DTE_WORDS; n++) caches.entries.words[cached + n] = memory.words[at + n] as number
+    }
+    this.current = device
+    return this.decode(caches.entries.words, cached)
+  }
+
+  private refuse(at: number): number {
+    const t = this.transaction
+    this.current = NOBODY
+    t.domainId = 0
+    t.dteFlags = 0
+    return at === -1 ? NO_DTE : DTE_ERROR
+  }
+
+  private decode(words: Int32Array | Uint32Array, at: number): number {
+    const t = this.transaction
     const d0 = words[at] as number
     this.valid = (d0 & V) !== 0
     if (!this.valid) return OK
@@ -141,10 +191,14 @@ export class DeviceEntries {
     if (mode > this.hostLevels) return DTE_ILLEGAL_VALUE
     const { host } = this
     host.setRoot(mode, d1 & ROOT_HI, d0 & ROOT_LO, d1 & RIGHTS)
+    host.tag = t.domainId | ((d1 & RIGHTS) >>> RIGHTS_TO_TAG)
     const had = (d0 >>> HAD_SHIFT) & HAD_MASK
     host.accessedBit = (had & 1) === 0 ? 0 : this.accessedBit
     host.dirtyBit = (had & 2) === 0 ? 0 : this.dirtyBit
-    return this.setGuest(d1, d2)
+    this.hasGuest = (d1 & GV) !== 0 && this.guestEnabled
+    this.hasGuestForAll = (d1 & GIOV) !== 0
+    if (this.hasGuest) this.guestStatus = this.setGuest(d1, d2)
+    return OK
   }
 
   /** Word index of a device's entry; -1: beyond the table, -2: no memory there. */
@@ -171,12 +225,15 @@ export class DeviceEntries {
    * Guest translation needs DTE.GV and CONTROL.GTEn, and a PASID: the request's own, or 0 by DTE.GIOV. A request
    * with a PASID that meets no guest translation has no address space to go to.
    */
-  private setGuest(d1: number, d2: number): number {
-    const t = this.transaction
-    const { pasid } = t
-    this.usesGuest = (d1 & GV) !== 0 && this.guestEnabled && (pasid !== NO_PASID || (d1 & GIOV) !== 0)
+  private select(pasid: number): number {
+    this.usesGuest = this.hasGuest && (pasid !== NO_PASID || this.hasGuestForAll)
     if (!this.usesGuest) return pasid === NO_PASID ? OK : NO_GUEST_TRANSLATION
     this.pasid = pasid === NO_PASID ? 0 : pasid
+    return this.guestStatus
+  }
+
+  private setGuest(d1: number, d2: number): number {
+    const t = this.transaction
     const glx = (d1 >>> GLX_SHIFT) & GLX_MASK
     const paging = (t.dteInterruptsHi >>> GUEST_PAGING_MODE_SHIFT) & GUEST_PAGING_MODE_MASK
     if (glx > this.maxGlx || paging > this.maxGuestPaging) return DTE_ILLEGAL_VALUE

@@ -12,13 +12,16 @@ import {
   type IommuModel,
   lo32,
   type Mmio,
+  NO_PASID,
   type PageRequest,
   type TranslationResult,
 } from "@iommu/core"
+import { PREFETCH_IOMMU_PAGES } from "../spec/commands.ts"
 import { DEVTAB_SEGMENTS, REGISTERS, type RegisterName } from "../spec/registers.ts"
 import { Ats } from "./ats.ts"
 import { type AmdAttributes, TableProbe } from "./attributes.ts"
-import { CommandBuffer, type InvalidationTarget } from "./commands.ts"
+import { type AddressRange, Caches } from "./caches.ts"
+import { CommandBuffer, type CommandTarget } from "./commands.ts"
 import { DeviceEntries } from "./device-entry.ts"
 import { EventLog } from "./events.ts"
 import { type InterruptHook, InterruptSource } from "./interrupts.ts"
@@ -34,7 +37,7 @@ import { HostWalk } from "./walk-stage2.ts"
 
 const TABLE_BASES: readonly RegisterName[] = DEVTAB_SEGMENTS
 
-export class AmdModel implements IommuModel, AtsModel, RegisterEffects, InvalidationTarget {
+export class AmdModel implements IommuModel, AtsModel, RegisterEffects, CommandTarget {
   readonly vendor = "amd"
   readonly mmio: Mmio
   readonly result: TranslationResult = {
@@ -49,6 +52,7 @@ export class AmdModel implements IommuModel, AtsModel, RegisterEffects, Invalida
     fault: null,
   }
   private readonly registers: Registers = new Registers()
+  private readonly caches: Caches
   private readonly host: HostWalk
   private readonly guest: GuestWalk
   private readonly pasids: PasidEntries
@@ -63,20 +67,31 @@ export class AmdModel implements IommuModel, AtsModel, RegisterEffects, Invalida
   private readonly pageRequests: PageRequests
   private traceHook: TraceHook | null = null
 
-  constructor({ memory, extFeatures = EVERYTHING, extFeatures2 = EVERYTHING_2 }: AmdModelOptions) {
+  constructor(options: AmdModelOptions) {
+    const { memory, extFeatures = EVERYTHING, extFeatures2 = EVERYTHING_2 } = options
     const { registers, transaction } = this
+    const caches = new Caches(options.caches ?? "exact")
+    this.caches = caches
     registers.set64("EXT_FEATURES", extFeatures)
     registers.set64("EXT_FEATURES2", extFeatures2)
     registers.effects = this
     this.mmio = registers
-    this.host = new HostWalk(memory)
-    this.guest = new GuestWalk(memory, this.host, transaction)
-    this.pasids = new PasidEntries(memory, this.host, transaction)
-    this.entries = new DeviceEntries(memory, registers, transaction, this.pasids, this.guest, this.host)
+    this.host = new HostWalk(memory, caches)
+    this.guest = new GuestWalk(memory, this.host, transaction, caches)
+    this.pasids = new PasidEntries(memory, this.host, transaction, caches)
+    this.entries = new DeviceEntries(
+      memory,
+      registers,
+      transaction,
+      this.pasids,
+      this.guest,
+      this.host,
+      caches,
+    )
     this.entries.configure()
     this.interrupts = new InterruptSource(registers)
     this.events = new EventLog(registers, memory, this.interrupts)
-    this.commands = new CommandBuffer(registers, memory, this.events, this.interrupts, this)
+    this.commands = new CommandBuffer(registers, memory, this.events, this.interrupts, caches, this)
     this.translator = new Translator(
       registers,
       transaction,
@@ -85,6 +100,7 @@ export class AmdModel implements IommuModel, AtsModel, RegisterEffects, Invalida
       this.guest,
       this.host,
       this.events,
+      caches,
       this.result,
     )
     this.probe = new TableProbe(transaction, this.entries, this.pasids, this.guest, this.host)
@@ -150,6 +166,7 @@ export class AmdModel implements IommuModel, AtsModel, RegisterEffects, Invalida
     this.pasids.tracer = trace
     this.guest.tracer = trace
     this.host.tracer = trace
+    this.entries.forget()
   }
 
   get onInvalidate(): ((invalidation: Invalidation) => void) | null {
@@ -194,14 +211,28 @@ export class AmdModel implements IommuModel, AtsModel, RegisterEffects, Invalida
 
   invalidateDevice(device: number): void {
     this.events.forgetDevice(device)
+    this.caches.invalidateEntry(device)
+    this.entries.forget()
   }
 
   invalidateAll(): void {
     this.events.forgetAllDevices()
+    this.caches.invalidateAll()
+    this.entries.forget()
   }
 
   invalidateIotlb(words: readonly bigint[]): boolean {
     return this.ats.invalidate(words)
+  }
+
+  dropForPrefetch(words: readonly bigint[], range: AddressRange): void {
+    const { transaction } = this
+    const fields = PREFETCH_IOMMU_PAGES.decode(words)
+    transaction.begin(Number(fields.DeviceID), NO_PASID, 0, 0, 0)
+    this.entries.load()
+    const pasid = (fields.PASID_19_16 << 16n) | (fields.PASID_15_8 << 8n) | fields.PASID_7_0
+    if (fields.GN === 1n) this.caches.invalidateGuestPages(transaction.domainId, Number(pasid), range)
+    else this.caches.invalidateHostPages(transaction.domainId, range)
   }
 
   completePageRequest(words: readonly bigint[]): void {

@@ -6,6 +6,7 @@
  */
 import { ACCESS_WRITE, type PhysicalMemory } from "@iommu/core"
 import * as gcr3 from "../spec/pasid-table.ts"
+import { type Caches, CR3_HI, CR3_LO } from "./caches.ts"
 import type { Gcr3Trace } from "./trace.ts"
 import { NOT_PRESENT, OK, RESERVED_BIT, type Transaction } from "./transaction.ts"
 import type { HostWalk } from "./walk-stage2.ts"
@@ -17,6 +18,7 @@ export class PasidEntries {
   private readonly memory: PhysicalMemory
   private readonly host: HostWalk
   private readonly transaction: Transaction
+  private readonly caches: Caches
   tracer: Gcr3Trace | null = null
 
   /** CONTROL.GCR3TRPMode. */
@@ -31,10 +33,11 @@ export class PasidEntries {
   cr3Hi = 0
   cr3Lo = 0
 
-  constructor(memory: PhysicalMemory, host: HostWalk, transaction: Transaction) {
+  constructor(memory: PhysicalMemory, host: HostWalk, transaction: Transaction, caches: Caches) {
     this.memory = memory
     this.host = host
     this.transaction = transaction
+    this.caches = caches
   }
 
   /**
@@ -47,6 +50,23 @@ export class PasidEntries {
     this.rootHi = hi
     this.rootLo = lo
     this.pasidBits = pasidBits
+  }
+
+  /** As {@link find}, through the caches. */
+  lookup(pasid: number, access: number): number {
+    const { caches, host } = this
+    const cached = caches.findGuestCr3(host.tag, pasid)
+    if (cached >= 0) {
+      this.cr3Hi = caches.guestCr3s.words[cached + CR3_HI] as number
+      this.cr3Lo = caches.guestCr3s.words[cached + CR3_LO] as number
+      return OK
+    }
+    const found = this.find(pasid, access)
+    if (found !== OK) return found
+    const kept = caches.insertGuestCr3(host.tag, pasid)
+    caches.guestCr3s.words[kept + CR3_HI] = this.cr3Hi
+    caches.guestCr3s.words[kept + CR3_LO] = this.cr3Lo
+    return OK
   }
 
   /** @returns OK with the guest CR3 in the fields, or why not, with the transaction's fault set */

@@ -2,9 +2,19 @@
  * One request from DeviceID and address to system physical address, in the book's order. AMD 48882 rev 3.10, §2.1
  * and §2.2.
  */
-import { ACCESS_EXEC, ACCESS_READ, ACCESS_WRITE, NO_PASID, type TranslationResult } from "@iommu/core"
+import {
+  ACCESS_EXEC,
+  ACCESS_PRIV,
+  ACCESS_READ,
+  ACCESS_WRITE,
+  NO_PASID,
+  type TranslationResult,
+} from "@iommu/core"
 import * as dte from "../spec/device-table.ts"
 import * as reg from "../spec/registers.ts"
+import { SPECIAL_HI, specialAddress, THROUGH_TABLES, UNTRANSLATED } from "./attributes.ts"
+import type { Caches } from "./caches.ts"
+import * as cached from "./caches.ts"
 import type { DeviceEntries } from "./device-entry.ts"
 import type { EventLog } from "./events.ts"
 import type { PasidEntries } from "./pasid-entry.ts"
@@ -13,6 +23,7 @@ import {
   INTERRUPT_BLOCKED,
   INTERRUPT_READ,
   INTERRUPT_UNMAPPED,
+  NO_PERMISSION,
   NO_TRANSLATION,
   OK,
   type Transaction,
@@ -27,6 +38,14 @@ const DEVICE_EXEC = ACCESS_EXEC
 const HOST_READ = READ
 const HOST_WRITE = WRITE
 const NONE = NO_PASID
+const DEVICE_PRIV = ACCESS_PRIV
+const { HOST_TABLES, PA_HI, PA_LO, GPA_HI, GPA_LO, INFO, CLEAN } = cached
+const { GRANTS_MASK, GUEST_GRANTS_SHIFT, GRANT_USER, ALLOWED_SHIFT, ALLOWED_MASK } = cached
+const { SIZE_LG2_SHIFT, STAGE1_LG2_SHIFT, STAGE2_LG2_SHIFT, LG2_MASK } = cached
+/** What host tables grant to everybody. */
+const HOST_INDIFFERENT = DEVICE_EXEC | GRANT_USER
+/** A cached translation does not answer; no other status is negative. */
+const AGAIN = -1
 const IommuEn = reg.CONTROL_IommuEn
 const ExEn = reg.EXCL_ExEn
 
@@ -47,6 +66,7 @@ export class Translator {
   private readonly guest: GuestWalk
   private readonly host: HostWalk
   private readonly events: EventLog
+  private readonly caches: Caches
   readonly result: TranslationResult
 
   constructor(
@@ -57,6 +77,7 @@ export class Translator {
     guest: GuestWalk,
     host: HostWalk,
     events: EventLog,
+    caches: Caches,
     result: TranslationResult,
   ) {
     this.dwords = registers.dwords
@@ -66,6 +87,7 @@ export class Translator {
     this.guest = guest
     this.host = host
     this.events = events
+    this.caches = caches
     this.result = result
   }
 
@@ -78,6 +100,11 @@ export class Translator {
     if (!entries.valid) return this.pass(hi, lo)
     if (pasid === NONE) {
       if (isInterruptRange(hi, lo)) return this.interrupt(hi, lo, access)
+      if (hi === SPECIAL_HI) {
+        const special = specialAddress(this.transaction, lo, access, loaded)
+        if (special === UNTRANSLATED) return this.pass(hi, lo)
+        if (special !== THROUGH_TABLES) return this.refuseEntry(special)
+      }
       if (this.isInExclusionRange(hi, lo)) return this.pass(hi, lo)
     }
     if (loaded !== OK) return this.refuseEntry(loaded)
@@ -87,12 +114,97 @@ export class Translator {
 
   /** Walks as the loaded device table entry says. @returns OK with {@link result}, or why not; nothing is logged */
   walkTables(hi: number, lo: number, access: number): number {
+    if (this.caches.isOn) return this.throughCaches(hi, lo, access)
     return this.entries.usesGuest ? this.throughGuest(hi, lo, access) : this.throughHost(hi, lo, access)
+  }
+
+  private throughCaches(hi: number, lo: number, access: number): number {
+    const { caches, entries, host } = this
+    if (!entries.usesGuest) {
+      const at = caches.hostPages.find(host.tag, HOST_TABLES, hi, lo)
+      if (at >= 0) {
+        const status = this.hit(caches.hostPages.store.words, at, hi, lo, access)
+        if (status !== AGAIN) return status
+      }
+      return this.throughHost(hi, lo, access)
+    }
+    const at = caches.guestPages.find(host.tag, entries.pasid, hi, lo)
+    if (at >= 0) {
+      const status = this.hit(caches.guestPages.store.words, at, hi, lo, access)
+      if (status !== AGAIN) return status
+    }
+    const status = this.throughGuest(hi, lo, access)
+    if (status === OK) this.keep(hi, lo)
+    return status
+  }
+
+  /**
+   * Answers by a cached translation, also with a refusal: only an entry that was not present needs no command when it
+   * changes (§3.2, NpCache).
+   * @returns {@link AGAIN} when the tables have to be walked, to set D
+   */
+  private hit(words: Int32Array, at: number, hi: number, lo: number, access: number): number {
+    const info = words[at + INFO] as number
+    const r = this.result
+    const sizeLg2 = (info >>> SIZE_LG2_SHIFT) & LG2_MASK
+    if (sizeLg2 < 32) {
+      const offset = lo & ((1 << sizeLg2) - 1)
+      r.paHi = (words[at + PA_HI] as number) >>> 0
+      r.paLo = ((words[at + PA_LO] as number) | offset) >>> 0
+      r.ipaHi = (words[at + GPA_HI] as number) >>> 0
+      r.ipaLo = ((words[at + GPA_LO] as number) | offset) >>> 0
+    } else {
+      const offset = hi & ((1 << (sizeLg2 - 32)) - 1)
+      r.paHi = ((words[at + PA_HI] as number) | offset) >>> 0
+      r.paLo = lo >>> 0
+      r.ipaHi = ((words[at + GPA_HI] as number) | offset) >>> 0
+      r.ipaLo = lo >>> 0
+    }
+    if (((access ^ DEVICE_PRIV) & GRANTS_MASK & ~info) !== 0) return this.refuseCached(info, access)
+    if ((access & DEVICE_WRITE) !== 0 && (info & CLEAN) !== 0) return AGAIN
+    r.sizeLg2 = sizeLg2
+    r.allowed = (info >>> ALLOWED_SHIFT) & ALLOWED_MASK
+    r.stage1SizeLg2 = (info >>> STAGE1_LG2_SHIFT) & LG2_MASK
+    r.stage2SizeLg2 = (info >>> STAGE2_LG2_SHIFT) & LG2_MASK
+    return OK
+  }
+
+  /** The guest's tables are asked first. */
+  private refuseCached(info: number, access: number): number {
+    const t = this.transaction
+    const isWrite = access & DEVICE_WRITE
+    const need = (access ^ DEVICE_PRIV) & GRANTS_MASK
+    if ((need & ~(info >>> GUEST_GRANTS_SHIFT)) !== 0) t.refuseByGuest(1, isWrite)
+    else t.refuseByHost(this.host, this.result.ipaHi, this.result.ipaLo, isWrite)
+    return NO_PERMISSION
+  }
+
+  /** Caches what {@link throughGuest} has found, under the smaller of both stages' sizes. */
+  private keep(hi: number, lo: number): void {
+    const { guest, host, result } = this
+    const pages = this.caches.guestPages
+    const { sizeLg2 } = result
+    const at = pages.insert(sizeLg2, host.tag, this.entries.pasid, hi, lo)
+    pages.fill(at, sizeLg2, result.paHi, result.paLo, result.ipaHi, result.ipaLo)
+    const user = guest.isForUsers ? DEVICE_READ | GRANT_USER : DEVICE_READ
+    const executable = guest.executable ? user | DEVICE_EXEC : user
+    const guestGrants = (guest.permissions & HOST_WRITE) === 0 ? executable : executable | DEVICE_WRITE
+    const grants = guestGrants & (allowedOf(host.permissions) | HOST_INDIFFERENT)
+    const sizes = (guest.sizeLg2 << STAGE1_LG2_SHIFT) | (host.sizeLg2 << STAGE2_LG2_SHIFT)
+    const clean = guest.isClean || host.isClean ? CLEAN : 0
+    pages.store.words[at + INFO] =
+      grants |
+      (guestGrants << GUEST_GRANTS_SHIFT) |
+      (result.allowed << ALLOWED_SHIFT) |
+      clean |
+      sizes |
+      (sizeLg2 << SIZE_LG2_SHIFT)
   }
 
   private throughHost(hi: number, lo: number, access: number): number {
     const { host } = this
-    host.walk(hi, lo, needOf(access))
+    if (this.caches.isOn) host.walkThrough(hi, lo, needOf(access))
+    else host.walk(hi, lo, needOf(access))
     if (host.status !== OK) return this.refuseHost(hi, lo, access)
     const r = this.result
     r.paHi = host.paHi >>> 0
@@ -108,13 +220,18 @@ export class Translator {
 
   private throughGuest(hi: number, lo: number, access: number): number {
     const { guest, host, pasids } = this
-    const found = pasids.find(this.entries.pasid, access)
+    const { isOn } = this.caches
+    const { pasid } = this.entries
+    const found = isOn ? pasids.lookup(pasid, access) : pasids.find(pasid, access)
     if (found !== OK) return found
-    const walked = guest.walk(pasids.cr3Hi, pasids.cr3Lo, hi, lo, access)
+    const walked = isOn
+      ? guest.walkThrough(pasid, pasids.cr3Hi, pasids.cr3Lo, hi, lo, access)
+      : guest.walk(pasids.cr3Hi, pasids.cr3Lo, hi, lo, access)
     if (walked !== OK) return walked
     const gpaHi = guest.gpaHi
     const gpaLo = guest.gpaLo
-    host.walk(gpaHi, gpaLo, needOf(access))
+    if (isOn) host.lookup(gpaHi, gpaLo, needOf(access))
+    else host.walk(gpaHi, gpaLo, needOf(access))
     if (host.status !== OK) return this.refuseHost(gpaHi, gpaLo, access)
     const r = this.result
     r.paHi = host.paHi

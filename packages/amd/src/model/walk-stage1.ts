@@ -7,6 +7,7 @@
  */
 import { ACCESS_EXEC, ACCESS_PRIV, ACCESS_WRITE, type PhysicalMemory } from "@iommu/core"
 import * as pte from "../spec/page-tables.ts"
+import { type Caches, type RangeCache, TABLE_HI, TABLE_LO, TABLE_RIGHTS } from "./caches.ts"
 import type { GuestTrace } from "./trace.ts"
 import { NO_PERMISSION, NOT_PRESENT, OK, RESERVED_BIT, type Transaction } from "./transaction.ts"
 import { type HostWalk, READ, WRITE } from "./walk-stage2.ts"
@@ -24,6 +25,10 @@ const HOST_READ = READ
 const HOST_WRITE = WRITE
 const DEVICE_WRITE = ACCESS_WRITE
 
+const ALL_RIGHTS = WRITABLE | USER
+/** In the rights of a directory entry: NX was set on the way. The place of P. */
+const NO_EXECUTE_SEEN = 1
+
 /** Address bits below the page that must be zero: 20:13 of a 2 MiB and 29:13 of a 1 GiB leaf. */
 const LARGE_2M_RESERVED = 0x001f_e000
 const LARGE_1G_RESERVED = 0x3fff_e000
@@ -32,7 +37,11 @@ export class GuestWalk {
   private readonly memory: PhysicalMemory
   private readonly host: HostWalk
   private readonly transaction: Transaction
+  private readonly caches: Caches
   tracer: GuestTrace | null = null
+
+  /** Of cached directory entries. */
+  private pasid = 0
 
   // From the device table entry and the registers.
   /** 4 or 5, by DTE.GuestPagingMode. */
@@ -51,13 +60,18 @@ export class GuestWalk {
   /** {@link READ} and {@link WRITE}. */
   permissions = 0
   executable = false
+  /** U/S of all levels: not only for supervisor requests. */
+  isForUsers = false
+  /** D is to be set in the leaf at the first write. */
+  isClean = false
   /** Low half of the leaf. */
   leafLow = 0
 
-  constructor(memory: PhysicalMemory, host: HostWalk, transaction: Transaction) {
+  constructor(memory: PhysicalMemory, host: HostWalk, transaction: Transaction, caches: Caches) {
     this.memory = memory
     this.host = host
     this.transaction = transaction
+    this.caches = caches
   }
 
   /**
@@ -65,18 +79,51 @@ export class GuestWalk {
    * @returns OK with the result in the fields, or why not, with the transaction's fault set
    */
   walk(cr3Hi: number, cr3Lo: number, hi: number, lo: number, access: number): number {
+    if (!isCanonical(this.levels, hi)) return this.refuse(NOT_PRESENT, access)
+    return this.descend(null, this.levels, cr3Hi, cr3Lo, ALL_RIGHTS, hi, lo, access)
+  }
+
+  /** As {@link walk}, through the caches: from below the directory entries that are cached. */
+  walkThrough(pasid: number, cr3Hi: number, cr3Lo: number, hi: number, lo: number, access: number): number {
+    this.pasid = pasid
+    if (!isCanonical(this.levels, hi)) return this.refuse(NOT_PRESENT, access)
+    const tables = this.caches.guestTables
+    for (let level = 1; level < this.levels; level++) {
+      const at = tables.findSized(pte.v2TableLg2(level), this.host.tag, pasid, hi, lo)
+      if (at < 0) continue
+      const { words } = tables.store
+      const tableHi = words[at + TABLE_HI] as number
+      const tableLo = words[at + TABLE_LO] as number
+      return this.descend(tables, level, tableHi, tableLo, words[at + TABLE_RIGHTS] as number, hi, lo, access)
+    }
+    return this.descend(tables, this.levels, cr3Hi, cr3Lo, ALL_RIGHTS, hi, lo, access)
+  }
+
+  /**
+   * @param kept cache for the directory entries on the way, whose tables are fetched through the caches; or null
+   * @param rights what the levels above grant: R/W and U/S, and {@link NO_EXECUTE_SEEN}
+   */
+  private descend(
+    kept: RangeCache | null,
+    top: number,
+    topHi: number,
+    topLo: number,
+    rights: number,
+    hi: number,
+    lo: number,
+    access: number,
+  ): number {
     const { memory, host, accessedBit } = this
     const words = memory.words
-    if (!isCanonical(this.levels, hi)) return this.refuse(NOT_PRESENT, access)
-    let level = this.levels
-    let tableHi = cr3Hi
-    let tableLo = cr3Lo
-    let allow = WRITABLE | USER
-    let forbid = 0
+    let level = top
+    let tableHi = topHi
+    let tableLo = topLo
+    let allow = rights & ALL_RIGHTS
+    let forbid = (rights & NO_EXECUTE_SEEN) === 0 ? 0 : NO_EXECUTE
     for (;;) {
       const index = indexAt(level, hi, lo)
       const entryLo = tableLo | (index << 3)
-      const at = host.fetch(tableHi, entryLo)
+      const at = kept === null ? host.fetch(tableHi, entryLo) : host.fetchThrough(tableHi, entryLo, HOST_READ)
       if (at < 0) return this.refuseFetch(tableHi, entryLo, HOST_READ)
       const low = words[at] as number
       const high = words[at + 1] as number
@@ -94,9 +141,11 @@ export class GuestWalk {
           const updated = this.update(tableHi, entryLo, low | set)
           if (updated !== OK) return updated
         }
+        this.isClean = (this.dirtyBit & ~(low | set)) !== 0
         this.page(9 * level + 3, high, low, lo)
         this.permissions = (allow & WRITABLE) !== 0 ? HOST_READ | HOST_WRITE : HOST_READ
         this.executable = forbid === 0
+        this.isForUsers = (allow & USER) !== 0
         return OK
       }
       if ((low & accessedBit) !== accessedBit) {
@@ -106,6 +155,10 @@ export class GuestWalk {
       tableHi = high & ADDR_HI
       tableLo = low & ADDR_LO
       level--
+      if (kept !== null) {
+        const seen = forbid === 0 ? allow : allow | NO_EXECUTE_SEEN
+        kept.keepTable(pte.v2TableLg2(level), host.tag, this.pasid, hi, lo, tableHi, tableLo, seen)
+      }
     }
   }
 
@@ -120,8 +173,9 @@ export class GuestWalk {
   /** Writes A and D into an entry: a write of the IOMMU, which the host tables must allow. */
   private update(hi: number, lo: number, entryLow: number): number {
     const { memory, host } = this
-    const at = host.walk(hi, lo, HOST_READ | HOST_WRITE)
-    if (at < 0) return this.refuseFetch(hi, lo, HOST_READ | HOST_WRITE)
+    const need = HOST_READ | HOST_WRITE
+    const at = this.caches.isOn ? host.fetchThrough(hi, lo, need) : host.walk(hi, lo, need)
+    if (at < 0) return this.refuseFetch(hi, lo, need)
     memory.words[at] = entryLow
     return OK
   }

@@ -5,8 +5,27 @@
  * leaves to {@link HostWalk.walkChecked}, which follows the book step by step from the root. A test holds the two
  * against each other.
  */
-import type { PhysicalMemory } from "@iommu/core"
+import { ACCESS_EXEC, ACCESS_READ, ACCESS_WRITE, type PhysicalMemory } from "@iommu/core"
 import * as pte from "../spec/page-tables.ts"
+import {
+  ALLOWED_SHIFT,
+  type Caches,
+  CLEAN,
+  GRANT_USER,
+  GRANTS_MASK,
+  GUEST_GRANTS_SHIFT,
+  HOST_TABLES,
+  INFO,
+  LG2_MASK,
+  PA_HI,
+  PA_LO,
+  type RangeCache,
+  SIZE_LG2_SHIFT,
+  STAGE2_LG2_SHIFT,
+  TABLE_HI,
+  TABLE_LO,
+  TABLE_RIGHTS,
+} from "./caches.ts"
 import type { HostTrace } from "./trace.ts"
 import { ILLEGAL_LEVEL, NO_PERMISSION, NOT_PRESENT, OK, RESERVED_BIT, TABLE_ERROR } from "./transaction.ts"
 
@@ -18,6 +37,11 @@ const IW = pte.V1_IW_HI
 
 /** What a leaf says of ATS answers. */
 const LEAF_FLAGS = pte.V1_U_HI | pte.V1_FC_HI
+
+/** IR and IW become ACCESS_READ and ACCESS_WRITE when shifted down. */
+const RIGHTS_SHIFT = 29
+/** What host tables grant to everybody. */
+const HOST_INDIFFERENT = ACCESS_EXEC | GRANT_USER
 
 /** PDE bits 60:52 are reserved. */
 const TABLE_RESERVED_HI = 0x1ff0_0000
@@ -39,7 +63,11 @@ export class HostWalk {
   readonly memory: PhysicalMemory
   tracer: HostTrace | null = null
 
+  private readonly caches: Caches
+
   // From the device table entry.
+  /** Of cached translations, see caches.ts. */
+  tag = 0
   private mode = 0
   private rootHi = 0
   private rootLo = 0
@@ -57,13 +85,16 @@ export class HostWalk {
   sizeLg2 = 0
   /** {@link READ} and {@link WRITE} of all levels, U and FC of the leaf. */
   permissions = 0
+  /** After a checked walk: D is to be set in the leaf at the first write. */
+  isClean = false
   /** After TABLE_ERROR: the entry that could not be read. */
   errorHi = 0
   errorLo = 0
   status: number = OK
 
-  constructor(memory: PhysicalMemory) {
+  constructor(memory: PhysicalMemory, caches: Caches) {
     this.memory = memory
+    this.caches = caches
   }
 
   /** Takes over what the device table entry says of host tables. */
@@ -202,8 +233,8 @@ export class HostWalk {
     const plain = (low & set) === set && (high & LEAF_RESERVED_HI) === 0 && (permissions & need) === need
     const kind = low & KIND
     if (!plain || (kind !== LEAF && kind !== SIZED_LEAF)) return this.check(hi, lo, need)
-    const sizeLg2 = kind === LEAF ? 9 * level + 3 : sizedLeafLg2(high, low)
-    if (kind === SIZED_LEAF && !fitsLevel(sizeLg2, level)) return this.check(hi, lo, need)
+    const sizeLg2 = kind === LEAF ? 9 * level + 3 : pte.v1SizedLeafLg2(high, low)
+    if (kind === SIZED_LEAF && !pte.v1FitsLevel(sizeLg2, level)) return this.check(hi, lo, need)
     this.permissions = (permissions & (IR | IW)) | (high & LEAF_FLAGS)
     this.page(sizeLg2, high, low, hi, lo)
     this.status = OK
@@ -229,17 +260,108 @@ export class HostWalk {
     return OK
   }
 
+  /**
+   * As {@link walk}, through the caches.
+   * @returns the status
+   */
+  lookup(hi: number, lo: number, need: number): number {
+    const { store } = this.caches.hostPages
+    const at = this.caches.hostPages.find(this.tag, HOST_TABLES, hi, lo)
+    if (at < 0) return this.walkThrough(hi, lo, need)
+    const info = store.words[at + INFO] as number
+    if ((info & CLEAN) !== 0 && (need & IW) !== 0) return this.walkThrough(hi, lo, need)
+    this.permissions = info << RIGHTS_SHIFT
+    if ((this.permissions & need) !== need) {
+      this.status = NO_PERMISSION
+      return NO_PERMISSION
+    }
+    this.isClean = (info & CLEAN) !== 0
+    this.page(
+      (info >>> SIZE_LG2_SHIFT) & LG2_MASK,
+      store.words[at + PA_HI] as number,
+      store.words[at + PA_LO] as number,
+      hi,
+      lo,
+    )
+    this.status = OK
+    return OK
+  }
+
+  /** As {@link fetch} and, with other needs, an access of the IOMMU's own: through the caches. */
+  fetchThrough(hi: number, lo: number, need: number): number {
+    return this.lookup(hi, lo, need) === OK ? this.memory.find(this.paHi, this.paLo) : -1
+  }
+
+  /** A walk that begins below the directory entries that are cached, and caches what it meets. */
+  walkThrough(hi: number, lo: number, need: number): number {
+    this.status = this.resume(hi, lo, need)
+    if (this.status === OK && this.mode !== 0) this.keepPage(hi, lo)
+    return this.status
+  }
+
+  private resume(hi: number, lo: number, need: number): number {
+    const { mode } = this
+    const tables = this.caches.hostTables
+    if (mode === 0) return this.identity(hi, lo, need)
+    if (pte.v1IsBeyond(mode, hi, lo)) return NOT_PRESENT
+    for (let level = 1; level < mode; level++) {
+      const at = tables.findSized(pte.v1TableLg2(level), this.tag, HOST_TABLES, hi, lo)
+      if (at < 0) continue
+      const { words } = tables.store
+      const tableHi = words[at + TABLE_HI] as number
+      const tableLo = words[at + TABLE_LO] as number
+      return this.descend(tables, level, tableHi, tableLo, words[at + TABLE_RIGHTS] as number, hi, lo, need)
+    }
+    return this.descend(tables, mode, this.rootHi, this.rootLo, this.rootPermissions, hi, lo, need)
+  }
+
+  private keepPage(hi: number, lo: number): void {
+    const pages = this.caches.hostPages
+    const at = pages.insert(this.sizeLg2, this.tag, HOST_TABLES, hi, lo)
+    pages.fill(at, this.sizeLg2, this.paHi, this.paLo, hi, lo)
+    const allowed = (this.permissions >>> RIGHTS_SHIFT) & (ACCESS_READ | ACCESS_WRITE)
+    const grants = allowed | HOST_INDIFFERENT | (GRANTS_MASK << GUEST_GRANTS_SHIFT)
+    const sizes = (this.sizeLg2 << STAGE2_LG2_SHIFT) | (this.sizeLg2 << SIZE_LG2_SHIFT)
+    const clean = this.isClean ? CLEAN : 0
+    pages.store.words[at + INFO] = grants | (allowed << ALLOWED_SHIFT) | clean | sizes
+  }
+
+  /** Mode 0: no host tables, only the entry's IR and IW. */
+  private identity(hi: number, lo: number, need: number): number {
+    if ((this.rootPermissions & need) !== need) return NO_PERMISSION
+    this.paHi = hi
+    this.paLo = lo
+    this.sizeLg2 = 0
+    this.permissions = this.rootPermissions
+    this.isClean = false
+    return OK
+  }
+
   /** The walk as the book tells it, with every check and with A and D updates. Level 6 has no pages (table 15). */
   walkChecked(hi: number, lo: number, need: number): number {
-    const { memory } = this
     if (this.mode === 0) return this.identity(hi, lo, need)
-    if (isBeyond(this.mode, hi, lo)) return NOT_PRESENT
-    let level = this.mode
-    let tableHi = this.rootHi
-    let tableLo = this.rootLo
-    let permissions = this.rootPermissions
+    if (pte.v1IsBeyond(this.mode, hi, lo)) return NOT_PRESENT
+    return this.descend(null, this.mode, this.rootHi, this.rootLo, this.rootPermissions, hi, lo, need)
+  }
+
+  /** @param kept cache for the directory entries on the way, null for none */
+  private descend(
+    kept: RangeCache | null,
+    top: number,
+    topHi: number,
+    topLo: number,
+    rights: number,
+    hi: number,
+    lo: number,
+    need: number,
+  ): number {
+    const { memory } = this
+    let level = top
+    let tableHi = topHi
+    let tableLo = topLo
+    let permissions = rights
     for (;;) {
-      const index = indexAt(level, hi, lo)
+      const index = pte.v1IndexAt(level, hi, lo)
       const at = memory.find(tableHi, tableLo)
       if (at < 0) return this.failTable(tableHi, tableLo, index)
       const entry = at + index * 2
@@ -252,31 +374,25 @@ export class HostWalk {
       if (next === pte.V1_NEXT_LEVEL_LEAF || next === pte.V1_NEXT_LEVEL_SIZED) {
         if (level === pte.V1_TOP_LEVEL) return ILLEGAL_LEVEL
         if ((high & LEAF_RESERVED_HI) !== 0) return RESERVED_BIT
-        const size = next === pte.V1_NEXT_LEVEL_LEAF ? defaultLg2(level) : sizedLeafLg2(high, low)
-        if (next === pte.V1_NEXT_LEVEL_SIZED && !fitsLevel(size, level)) return ILLEGAL_LEVEL
+        const size = next === pte.V1_NEXT_LEVEL_LEAF ? pte.v1PageLg2(level) : pte.v1SizedLeafLg2(high, low)
+        if (next === pte.V1_NEXT_LEVEL_SIZED && !pte.v1FitsLevel(size, level)) return ILLEGAL_LEVEL
         if ((permissions & need) !== need) return NO_PERMISSION
         const set = this.accessedBit | ((need & WRITE) === 0 ? 0 : this.dirtyBit)
         if ((low & set) !== set) memory.words[entry] = low | set
+        this.isClean = (this.dirtyBit & ~(low | set)) !== 0
         this.permissions = (permissions & (IR | IW)) | (high & LEAF_FLAGS)
         return this.page(size, high, low, hi, lo)
       }
       if ((high & TABLE_RESERVED_HI) !== 0) return RESERVED_BIT
-      if (next >= level || skipsNonzero(level, next, hi, lo)) return ILLEGAL_LEVEL
+      if (next >= level || pte.v1SkipsNonzero(level, next, hi, lo)) return ILLEGAL_LEVEL
       if ((low & this.accessedBit) !== this.accessedBit) memory.words[entry] = low | this.accessedBit
       tableHi = high & pte.ADDR_HI
       tableLo = low & pte.ADDR_LO
       level = next
+      if (kept !== null) {
+        kept.keepTable(pte.v1TableLg2(level), this.tag, HOST_TABLES, hi, lo, tableHi, tableLo, permissions)
+      }
     }
-  }
-
-  /** Mode 0: no host tables, only the entry's IR and IW. */
-  private identity(hi: number, lo: number, need: number): number {
-    if ((this.rootPermissions & need) !== need) return NO_PERMISSION
-    this.paHi = hi
-    this.paLo = lo
-    this.sizeLg2 = 0
-    this.permissions = this.rootPermissions
-    return OK
   }
 
   private failTable(tableHi: number, tableLo: number, index: number): number {
@@ -284,55 +400,4 @@ export class HostWalk {
     this.errorLo = tableLo | (index * 8)
     return TABLE_ERROR
   }
-}
-
-/** log2 of the page of a leaf whose NextLevel is 0, in a table of this level: 4 KiB at level 1. */
-function defaultLg2(level: number): number {
-  return 9 * level + 3
-}
-
-/** Address bits that a level resolves; level 6 has only bits 63:57. */
-function indexAt(level: number, hi: number, lo: number): number {
-  switch (level) {
-    case 1:
-      return (lo >>> 12) & 0x1ff
-    case 2:
-      return (lo >>> 21) & 0x1ff
-    case 3:
-      return ((hi << 2) | (lo >>> 30)) & 0x1ff
-    case 4:
-      return (hi >>> 7) & 0x1ff
-    case 5:
-      return (hi >>> 16) & 0x1ff
-    default:
-      return hi >>> 25
-  }
-}
-
-/** True when the address has bits above those that `level` levels resolve. */
-function isBeyond(level: number, hi: number, lo: number): boolean {
-  const bits = defaultLg2(level + 1)
-  if (bits >= 64) return false
-  return bits >= 32 ? hi >>> (bits - 32) !== 0 : hi !== 0 || lo >>> bits !== 0
-}
-
-/** True when the address has bits set that the levels between these two would resolve. */
-function skipsNonzero(level: number, next: number, hi: number, lo: number): boolean {
-  for (let skipped = level - 1; skipped > next; skipped--) {
-    if (indexAt(skipped, hi, lo) !== 0) return true
-  }
-  return false
-}
-
-/** Table 14: the lowest zero among address bits 51:12 is the top bit of the offset. 0 when there is none. */
-function sizedLeafLg2(high: number, low: number): number {
-  const zerosLo = ~low & pte.ADDR_LO
-  if (zerosLo !== 0) return 32 - Math.clz32(zerosLo & -zerosLo)
-  const zerosHi = ~high & pte.ADDR_HI
-  return zerosHi === 0 ? 0 : 64 - Math.clz32(zerosHi & -zerosHi)
-}
-
-/** A size of its own lies between the default sizes of the level and of the one above. */
-function fitsLevel(sizeLg2: number, level: number): boolean {
-  return sizeLg2 > defaultLg2(level) && sizeLg2 < defaultLg2(level + 1)
 }

@@ -4,7 +4,7 @@
  * The pieces of a PASID in INVALIDATE_IOTLB_PAGES and PREFETCH_IOMMU_PAGES stand out of order; they are as the
  * Linux driver writes them to real machines.
  */
-import { type BitLayout, bitLayout } from "@iommu/core"
+import { type BitLayout, bitLayout, hi32, lo32 } from "@iommu/core"
 
 export const COMMAND_BYTES = 16
 export const COMMAND_BYTES_LG2 = 4
@@ -25,6 +25,22 @@ export const OPCODE = {
   RESET_VMMIO: 10,
 } as const
 export type CommandName = keyof typeof OPCODE
+
+// Masks of the four dwords. COMPLETION_WAIT, dwords 0 and 1.
+export const STORE: number = 1 << 0
+export const INTERRUPT: number = 1 << 1
+export const STORE_LO = 0xffff_fff8
+export const STORE_HI = 0x000f_ffff
+// Invalidations: DeviceID or PASID in dword 0, DomainID in dword 1, flags and Address in dwords 2 and 3.
+export const DEVICE_ID_MASK = 0xffff
+export const PASID_MASK = 0x000f_ffff
+export const DOMAIN_ID_MASK = 0xffff
+export const S: number = 1 << 0
+export const PDE: number = 1 << 1
+export const GN: number = 1 << 2
+/** PREFETCH_IOMMU_PAGES. */
+export const INVAL: number = 1 << 4
+export const ADDRESS_LO = 0xffff_f000
 
 export const fieldsCOMPLETION_WAIT = {
   S: [0, 0, "store StoreData at StoreAddress"],
@@ -157,13 +173,23 @@ export function encodeInvalidateRange(first: bigint, last: bigint): { Address: b
   return { Address: ((first | ones) & ~(1n << top)) >> 12n, S: 1n }
 }
 
+/** A lowest zero from here on means the whole address space. Table 14. */
+const ALL_FROM_BIT = 51
+
+/** log2 of the bytes that Address (in halves, bits 11:0 zero) names with S = 1; 64 for everything. Table 14. */
+export function invalidateSizeLg2(hi: number, lo: number): number {
+  const zerosLo = ~lo & ADDRESS_LO
+  if (zerosLo !== 0) return 32 - Math.clz32(zerosLo & -zerosLo)
+  const zerosHi = ~hi
+  const lowest = zerosHi === 0 ? 63 : 63 - Math.clz32(zerosHi & -zerosHi)
+  return lowest >= ALL_FROM_BIT ? 64 : lowest + 1
+}
+
 /** The aligned range that an invalidation's Address field (bits 63:12, shifted down) and S bit name. */
 export function decodeInvalidateRange(address: bigint, size: bigint): { first: bigint; last: bigint } {
   const base = address << 12n
   if (size === 0n) return { first: base, last: base | 0xfffn }
-  let top = 12n
-  while (top < 63n && ((base >> top) & 1n) === 1n) top++
-  if (top >= 63n) return { first: 0n, last: (1n << 64n) - 1n }
-  const span = (1n << (top + 1n)) - 1n
-  return { first: base & ~span & ((1n << 64n) - 1n), last: base | span }
+  const sizeLg2 = BigInt(invalidateSizeLg2(hi32(base) | 0, lo32(base) | 0))
+  const first = (base >> sizeLg2) << sizeLg2
+  return { first, last: first | ((1n << sizeLg2) - 1n) }
 }

@@ -148,3 +148,62 @@ export const V2Table: BitLayout<typeof commonV2 & typeof fieldsV2Table> = bitLay
   64,
   { ...commonV2, ...fieldsV2Table },
 )
+
+/** log2 of the bytes below one v1 table of a level: 2 MiB at level 1. */
+export function v1TableLg2(level: number): number {
+  return 12 + INDEX_BITS * level
+}
+
+/** As {@link v1TableLg2}: both formats have tables of 512 entries of 8 bytes. */
+export const v2TableLg2: (level: number) => number = v1TableLg2
+
+/** log2 of the page of a v1 leaf whose NextLevel is 0: 4 KiB in a table of level 1. */
+export function v1PageLg2(level: number): number {
+  return v1TableLg2(level - 1)
+}
+
+/** Table 14: the lowest zero among address bits 51:12 is the top bit of the offset. 0 when there is none. */
+export function v1SizedLeafLg2(high: number, low: number): number {
+  const zerosLo = ~low & ADDR_LO
+  if (zerosLo !== 0) return 32 - Math.clz32(zerosLo & -zerosLo)
+  const zerosHi = ~high & ADDR_HI
+  return zerosHi === 0 ? 0 : 64 - Math.clz32(zerosHi & -zerosHi)
+}
+
+/** A size of its own lies between the default sizes of the level and of the one above. */
+export function v1FitsLevel(sizeLg2: number, level: number): boolean {
+  return sizeLg2 > v1PageLg2(level) && sizeLg2 < v1TableLg2(level)
+}
+
+/** Address bits that a v1 table of a level resolves; level 6 has only bits 63:57. */
+export function v1IndexAt(level: number, hi: number, lo: number): number {
+  switch (level) {
+    case 1:
+      return (lo >>> 12) & 0x1ff
+    case 2:
+      return (lo >>> 21) & 0x1ff
+    case 3:
+      return ((hi << 2) | (lo >>> 30)) & 0x1ff
+    case 4:
+      return (hi >>> 7) & 0x1ff
+    case 5:
+      return (hi >>> 16) & 0x1ff
+    default:
+      return hi >>> 25
+  }
+}
+
+/** True when the address has bits above those that `level` levels resolve. */
+export function v1IsBeyond(level: number, hi: number, lo: number): boolean {
+  const bits = v1TableLg2(level)
+  if (bits >= 64) return false
+  return bits >= 32 ? hi >>> (bits - 32) !== 0 : hi !== 0 || lo >>> bits !== 0
+}
+
+/** True when the address has bits set that the levels between these two would resolve. */
+export function v1SkipsNonzero(level: number, next: number, hi: number, lo: number): boolean {
+  for (let skipped = level - 1; skipped > next; skipped--) {
+    if (v1IndexAt(skipped, hi, lo) !== 0) return true
+  }
+  return false
+}

@@ -1,0 +1,272 @@
+/**
+ * What the IOMMU may keep of the tables it has read, and what commands drop. AMD 48882 rev 3.10, §2.4 (commands),
+ * §2.2.2.1 (DomainID as the tag of translations), §3.2 (NpCache).
+ *
+ * - device table entries, by DeviceID, whatever they say
+ * - guest CR3s, by DomainID and PASID
+ * - translations, host (GN = 0) by DomainID and guest physical address, guest (GN = 1) by DomainID, PASID and guest
+ *   virtual address; those end in system physical memory
+ * - directory entries of both, by the range that the table below covers
+ *
+ * Devices with the same DomainID share all but the first. Entries that are not present are not kept: NpCache = 0.
+ * Registers drop nothing: a new device table or another feature needs commands as any change does.
+ */
+import { type CachePolicy, CacheStore } from "@iommu/core"
+import * as dte from "../spec/device-table.ts"
+
+/** In the place of a PASID: host translations. */
+export const HOST_TABLES = -1
+
+// Words of a translation. Both addresses are of the page.
+export const PA_HI = 0
+export const PA_LO = 1
+export const GPA_HI = 2
+export const GPA_LO = 3
+export const INFO = 4
+const PAGE_WORDS = 5
+
+// INFO. What all tables grant, and what the guest's alone do: ACCESS bits, with GRANT_USER in the place of PRIV.
+export const GRANTS_MASK = 0xf
+export const GUEST_GRANTS_SHIFT = 4
+/** Accesses without ACCESS_PRIV are allowed. */
+export const GRANT_USER = 8
+/** ACCESS bits that the answer reports. */
+export const ALLOWED_SHIFT = 8
+export const ALLOWED_MASK = 7
+/** D is to be set at the first write: it goes through the tables. */
+export const CLEAN: number = 1 << 11
+export const STAGE1_LG2_SHIFT = 12
+export const STAGE2_LG2_SHIFT = 18
+export const SIZE_LG2_SHIFT = 24
+export const LG2_MASK = 0x3f
+
+// Words of a directory entry: the table below, and what the levels down to it grant.
+export const TABLE_HI = 0
+export const TABLE_LO = 1
+export const TABLE_RIGHTS = 2
+const TABLE_WORDS = 3
+
+// Words of a guest CR3.
+export const CR3_HI = 0
+export const CR3_LO = 1
+const CR3_WORDS = 2
+
+const DTE_WORDS = dte.DTE_BYTES / 4
+
+/** Sets and ways under `exact`; a hoard begins small and grows. */
+const PAGE_SETS = 256
+const TABLE_SETS = 64
+const SMALL_SETS = 32
+const HOARD_SETS = 8
+const WAYS = 4
+
+/** Page sizes that can be in a cache at a time, by their logarithm. */
+const MAX_SIZES = 52
+
+/** A naturally aligned range of addresses, as the address field of a command encodes it. */
+export interface AddressRange {
+  readonly hi: number
+  readonly lo: number
+  /** 12 to 64. */
+  readonly sizeLg2: number
+}
+
+/** Records about naturally aligned ranges of addresses: pages, or what one table covers. */
+export class RangeCache {
+  readonly store: CacheStore
+
+  constructor(policy: CachePolicy, sets: number, dataWords: number) {
+    this.store = storeOf(policy, sets, dataWords)
+  }
+
+  /**
+   * @param tag DomainID and rights of the device table entry, see {@link Caches}
+   * @param pasid {@link HOST_TABLES} for host tables
+   * @returns index of the record in the store's words, or -1
+   */
+  findSized(sizeLg2: number, tag: number, pasid: number, hi: number, lo: number): number {
+    return sizeLg2 < 32
+      ? this.store.find((lo & -(1 << sizeLg2)) | sizeLg2, hi, tag, pasid)
+      : this.store.find(sizeLg2, hi & -(1 << (sizeLg2 - 32)), tag, pasid)
+  }
+
+  insert(sizeLg2: number, tag: number, pasid: number, hi: number, lo: number): number {
+    return sizeLg2 < 32
+      ? this.store.insert((lo & -(1 << sizeLg2)) | sizeLg2, hi, tag, pasid)
+      : this.store.insert(sizeLg2, hi & -(1 << (sizeLg2 - 32)), tag, pasid)
+  }
+
+  /** Keeps a directory entry: where the table below it is, and what the levels down to it grant. */
+  keepTable(
+    sizeLg2: number,
+    tag: number,
+    pasid: number,
+    hi: number,
+    lo: number,
+    tableHi: number,
+    tableLo: number,
+    rights: number,
+  ): void {
+    const at = this.insert(sizeLg2, tag, pasid, hi, lo)
+    const { words } = this.store
+    words[at + TABLE_HI] = tableHi
+    words[at + TABLE_LO] = tableLo
+    words[at + TABLE_RIGHTS] = rights
+  }
+
+  /** Drops what a domain, or with a PASID one address space of it, has in a range. */
+  drop(domainId: number, pasid: number, range: AddressRange): void {
+    this.store.dropWhere(
+      (k0, k1, k2, k3) =>
+        (k2 & dte.DOMAIN_ID_MASK) === domainId &&
+        k3 === pasid &&
+        meets(range, k1, k0 & ~LG2_MASK, k0 & LG2_MASK),
+    )
+  }
+
+  dropDomain(domainId: number): void {
+    this.store.dropWhere((_k0, _k1, k2) => (k2 & dte.DOMAIN_ID_MASK) === domainId)
+  }
+}
+
+/** Translations. A look-up tries the sizes there are, the one that hit last first. */
+export class PageCache extends RangeCache {
+  private readonly sizes: Int32Array = new Int32Array(MAX_SIZES)
+  private sizeCount = 0
+
+  constructor(policy: CachePolicy) {
+    super(policy, PAGE_SETS, PAGE_WORDS)
+  }
+
+  find(tag: number, pasid: number, hi: number, lo: number): number {
+    const at = this.findSized(this.sizes[0] as number, tag, pasid, hi, lo)
+    return at >= 0 || this.sizeCount < 2 ? at : this.findOther(tag, pasid, hi, lo)
+  }
+
+  override insert(sizeLg2: number, tag: number, pasid: number, hi: number, lo: number): number {
+    let known = 0
+    while (known < this.sizeCount && this.sizes[known] !== sizeLg2) known++
+    if (known === this.sizeCount) this.sizes[this.sizeCount++] = sizeLg2
+    return super.insert(sizeLg2, tag, pasid, hi, lo)
+  }
+
+  /** Sets the addresses of a record to the page around the given ones. */
+  fill(at: number, sizeLg2: number, paHi: number, paLo: number, gpaHi: number, gpaLo: number): void {
+    const { words } = this.store
+    const maskLo = sizeLg2 < 32 ? -(1 << sizeLg2) : 0
+    const maskHi = sizeLg2 < 32 ? -1 : -(1 << (sizeLg2 - 32))
+    words[at + PA_HI] = paHi & maskHi
+    words[at + PA_LO] = paLo & maskLo
+    words[at + GPA_HI] = gpaHi & maskHi
+    words[at + GPA_LO] = gpaLo & maskLo
+  }
+
+  private findOther(tag: number, pasid: number, hi: number, lo: number): number {
+    const { sizes } = this
+    for (let n = 1; n < this.sizeCount; n++) {
+      const sizeLg2 = sizes[n] as number
+      const at = this.findSized(sizeLg2, tag, pasid, hi, lo)
+      if (at < 0) continue
+      sizes[n] = sizes[0] as number
+      sizes[0] = sizeLg2
+      return at
+    }
+    return -1
+  }
+}
+
+/**
+ * All caches of one IOMMU. Tags are a DomainID with IR and IW of the device table entry above it: devices of one
+ * domain that differ in them share nothing.
+ */
+export class Caches {
+  /** False under `none`: nothing is looked up or kept. */
+  readonly isOn: boolean
+  readonly entries: CacheStore
+  readonly guestCr3s: CacheStore
+  readonly hostPages: PageCache
+  readonly guestPages: PageCache
+  readonly hostTables: RangeCache
+  readonly guestTables: RangeCache
+
+  constructor(policy: CachePolicy) {
+    this.isOn = policy !== "none"
+    this.entries = storeOf(policy, SMALL_SETS, DTE_WORDS)
+    this.guestCr3s = storeOf(policy, SMALL_SETS, CR3_WORDS)
+    this.hostPages = new PageCache(policy)
+    this.guestPages = new PageCache(policy)
+    this.hostTables = new RangeCache(policy, TABLE_SETS, TABLE_WORDS)
+    this.guestTables = new RangeCache(policy, TABLE_SETS, TABLE_WORDS)
+  }
+
+  findEntry(device: number): number {
+    return this.entries.find(device, 0, 0, 0)
+  }
+
+  insertEntry(device: number): number {
+    return this.entries.insert(device, 0, 0, 0)
+  }
+
+  findGuestCr3(tag: number, pasid: number): number {
+    return this.guestCr3s.find(pasid, tag, 0, 0)
+  }
+
+  insertGuestCr3(tag: number, pasid: number): number {
+    return this.guestCr3s.insert(pasid, tag, 0, 0)
+  }
+
+  /** INVALIDATE_DEVTAB_ENTRY (§2.4.2): the entry alone; what was translated through it stays. */
+  invalidateEntry(device: number): void {
+    this.entries.dropWhere(other => other === device)
+  }
+
+  /**
+   * INVALIDATE_IOMMU_PAGES with GN = 0 (§2.4.3): host translations in a range of guest physical addresses, and of the
+   * domain all that is cached of guest tables. Guest translations and the places of guest tables are held as system
+   * physical addresses, and no command names them by the guest physical address between, nor for all PASIDs at once.
+   */
+  invalidateHostPages(domainId: number, range: AddressRange): void {
+    this.hostPages.drop(domainId, HOST_TABLES, range)
+    this.guestPages.dropDomain(domainId)
+    this.guestTables.dropDomain(domainId)
+  }
+
+  /** Also with PDE = 1. */
+  invalidateHostTables(domainId: number, range: AddressRange): void {
+    this.hostTables.drop(domainId, HOST_TABLES, range)
+  }
+
+  /** INVALIDATE_IOMMU_PAGES with GN = 1 (§2.4.3). */
+  invalidateGuestPages(domainId: number, pasid: number, range: AddressRange): void {
+    this.guestPages.drop(domainId, pasid, range)
+  }
+
+  /** Also with PDE = 1. The guest CR3 stands above all directory entries, whatever the range. */
+  invalidateGuestTables(domainId: number, pasid: number, range: AddressRange): void {
+    this.guestTables.drop(domainId, pasid, range)
+    this.guestCr3s.dropWhere((other, tag) => other === pasid && (tag & dte.DOMAIN_ID_MASK) === domainId)
+  }
+
+  /** INVALIDATE_IOMMU_ALL (§2.4.8). */
+  invalidateAll(): void {
+    this.entries.clear()
+    this.guestCr3s.clear()
+    this.hostPages.store.clear()
+    this.guestPages.store.clear()
+    this.hostTables.store.clear()
+    this.guestTables.store.clear()
+  }
+}
+
+function storeOf(policy: CachePolicy, sets: number, dataWords: number): CacheStore {
+  return new CacheStore({ policy, sets: policy === "hoard" ? HOARD_SETS : sets, ways: WAYS, dataWords })
+}
+
+/** Two aligned ranges meet when the smaller one lies in the larger. */
+function meets(range: AddressRange, hi: number, lo: number, sizeLg2: number): boolean {
+  const larger = Math.max(range.sizeLg2, sizeLg2)
+  if (larger >= 64) return true
+  const differHi = range.hi ^ hi
+  if (larger >= 32) return differHi >>> (larger - 32) === 0
+  return differHi === 0 && (range.lo ^ lo) >>> larger === 0
+}
