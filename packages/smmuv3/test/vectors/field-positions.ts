@@ -137,6 +137,20 @@ export const EVENT_RECORDS: readonly FieldPosition[] = [
   ["F_PERMISSION", "InputAddr", 191, 128],
 ]
 
+/** PRIQ_0_* and PRIQ_1_*. */
+export const PRI_QUEUE: readonly FieldPosition[] = [
+  ["PPR", "StreamID", 31, 0],
+  ["PPR", "SubstreamID", 51, 32],
+  ["PPR", "Priv", 58, 58],
+  ["PPR", "X", 59, 59],
+  ["PPR", "R", 60, 60],
+  ["PPR", "W", 61, 61],
+  ["PPR", "Last", 62, 62],
+  ["PPR", "SSV", 63, 63],
+  ["PPR", "PRGIndex", 72, 64],
+  ["PPR", "Address", 127, 76],
+]
+
 /** IDR0_*, IDR1_*, IDR3_RIL, IDR5_*. */
 export const ID_REGISTERS: readonly FieldPosition[] = [
   ["IDR0", "ST_LEVEL", 28, 27],
