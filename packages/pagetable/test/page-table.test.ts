@@ -73,6 +73,18 @@ describe("map", () => {
     }
   })
 
+  it("page by page knows the output width, and the bits that do not stand in place", () => {
+    const { table } = newTable(given)
+    expect(table.mapPages(0, 0, 0, 0, 1, RW)).toBe(0)
+    expect(table.mapPages(0, 0x1000, ...halves(1n << 40n), 1, RW)).toBe(ERRNO.ERANGE)
+    expect(table.mapPages(0, 0x1000, ...halves((1n << 40n) - K4), 1, RW)).toBe(0)
+    const wide = newTable({ format: moved, levels: 4, inputBits: 52, outputBits: 52 }).table
+    for (let n = 0n; n < 4n; n++) {
+      expect(wide.mapPages(...halves(n * 0x4000n), ...halves((n << 50n) | 0x4000n), 4, RW)).toBe(0)
+      expect(wide.iovaToPhys(n * 0x4000n + 9n)).toBe((n << 50n) | 0x4009n)
+    }
+  })
+
   it("keeps permissions of different maps apart, also across growth", () => {
     const bench = newTable({ format: growing, levels: 1, inputBits: 64, outputBits: 52 })
     bench.table.map(0n, 0n, K4, 1)
