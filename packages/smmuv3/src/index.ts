@@ -3,7 +3,7 @@
  * @packageDocumentation
  */
 export type { SmmuV3DriverOptions } from "./driver/hardware.ts"
-export { smmuv3Driver } from "./driver/ops.ts"
+export { type SmmuV3Ops, smmuv3Driver } from "./driver/ops.ts"
 export { smmuv3Model } from "./model/device.ts"
 export {
   EVERYTHING as SMMUV3_EVERYTHING,

@@ -1,11 +1,13 @@
 /** The driver's face: Linux's `struct iommu_ops` for Arm SMMUv3. */
 import {
+  type DomainAllocUser,
   type DomainUserData,
   type DriverCapabilities,
   type HwInfo,
   HwInfoType,
   HwptDataType,
   HwptInvalidateDataType,
+  type IdentityDomain,
   type IommuCap,
   type IommuDevice,
   type IommuDomain,
@@ -24,17 +26,24 @@ import { SmmuPagingDomain, SmmuPasidDomain } from "./paging-domain.ts"
 import { SmmuBlockedDomain, SmmuIdentityDomain } from "./static-domains.ts"
 import { type Abilities, nestedPlan, type PagingPlan, pagingPlan, userDataLen } from "./user-data.ts"
 
+/** An {@link IommuOps} that serves iommufd: the ops for user-owned domains are there. */
+export interface SmmuV3Ops extends IommuOps {
+  readonly domainAllocUser: DomainAllocUser<DomainUserData>
+  readonly identityDomain: IdentityDomain
+  domainAllocUserDataLen(hwptType: number): number
+}
+
 /**
  * Brings an SMMU up and takes charge of it. Every stream aborts until its device is probed and attached.
  * @throws ENODEV for hardware that the driver cannot use, ENOMEM, ETIMEDOUT for hardware that does not answer
  */
-export function smmuv3Driver(platform: IommuPlatform, options: SmmuV3DriverOptions = {}): IommuOps {
+export function smmuv3Driver(platform: IommuPlatform, options: SmmuV3DriverOptions = {}): SmmuV3Ops {
   return new SmmuV3Driver(platform, options)
 }
 
 /** One SMMU under control: the context of all its domains. */
-export class SmmuV3Driver implements IommuOps {
-  readonly name = "smmuv3"
+export class SmmuV3Driver implements SmmuV3Ops {
+  readonly name = "Arm SMMUv3"
   readonly hardware: Hardware
   readonly capabilities: DriverCapabilities
   readonly blockedDomain: SmmuBlockedDomain
