@@ -1,4 +1,4 @@
-/** ATS: AMD 48882 rev 3.10, §2.1.4, DTE.I in §2.2.2.1, INVALIDATE_IOTLB_PAGES in §2.4.4, records in §2.5. */
+/** ATS: AMD 48882 rev 3.10, DTE.I in §2.2.2.1, INVALIDATE_IOTLB_PAGES in §2.4.4, records in §2.5. */
 import {
   ACCESS_EXEC,
   ACCESS_PRIV,
@@ -13,6 +13,7 @@ import {
   lo32,
   NO_PASID,
 } from "@iommu/core"
+import fc from "fast-check"
 import { describe, expect, it } from "vitest"
 import {
   A,
@@ -475,4 +476,45 @@ describe("an endpoint that does DMA through its ATC", () => {
     machine.command((4n << 60n) | (5n << 48n) | 1n, 0x7fff_ffff_ffff_f000n | 5n)
     expect(endpoint.cached).toBe(1)
   })
+})
+
+it("random entries, tables and requests leave no exception and no half-filled answer", () => {
+  const u64 = fc.bigInt({ min: 0n, max: (1n << 64n) - 1n })
+  const near = fc.oneof(u64, fc.bigInt({ min: 0n, max: 0x3ff_ffffn }))
+  const anyPasid = fc.oneof(fc.constant(NO_PASID), fc.integer())
+  fc.assert(
+    fc.property(
+      fc.array(near, { minLength: 4, maxLength: 4 }),
+      fc.array(fc.tuple(near, near), { maxLength: 32 }),
+      fc.array(fc.tuple(anyPasid, near, fc.nat(15), fc.integer()), { maxLength: 8 }),
+      (dte, tables, requests) => {
+        const machine = new Machine({}, ON | (7n << 13n))
+        machine.dte(1, ...dte)
+        for (const [at, word] of tables) machine.memory.write64(0x100_0000n + ((at % 0x1_0000n) & ~7n), word)
+        for (const [pasid, iova, access, group] of requests) {
+          const answer = ask(machine, iova, access, pasid)
+          const { allowed, sizeLg2 } = machine.model.completion
+          if (answer === ATS_SUCCESS) expect([allowed & ~access, sizeLg2 >= 12]).toEqual([0, true])
+          const status = machine.model.translatedRequest(1, pasid, hi32(iova), lo32(iova), access)
+          expect(status === 0).toBe(machine.model.atsFault === null)
+          const bits = {
+            read: (access & 1) !== 0,
+            write: (access & 2) !== 0,
+            execute: false,
+            privileged: false,
+          }
+          const request = {
+            device: 1,
+            pasid: pasid < 0 ? null : pasid,
+            address: iova,
+            last: group > 0,
+            group,
+          }
+          machine.model.pageRequest({ ...request, ...bits })
+          machine.command(group === 0 ? iova : (BigInt(4 + (group & 3)) << 60n) | 1n, iova)
+        }
+      },
+    ),
+    { seed: 4, numRuns: 300 },
+  )
 })

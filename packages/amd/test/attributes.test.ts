@@ -1,5 +1,15 @@
 /** What tables say beside addresses: AMD 48882 rev 3.10, §2.2.2.1 (SD), §2.2.3 (FC, U, HAD), §2.2.6 (v2 entries). */
-import { ACCESS_EXEC, ACCESS_PRIV, ACCESS_READ, ACCESS_WRITE, NO_PASID } from "@iommu/core"
+import {
+  ACCESS_EXEC,
+  ACCESS_PRIV,
+  ACCESS_READ,
+  ACCESS_WRITE,
+  ATS_SUCCESS,
+  ATS_UNSUPPORTED_REQUEST,
+  hi32,
+  lo32,
+  NO_PASID,
+} from "@iommu/core"
 import fc from "fast-check"
 import { describe, expect, it } from "vitest"
 import {
@@ -9,6 +19,7 @@ import {
   DTE_GV,
   DTE_TV,
   DTE_V,
+  DTE1_I,
   DTE1_SD,
   IR,
   IRW,
@@ -178,5 +189,95 @@ describe("accessed and dirty bits", () => {
       ),
       { seed: 7, numRuns: 200 },
     )
+  })
+})
+
+describe("addresses that are not memory (table 3)", () => {
+  const SYSTEM_MANAGEMENT = [0xfd_f910_0000n, 0xfd_f91f_fffcn]
+  const PORT_IO = [0xfd_fc00_0000n, 0xfd_fdff_fffcn]
+  const AROUND = [
+    0xfd_f90f_fffcn,
+    0xfd_f920_0000n,
+    0xfd_fbff_fffcn,
+    0xfd_fe00_0000n,
+    0xfc_fc00_0000n,
+    0xfe_fc00_0000n,
+  ]
+
+  /** Device 1 with host tables that map nothing of these, and the given SysMgt and IoCtl. */
+  function setUp(sysMgt: bigint, ioCtl: bigint, first = DTE_V | DTE_TV): Machine {
+    const machine = new Machine()
+    const second = 5n | DTE1_I | (ioCtl << 35n) | (sysMgt << 40n)
+    machine.dte(1, first | (4n << 9n) | machine.table() | IRW, second, 0n, 0n)
+    return machine
+  }
+  const TYPES = {
+    portIo: 0x8400n,
+    blocked: 0x8600n,
+    read: 0x8800n,
+    untranslated: 0x8e00n,
+    notPresent: 0x2020n,
+  }
+  const first = (type: bigint): bigint => (type << 48n) | 1n
+
+  it.each([
+    [0n, TYPES.blocked, TYPES.read],
+    [1n, null, TYPES.read],
+    [2n, TYPES.blocked, TYPES.read],
+    [3n, TYPES.notPresent, 0x2000n],
+  ])("SysMgt %s: system management messages", (sysMgt, write, read) => {
+    for (const address of SYSTEM_MANAGEMENT) {
+      const machine = setUp(sysMgt, 0n)
+      const outcome = machine.write(1, address)
+      if (write === null) expect(outcome).toMatchObject({ ok: true, pa: address })
+      machine.read(1, address)
+      const domain = sysMgt === 3n ? 5n << 32n : 0n
+      const expected = [write, read]
+        .filter(type => type !== null)
+        .map(type => [first(type) | domain, address])
+      expect(machine.events()).toEqual(expected)
+    }
+  })
+
+  it("SysMgt 3 with TV = 0 is an event of its own", () => {
+    const machine = setUp(3n, 0n, DTE_V)
+    machine.write(1, SYSTEM_MANAGEMENT[0] as bigint)
+    expect(machine.events()).toEqual([[first(TYPES.untranslated), SYSTEM_MANAGEMENT[0]]])
+  })
+
+  it.each([
+    [0n, first(TYPES.portIo)],
+    [1n, null],
+    [2n, first(TYPES.notPresent) | (5n << 32n)],
+    [3n, first(0x1020n)],
+  ])("IoCtl %s: port I/O", (ioCtl, record) => {
+    for (const address of PORT_IO) {
+      const machine = setUp(0n, ioCtl)
+      const outcome = machine.write(1, address)
+      if (record === null) expect(outcome).toMatchObject({ ok: true, pa: address })
+      else expect(machine.events()).toEqual([[record, address]])
+    }
+  })
+
+  it("end at their borders, and are ordinary addresses of a PASID", () => {
+    for (const address of AROUND) {
+      const machine = setUp(0n, 0n)
+      machine.write(1, address)
+      expect(machine.events()).toEqual([[first(TYPES.notPresent) | (5n << 32n), address]])
+    }
+    const machine = setUp(0n, 0n)
+    machine.write(1, PORT_IO[0] as bigint, 3)
+    expect(machine.events()[0]?.[0]).toBe((0x2025n << 48n) | (3n << 32n) | 1n)
+  })
+
+  it("are not translated for an ATC unless they go through tables", () => {
+    const ask = (machine: Machine, address: bigint): number =>
+      machine.model.translationRequest(1, NO_PASID, hi32(address), lo32(address), READ_WRITE)
+    for (const address of [...SYSTEM_MANAGEMENT, ...PORT_IO]) {
+      const forwarded = setUp(1n, 1n)
+      expect(ask(forwarded, address)).toBe(ATS_UNSUPPORTED_REQUEST)
+      expect(forwarded.events()).toEqual([[first(0x8300n), address]])
+      expect(ask(setUp(3n, 2n), address)).toBe(ATS_SUCCESS)
+    }
   })
 })

@@ -1,6 +1,6 @@
 /**
  * Devices with an address translation cache (the book's IOTLB): translation requests, translated requests and
- * invalidations. AMD 48882 rev 3.10, §2.1.4, §2.2.2.1 (DTE.I) and §2.4.4; PCI Express Base 6.0 §10.
+ * invalidations. AMD 48882 rev 3.10, §2.2.2.1 (DTE.I), §2.4.4 and §2.5.9; PCI Express Base 6.0 §10.
  */
 import {
   ACCESS_PRIV,
@@ -17,7 +17,7 @@ import {
 import * as cmd from "../spec/commands.ts"
 import * as dte from "../spec/device-table.ts"
 import * as reg from "../spec/registers.ts"
-import type { TableProbe } from "./attributes.ts"
+import { isRefusal, SPECIAL_HI, specialAddress, type TableProbe, THROUGH_TABLES } from "./attributes.ts"
 import type { DeviceEntries } from "./device-entry.ts"
 import type { EventLog } from "./events.ts"
 import type { Registers } from "./registers.ts"
@@ -27,7 +27,7 @@ import {
   NO_TRANSLATION,
   OK,
   TRANSLATED_REFUSED,
-  TRANSLATION_OF_INTERRUPTS,
+  TRANSLATION_OF_RESERVED_RANGE,
   TRANSLATION_REFUSED,
   type Transaction,
 } from "./transaction.ts"
@@ -100,7 +100,9 @@ export class Ats {
       return this.refuse(TRANSLATION_REFUSED, ATS_UNSUPPORTED_REQUEST)
     }
     if (transaction.pasid === NO_PASID) {
-      if (isInterruptRange(hi, lo)) return this.refuse(TRANSLATION_OF_INTERRUPTS, ATS_UNSUPPORTED_REQUEST)
+      if (isInterruptRange(hi, lo) || isSpecial(transaction, hi, lo)) {
+        return this.refuse(TRANSLATION_OF_RESERVED_RANGE, ATS_UNSUPPORTED_REQUEST)
+      }
       if (translator.isInExclusionRange(hi, lo)) {
         return this.complete(hi, lo, NOTHING_SIZE_LG2, access & (ACCESS_READ | ACCESS_WRITE))
       }
@@ -121,6 +123,7 @@ export class Ats {
     transaction.access = granted
     const walked = translator.walkTables(hi, lo, granted)
     transaction.access = access
+    if (isRefusal(walked)) return this.complete(0, 0, NOTHING_SIZE_LG2, 0)
     if (walked !== OK) return this.refuseTables(walked)
     const { paHi, paLo, sizeLg2 } = translator.result
     const answer = this.complete(paHi, paLo, sizeLg2, granted)
@@ -199,6 +202,11 @@ export class Ats {
     const code = Number(fields.CompletionTag >> 12n)
     this.devices.get(Number(fields.DeviceID))?.pageGroupResponse(group, pasid, code)
   }
+}
+
+/** System management and port I/O are never translated for an ATC, unless DTE sends them through tables. */
+function isSpecial(t: Transaction, hi: number, lo: number): boolean {
+  return hi === SPECIAL_HI && specialAddress(t, lo, t.access, OK) !== THROUGH_TABLES
 }
 
 function pageStartLo(lo: number, sizeLg2: number): number {

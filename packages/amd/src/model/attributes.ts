@@ -1,6 +1,6 @@
 /**
- * What the tables say of an address beside where it lies: rights, and the attributes that matter to DMA. AMD 48882
- * rev 3.10, §2.2.3 and §2.2.6.
+ * What the tables say of an address beside where it lies: rights, and the attributes that matter to DMA (AMD 48882
+ * rev 3.10, §2.2.3 and §2.2.6); and which addresses are not memory (§2.1).
  *
  * The probe walks as a transaction does, but marks nothing accessed or dirty and logs nothing.
  */
@@ -9,7 +9,17 @@ import * as dte from "../spec/device-table.ts"
 import * as pte from "../spec/page-tables.ts"
 import type { DeviceEntries } from "./device-entry.ts"
 import type { PasidEntries } from "./pasid-entry.ts"
-import { NO_PERMISSION, NOT_PRESENT, OK, type Transaction } from "./transaction.ts"
+import {
+  DTE_ILLEGAL_VALUE,
+  NO_PERMISSION,
+  NOT_PRESENT,
+  OK,
+  PORT_IO_BLOCKED,
+  SYSTEM_MANAGEMENT_BLOCKED,
+  SYSTEM_MANAGEMENT_READ,
+  SYSTEM_MANAGEMENT_UNTRANSLATED,
+  type Transaction,
+} from "./transaction.ts"
 import type { GuestWalk } from "./walk-stage1.ts"
 import { type HostWalk, READ, WRITE } from "./walk-stage2.ts"
 
@@ -27,6 +37,49 @@ export interface AmdAttributes {
   readonly untranslatedOnly: boolean
   /** ACCESS_* bits that the tables allow a request with the given privilege. */
   readonly allowed: number
+}
+
+/** Address bits 63:32 of the ranges below. */
+export const SPECIAL_HI = 0xfd
+const SYSTEM_MANAGEMENT_MEGABYTE = 0xf91
+/** FD_FC00_0000h to FD_FDFF_FFFFh, as address bits 31:25. */
+const PORT_IO_32_MEGABYTES = 0xfc00_0000 >>> 25
+
+/** Answers of {@link specialAddress} other than a refusal. */
+export const THROUGH_TABLES = -1
+export const UNTRANSLATED = -2
+
+/**
+ * HyperTransport gives some addresses a meaning of their own, and the device table entry says what a device may do
+ * there (§2.1, table 3): system management messages by SysMgt, port I/O by IoCtl.
+ * @param lo bits 31:0 of an address whose upper half is {@link SPECIAL_HI}
+ * @param loaded what loading the entry gave: OK, or NO_TRANSLATION
+ * @returns {@link THROUGH_TABLES}, {@link UNTRANSLATED}, or why the request is refused
+ */
+export function specialAddress(t: Transaction, lo: number, access: number, loaded: number): number {
+  if (lo >>> 20 === SYSTEM_MANAGEMENT_MEGABYTE) return systemManagement(t, access, loaded)
+  return lo >>> 25 === PORT_IO_32_MEGABYTES ? portIo(t) : THROUGH_TABLES
+}
+
+/** Of INTx messages, which SysMgt = 2 lets through, a request does not tell: they are refused as all others. */
+function systemManagement(t: Transaction, access: number, loaded: number): number {
+  const control = (t.dteFlags >>> dte.SYSMGT_SHIFT) & dte.SYSMGT_MASK
+  if (control === dte.SYSMGT_TRANSLATE) return loaded === OK ? THROUGH_TABLES : SYSTEM_MANAGEMENT_UNTRANSLATED
+  if (access !== ACCESS_WRITE) return SYSTEM_MANAGEMENT_READ
+  return control === dte.SYSMGT_FORWARD ? UNTRANSLATED : SYSTEM_MANAGEMENT_BLOCKED
+}
+
+function portIo(t: Transaction): number {
+  switch ((t.dteFlags >>> dte.IOCTL_SHIFT) & dte.IOCTL_MASK) {
+    case dte.IOCTL_ABORT:
+      return PORT_IO_BLOCKED
+    case dte.IOCTL_FORWARD:
+      return UNTRANSLATED
+    case dte.IOCTL_TRANSLATE:
+      return THROUGH_TABLES
+    default:
+      return DTE_ILLEGAL_VALUE
+  }
 }
 
 export class TableProbe {
@@ -136,7 +189,7 @@ export class TableProbe {
 }
 
 /** What an ATC is told by a completion without rights; the other refusals are errors of the tables. */
-function isRefusal(status: number): boolean {
+export function isRefusal(status: number): boolean {
   return status === NOT_PRESENT || status === NO_PERMISSION
 }
 

@@ -182,11 +182,27 @@ function describe(status: number, t: why.Transaction): Described {
       return invalidRequest(t, evt.TRANSLATED_NOT_ALLOWED, "a translated request of a device without ATS")
     case why.TRANSLATION_REFUSED:
       return invalidRequest(t, evt.TRANSLATION_NOT_ALLOWED, "a translation request of a device without ATS")
-    case why.TRANSLATION_OF_INTERRUPTS:
+    case why.TRANSLATION_OF_RESERVED_RANGE:
       return invalidRequest(
         t,
         evt.TRANSLATION_OF_RESERVED_RANGE,
-        "a translation request for the interrupt address range",
+        "a translation request for an address that is not memory",
+      )
+    case why.PORT_IO_BLOCKED:
+      return invalidRequest(t, evt.PORT_IO_NOT_ALLOWED, "DTE.IoCtl blocks port I/O of the device")
+    case why.SYSTEM_MANAGEMENT_BLOCKED:
+      return invalidRequest(t, evt.SYSTEM_MANAGEMENT_NOT_ALLOWED, "DTE.SysMgt blocks messages of the device")
+    case why.SYSTEM_MANAGEMENT_READ:
+      return invalidRequest(
+        t,
+        evt.INVALID_READ_OF_SYSTEM_MANAGEMENT,
+        "a read of the system management address range",
+      )
+    case why.SYSTEM_MANAGEMENT_UNTRANSLATED:
+      return invalidRequest(
+        t,
+        evt.SYSTEM_MANAGEMENT_NOT_TRANSLATED,
+        "DTE.SysMgt sends messages through tables, but the entry has none (TV)",
       )
     case why.INTERRUPT_BLOCKED:
       return invalidRequest(t, evt.INTERRUPT_NOT_ALLOWED, "DTE.IntCtl blocks interrupts of the device")

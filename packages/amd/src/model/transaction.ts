@@ -36,10 +36,18 @@ export const INTERRUPT_UNMAPPED = 13
 export const NO_GUEST_TRANSLATION = 14
 /** INVALID_DEVICE_REQUEST, TR = 1: a translation request of a device that may make none. */
 export const TRANSLATION_REFUSED = 15
-/** INVALID_DEVICE_REQUEST, TR = 1: a translation request for the interrupt address range. */
-export const TRANSLATION_OF_INTERRUPTS = 16
+/** INVALID_DEVICE_REQUEST, TR = 1: a translation request for interrupts or another address that is not memory. */
+export const TRANSLATION_OF_RESERVED_RANGE = 16
 /** INVALID_DEVICE_REQUEST: a translated request of a device that may make none. */
 export const TRANSLATED_REFUSED = 17
+/** INVALID_DEVICE_REQUEST: port I/O of a device with DTE.IoCtl = 0. */
+export const PORT_IO_BLOCKED = 18
+/** INVALID_DEVICE_REQUEST: a system management message that DTE.SysMgt does not let through. */
+export const SYSTEM_MANAGEMENT_BLOCKED = 19
+/** INVALID_DEVICE_REQUEST: a read in the system management address range. */
+export const SYSTEM_MANAGEMENT_READ = 20
+/** INVALID_DEVICE_REQUEST: DTE.SysMgt sends messages through tables, and TV = 0. */
+export const SYSTEM_MANAGEMENT_UNTRANSLATED = 21
 
 export class Transaction {
   device = 0

@@ -48,6 +48,7 @@ const HOST_INDIFFERENT = DEVICE_EXEC | GRANT_USER
 const AGAIN = -1
 const IommuEn = reg.CONTROL_IommuEn
 const ExEn = reg.EXCL_ExEn
+const HyperTransport = SPECIAL_HI
 
 const CONTROL = dwordOf("CONTROL")
 const EXCL_BASE = dwordOf("EXCL_BASE")
@@ -100,7 +101,7 @@ export class Translator {
     if (!entries.valid) return this.pass(hi, lo)
     if (pasid === NONE) {
       if (isInterruptRange(hi, lo)) return this.interrupt(hi, lo, access)
-      if (hi === SPECIAL_HI) {
+      if (hi === HyperTransport) {
         const special = specialAddress(this.transaction, lo, access, loaded)
         if (special === UNTRANSLATED) return this.pass(hi, lo)
         if (special !== THROUGH_TABLES) return this.refuseEntry(special)

@@ -54,11 +54,17 @@ export const SE: number = 1 << 1
 export const SA: number = 1 << 2
 export const IOCTL_SHIFT = 3
 export const IOCTL_MASK = 3
+export const IOCTL_ABORT = 0
+export const IOCTL_FORWARD = 1
+export const IOCTL_TRANSLATE = 2
 export const CACHE: number = 1 << 5
 export const SD: number = 1 << 6
 export const EX: number = 1 << 7
 export const SYSMGT_SHIFT = 8
 export const SYSMGT_MASK = 3
+/** 0 lets nothing pass, 2 only INTx messages. */
+export const SYSMGT_FORWARD = 1
+export const SYSMGT_TRANSLATE = 3
 export const SATS: number = 1 << 10
 /** GCR3 table root pointer, address bits 51:31. */
 export const GCR3_51_31_SHIFT = 11

@@ -48,7 +48,14 @@ export const DATA_ERROR = 3
 export const INVALID_READ_OF_INTERRUPT_RANGE = 0
 /** DTE.I = 0 or V = 0. */
 export const TRANSLATED_NOT_ALLOWED = 1
+/** DTE.IoCtl = 0. */
+export const PORT_IO_NOT_ALLOWED = 2
+/** A write that DTE.SysMgt does not let through. */
+export const SYSTEM_MANAGEMENT_NOT_ALLOWED = 3
+export const INVALID_READ_OF_SYSTEM_MANAGEMENT = 4
 export const INTERRUPT_NOT_ALLOWED = 5
+/** DTE.SysMgt = 3, TV = 0. */
+export const SYSTEM_MANAGEMENT_NOT_TRANSLATED = 7
 /** Type of INVALID_DEVICE_REQUEST with TR: DTE.I = 0, V = 0, or TV = 0. */
 export const TRANSLATION_NOT_ALLOWED = 0
 /** With TR: an address that is never translated. */
@@ -215,7 +222,7 @@ const fieldsPAGE_SERVICE_REQUEST = {
   Address: [127, 76, "page of the request, bits 63:12"],
 } as const
 export const PAGE_SERVICE_REQUEST: BitLayout<typeof pageRequest & typeof fieldsPAGE_SERVICE_REQUEST> =
-  bitLayout("PAGE_SERVICE_REQUEST", "AMD 48882 §2.6.2", 128, {
+  bitLayout("PAGE_SERVICE_REQUEST", "AMD 48882 §2.6", 128, {
     ...pageRequest,
     ...fieldsPAGE_SERVICE_REQUEST,
   })
