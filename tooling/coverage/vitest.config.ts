@@ -1,0 +1,23 @@
+/** Branch coverage of the hardware models and of what they share with the drivers, by their own packages' tests. */
+import { defineConfig } from "vitest/config"
+
+const VENDORS = ["vtd", "smmuv3", "amd"]
+const LEAST_BRANCHES = 98
+
+const parts = (vendor: string): string => `packages/${vendor}/src/{model,spec}/**/*.ts`
+
+export default defineConfig({
+  test: {
+    root: `${import.meta.dirname}/../..`,
+    include: VENDORS.map(vendor => `packages/${vendor}/test/**/*.test.ts`),
+    testTimeout: 120_000,
+    // Coverage needs no million: a branch that a hundred thousand steps do not reach deserves a test of its own.
+    env: { FUZZ_STEPS: "100000" },
+    coverage: {
+      provider: "v8",
+      include: VENDORS.map(parts),
+      reporter: ["text"],
+      thresholds: Object.fromEntries(VENDORS.map(vendor => [parts(vendor), { branches: LEAST_BRANCHES }])),
+    },
+  },
+})
