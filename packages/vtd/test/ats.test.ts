@@ -556,6 +556,24 @@ describe("an endpoint with an ATC", () => {
     expect([...unit.memory.read(0x7e_0000n, 1)]).toEqual([9])
   })
 
+  it("gets the old page from the IOTLB again when only the device-TLB was invalidated (§6.5.2.5)", () => {
+    const unit = new Unit(EVERYTHING, 52, "hoard")
+    const root = unit.page()
+    const entries = unit.mapSecond(root, 4, IOVA, PAGE | 3n)
+    unit.scalable(root | 1n | AW4 | SECOND, 5n)
+    unit.set(CONTEXT, DTE)
+    enableQueue(unit)
+    const endpoint = new Endpoint({ model: unit.model, memory: unit.memory, device: 0, ats: true })
+    endpoint.write(IOVA, Uint8Array.of(1))
+    unit.put(entries[3] as bigint, 0x7e_0003n)
+    submit(unit, [3n, IOVA], WAIT)
+    endpoint.write(IOVA, Uint8Array.of(2))
+    expect([...unit.memory.read(PAGE, 1), ...unit.memory.read(0x7e_0000n, 1)]).toEqual([2, 0])
+    submit(unit, [2n | (3n << 4n) | (5n << 16n), IOVA], [3n, IOVA], WAIT)
+    endpoint.write(IOVA, Uint8Array.of(3))
+    expect([...unit.memory.read(PAGE, 1), ...unit.memory.read(0x7e_0000n, 1)]).toEqual([2, 3])
+  })
+
   it("works with PASIDs, translated requests going without", () => {
     const { unit } = firstUnit(PAGE | 7n)
     const endpoint = new Endpoint({ model: unit.model, memory: unit.memory, device: 0, ats: true })

@@ -214,6 +214,38 @@ describe("page requests", () => {
   })
 })
 
+describe("implicit invalidation, §6.5.3.1", () => {
+  const SECOND = 2n << 6n
+  const NESTED = 3n << 6n
+  it.each([
+    ["first stage", FIRST],
+    ["second stage", SECOND],
+    ["nested", NESTED],
+  ])("%s: a page request drops what is cached of its page", (_, pgtt) => {
+    const unit = new Unit(EVERYTHING, 52, "hoard")
+    const [fsRoot, ssRoot] = [unit.page(), unit.page()]
+    // The second stage of the nested case maps its first GiB to itself.
+    if (pgtt === NESTED) unit.mapSecond(ssRoot, 4, 0n, 0x83n, 3)
+    const leaves =
+      pgtt === SECOND
+        ? [IOVA, IOVA + 0x1000n].map(iova => unit.mapSecond(ssRoot, 4, iova, PAGE | 1n)[3] as bigint)
+        : [IOVA, IOVA + 0x1000n].map(iova => unit.mapFirst(fsRoot, 4, iova, PAGE | 5n)[3] as bigint)
+    unit.scalable(1n | (pgtt === FIRST ? 0n : ssRoot | 8n) | pgtt, 5n | PWSNP, pgtt === SECOND ? 0n : fsRoot)
+    unit.set(CONTEXT, ENABLED)
+    unit.model.mmio.write64(PQA, QUEUE)
+    expect([unit.code(IOVA), unit.code(IOVA + 0x1000n)]).toEqual([0, 0])
+    // Gone from the tables, still in the IOTLB.
+    for (const leaf of leaves) unit.put(leaf, 0n)
+    expect([unit.code(IOVA), unit.code(IOVA + 0x1000n)]).toEqual([0, 0])
+    unit.model.pageRequest(request({ device: 0 }))
+    expect(unit.model.mmio.read64(PQT)).toBe(32n)
+    expect(unit.code(IOVA)).not.toBe(0)
+    // Nested: the whole domain goes (Table 27).
+    if (pgtt === NESTED) expect(unit.code(IOVA + 0x1000n)).not.toBe(0)
+    else expect(unit.code(IOVA + 0x1000n)).toBe(0)
+  })
+})
+
 describe("an endpoint with PRI", () => {
   it("asks for a page, waits for the group response and goes on", () => {
     const unit = new Unit(EVERYTHING)

@@ -26,7 +26,13 @@ import {
   REQUEST_TRANSLATION,
   type Transaction,
 } from "./transaction.ts"
-import { identity, translateResolved, type VtdTranslationResult } from "./translate.ts"
+import {
+  checkOutput,
+  findTranslation,
+  identity,
+  translateResolved,
+  type VtdTranslationResult,
+} from "./translate.ts"
 
 const READ_WRITE = ACCESS_READ | ACCESS_WRITE
 const PAGE_LG2 = 12
@@ -155,10 +161,10 @@ export class AtsPort {
     const result = this.#result
     const reads = t.access & ~READ_WRITE
     t.access = write ? reads | ACCESS_WRITE : reads
-    let reason = translateResolved(t, result)
+    let reason = translateOnce(t, result)
     if (reason === fr.LGN_2 || reason === fr.SGN_6) {
       t.access = reads
-      reason = translateResolved(t, result)
+      reason = translateOnce(t, result)
     }
     if (reason === 0 && !t.legacy && overlapsInterruptRange(result)) {
       return t.fail(fr.SGN_8, 2, result.paHi, result.paLo)
@@ -204,6 +210,12 @@ export class AtsPort {
     if (reason !== 0) this.fault = this.#log.report(t)
     return reason
   }
+}
+
+/** From the IOTLB, as untranslated requests are, or from the tables. §6.5.2.5. */
+function translateOnce(t: Transaction, result: VtdTranslationResult): number {
+  if (t.caches.enabled && findTranslation(t, result)) return checkOutput(t, result)
+  return translateResolved(t, result)
 }
 
 /** LGN.1.2, SGN.4.1; LGN.4, SGN.8.3. */

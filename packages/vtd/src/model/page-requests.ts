@@ -19,7 +19,7 @@ import { resolveEntries } from "./device-entry.ts"
 import type { FaultLog } from "./events.ts"
 import { EventInterrupt } from "./interrupts.ts"
 import type { Registers } from "./registers.ts"
-import { REQUEST_PAGE, type Transaction } from "./transaction.ts"
+import { MODE_FIRST, MODE_NESTED, REQUEST_PAGE, type Transaction } from "./transaction.ts"
 
 /** Conditions that keep a further page request event back until software has served them. */
 const PENDING = reg.PPR | reg.PRO
@@ -58,6 +58,7 @@ export class PageRequestQueue {
       return fault
     }
     if (!this.#enqueue(request)) this.#respond(request, PRI_SUCCESS)
+    else invalidateImplicitly(t)
     return null
   }
 
@@ -117,6 +118,20 @@ export class PageRequestQueue {
   /** Software wrote PRS. */
   served(): void {
     if ((this.#registers.get("PRS") & PENDING) === 0) this.interrupt.served()
+  }
+}
+
+/** What is cached of the page may have fewer rights than the tables by now. §6.5.3.1, Table 27. */
+function invalidateImplicitly(t: Transaction): void {
+  switch (t.mode) {
+    case MODE_FIRST:
+      t.caches.dropPasidPages(t.domainId, t.effectivePasid, t.iovaHi, t.iovaLo, 0, false)
+      return
+    case MODE_NESTED:
+      t.caches.dropDomain(t.domainId)
+      return
+    default:
+      t.caches.dropPages(t.domainId, t.iovaHi, t.iovaLo, 0, false)
   }
 }
 

@@ -277,7 +277,7 @@ function allowedByFirst(t: Transaction): number {
 }
 
 /** No request may come out in the interrupt address range, 0xFEEx_xxxx. §3.15, LGN.4 and SGN.8. */
-function checkOutput(t: Transaction, result: VtdTranslationResult): number {
+export function checkOutput(t: Transaction, result: VtdTranslationResult): number {
   if (result.paHi === 0 && result.paLo >>> 20 === 0xfee) {
     return t.fail(t.legacy ? fr.LGN_4 : fr.SGN_8, t.mode === MODE_FIRST ? 1 : 2, result.paHi, result.paLo)
   }
