@@ -1,6 +1,7 @@
 /** A host with the model as its hardware and the driver on top. */
 import {
   ACCESS_READ,
+  type CachePolicy,
   createMemory,
   type DomainUserData,
   type ErrnoCode,
@@ -43,9 +44,10 @@ export class Host {
   /** While true, writes of CMDQ_PROD do not arrive: the SMMU hangs. */
   hung = false
 
-  constructor(id: Partial<SmmuV3IdRegisters> = {}) {
+  /** A hoard shows each invalidation that the driver leaves out. */
+  constructor(id: Partial<SmmuV3IdRegisters> = {}, caches: CachePolicy = "hoard") {
     this.pages = new PageAllocator(this.memory, { base: PAGES_BASE, size: MEMORY_BYTES - PAGES_BASE })
-    this.model = smmuv3Model({ memory: this.memory, id })
+    this.model = smmuv3Model({ memory: this.memory, id, caches })
     const { mmio } = this.model
     this.mmio = {
       read32: offset => mmio.read32(offset),

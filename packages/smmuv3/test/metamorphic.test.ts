@@ -64,7 +64,7 @@ const format: NestedFormat = {
   fetchNeeds: () => ACCESS_READ,
   configure,
   start: (memory, { config }) => {
-    const model = smmuv3Model({ memory })
+    const model = smmuv3Model({ memory, caches: "none" })
     model.mmio.write64(STRTAB_BASE, BigInt(config))
     model.mmio.write32(STRTAB_BASE_CFG, 1)
     model.mmio.write32(CR0, 1)

@@ -2,6 +2,7 @@
 import {
   ACCESS_READ,
   type AtsModel,
+  type CachePolicy,
   createMemory,
   type DmaOutcome,
   type Fault,
@@ -43,13 +44,14 @@ export class Machine {
 
   readonly #end: bigint
 
-  constructor(id: Partial<IdRegisters> = {}, ramBytes: bigint = RAM_BYTES) {
+  /** Tests change tables without telling the SMMU unless they ask for caches. */
+  constructor(id: Partial<IdRegisters> = {}, ramBytes: bigint = RAM_BYTES, caches: CachePolicy = "none") {
     this.#end = RAM + ramBytes
     this.memory = createMemory([
       { base: RAM, size: ramBytes },
       { base: HIGH_RAM, size: HIGH_RAM_BYTES },
     ])
-    this.model = smmuv3Model({ memory: this.memory, id })
+    this.model = smmuv3Model({ memory: this.memory, id, caches })
     this.streamTable = this.alloc(0x4000n, 0x4000n)
     this.eventQueue = this.alloc()
     this.commandQueue = this.alloc()

@@ -143,9 +143,9 @@ function events({ memory, model }: ModelMachine): bigint[][] {
 
 export const modelTarget: ModelTarget = {
   name: "the SMMUv3 model",
-  create: (_caches: CachePolicy) => {
+  create: (caches: CachePolicy) => {
     const memory = createMemory([{ base: RAM, size: 0x2_0000 }])
-    return { memory, model: smmuv3Model({ memory }) }
+    return { memory, model: smmuv3Model({ memory, caches }) }
   },
   start,
   running: { device: 1, iova: 0x1000n, pa: PAGE },

@@ -28,7 +28,7 @@ export const VENDOR_PARTS: { readonly [V in Vendor]: VendorParts } = {
     formats: { 1: PageTableFormatId.X86_64_FIRST_STAGE, 2: PageTableFormatId.VTD_SECOND_STAGE },
   },
   smmuv3: {
-    model: memory => smmuv3Model({ memory }),
+    model: memory => smmuv3Model({ memory, caches: "none" }),
     driver: platform => smmuv3Driver(platform),
     capabilities: /^(IDR\d|IIDR|AIDR)$/,
     formats: { 1: PageTableFormatId.ARM_64_LPAE_S1, 2: PageTableFormatId.ARM_64_LPAE_S2 },

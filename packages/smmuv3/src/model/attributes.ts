@@ -93,7 +93,11 @@ export function stage2Attributes(input: number, leafLo: number, treeSharing: num
   return consistent(type, combinedSharing(input, leafLo, treeSharing))
 }
 
-/** The same with STE.S2FWB: stage 2 replaces the type rather than weakening it. §13.1.6, DDI 0487 §D8.6.6. */
+/**
+ * The same with STE.S2FWB: stage 2 replaces the type rather than weakening it. §13.1.6, DDI 0487 §D8.6.6 and
+ * AArch64.S2ApplyFWBMemAttrs(). Device and Non-cacheable memory of stage 1 counts as Outer Shareable, as its effective
+ * shareability is, one of two ways that DDI 0487 leaves open.
+ */
 export function stage2ForcedAttributes(input: number, leafLo: number, treeSharing: number): number {
   const type = forcedType(input & 0xff, (leafLo & S2_MEM_ATTR) >>> S2_MEM_ATTR_SHIFT)
   return consistent(type, combinedSharing(input, leafLo, treeSharing))
@@ -127,19 +131,21 @@ function weakerHalf(one: number, other: number): number {
   return one & (other | ~IS_WRITE_BACK)
 }
 
-/** @param memAttr 6 write-back, 7 as stage 1, 5 Non-cacheable unless Device, 0 to 3 Device; others Reserved */
+/** @param memAttr 7 as stage 1, 6 write-back, 5 Non-cacheable unless Device, 0 to 3 Device; bit 3 is RES0 */
 function forcedType(input: number, memAttr: number): number {
   const isDevice = (input & IS_NORMAL) === 0
-  switch (memAttr) {
-    case 7:
+  if ((memAttr & 4) === 0) {
+    const type = (memAttr & 3) << 2
+    return isDevice ? Math.min(input, type) : type
+  }
+  switch (memAttr & 3) {
+    case 3:
       return input
-    case 6:
+    case 2:
       if (isDevice) return (WRITE_BACK << 4) | WRITE_BACK
       return (forcedHalf(input >>> 4) << 4) | forcedHalf(input & 0xf)
-    case 5:
-      return isDevice ? input : (NON_CACHEABLE << 4) | NON_CACHEABLE
     default:
-      return memAttr < 4 ? memAttr << 2 : 0
+      return isDevice ? input : (NON_CACHEABLE << 4) | NON_CACHEABLE
   }
 }
 
@@ -189,8 +195,6 @@ export class Outcome implements TranslationResult {
   stage1SizeLg2 = 0
   stage2SizeLg2 = 0
   fault: Fault | null = null
-  /** Attributes as a TLB record holds them; -1: work them out. */
-  known = -1
   readonly #registers: Registers
   readonly #streams: StreamTable
   readonly #contexts: ContextTable
@@ -213,7 +217,6 @@ export class Outcome implements TranslationResult {
 
   /** §13.2 to §13.4. */
   get attributes(): number {
-    if (this.known >= 0) return this.known
     const { features, translates } = this.#registers
     if (!translates) {
       return features.typeOverrides ? globalBypassInput(this.#registers.get("GBPA")) : DEFAULT_INPUT

@@ -1,8 +1,8 @@
 /**
  * From a StreamID to what its STE says. Arm IHI 0070 G.b §3.3.2, §5.1, §5.2.
  *
- * An STE is read anew for each transaction. Its checks and its decoding run again only when its words or a
- * register changed: comparing eight words costs less than checking them.
+ * Without caches an STE is read anew for each transaction. Its checks and its decoding run again only when its
+ * words or a register changed: comparing eight words costs less than checking them.
  */
 import type { PhysicalMemory } from "@iommu/core"
 import * as ste from "../spec/device-table.ts"
@@ -10,6 +10,7 @@ import { EVENTS } from "../spec/events.ts"
 import { GRANULE_LG2_TG0, stage2LevelFits, stage2StartLevel } from "../spec/page-tables.ts"
 import * as reg from "../spec/registers.ts"
 import { DEFAULT_INPUT, overriddenInput } from "./attributes.ts"
+import { type Caches, DESCRIPTOR_HI, DESCRIPTOR_LO } from "./caches.ts"
 import type { Features } from "./options.ts"
 import type { Registers } from "./registers.ts"
 import type { Tracer } from "./trace.ts"
@@ -26,6 +27,7 @@ export const ABORT = -1
 
 /** A valid STE, decoded. */
 export class DeviceEntry {
+  streamId = 0
   stage1 = false
   stage2 = false
   s1Fmt = 0
@@ -58,11 +60,13 @@ export class DeviceEntry {
 const WORDS_USED = 8
 
 export class StreamTable {
-  readonly entry: DeviceEntry = new DeviceEntry()
+  /** The STE found last. */
+  entry: DeviceEntry = new DeviceEntry()
   trace: Tracer | null = null
   readonly #memory: PhysicalMemory
   readonly #registers: Registers
   readonly #site: FaultSite
+  readonly #caches: Caches
   /** Registers in the form the look-up needs. */
   #generation = -1
   #baseHi = 0
@@ -76,32 +80,58 @@ export class StreamTable {
   #status = 0
   #fresh = false
 
-  constructor(memory: PhysicalMemory, registers: Registers, site: FaultSite) {
+  constructor(memory: PhysicalMemory, registers: Registers, site: FaultSite, caches: Caches) {
     this.#memory = memory
     this.#registers = registers
     this.#site = site
+    this.#caches = caches
   }
 
   /** @returns 0 with {@link entry} filled, {@link ABORT}, or the number of the event */
   find(streamId: number): number {
+    if (this.#caches.isOn) return this.#findKept(streamId)
+    const at = this.#locate(streamId)
+    if (at < 0) return -at
+    this.entry.streamId = streamId
+    return this.#matches(at) ? this.#status : this.#decode(at)
+  }
+
+  #findKept(streamId: number): number {
+    const { streams } = this.#caches
+    const kept = streams.find(streamId, 0)
+    if (kept >= 0) {
+      this.entry = streams.object(kept)
+      return streams.status(kept)
+    }
+    const at = this.#locate(streamId)
+    if (at < 0) return -at
+    const record = streams.insert(streamId, 0)
+    this.#caches.configuration++
+    this.entry = streams.object(record)
+    this.entry.streamId = streamId
+    const status = this.#decode(at)
+    streams.setStatus(record, status)
+    return status
+  }
+
+  /** Word index of an STE, or minus the number of the event. */
+  #locate(streamId: number): number {
     if (this.#generation !== this.#registers.generation) this.#readRegisters()
-    if (this.#sizeLg2 < 32 && streamId >>> this.#sizeLg2 !== 0) return EVENTS.C_BAD_STREAMID
+    if (this.#sizeLg2 < 32 && streamId >>> this.#sizeLg2 !== 0) return -EVENTS.C_BAD_STREAMID
     let tableHi = this.#baseHi
     let tableLo = this.#baseLo
     let index = streamId
     if (this.#twoLevel) {
       const status = this.#level1(streamId)
-      if (status !== 0) return status
+      if (status !== 0) return -status
       tableHi = this.#site.fetchHi
       tableLo = this.#site.fetchLo
       index = streamId & ((1 << this.#split) - 1)
     }
-    const hi = tableHi | (index >>> 26)
-    const lo = tableLo | (index << 6)
-    const at = this.#read(hi, lo)
-    if (at < 0) return EVENTS.F_STE_FETCH
+    const at = this.#read(tableHi | (index >>> 26), tableLo | (index << 6))
+    if (at < 0) return -EVENTS.F_STE_FETCH
     if (this.trace !== null) this.trace.ste(tableHi, tableLo, index, at)
-    return this.#matches(at) ? this.#status : this.#decode(at)
+    return at
   }
 
   #readRegisters(): void {
@@ -126,17 +156,29 @@ export class StreamTable {
   /** Leaves the Level 2 array's address in the site. Out of bounds is C_BAD_STREAMID, §5.1.1. */
   #level1(streamId: number): number {
     const index = streamId >>> this.#split
-    const hi = this.#baseHi | (index >>> 29)
-    const lo = this.#baseLo | (index << 3)
-    const at = this.#read(hi, lo)
+    const kept = this.#caches.streamTables.find(0, index, this.#split)
+    if (kept >= 0) {
+      const { words } = this.#caches.streamTables.store
+      return this.#follow(
+        streamId,
+        words[kept + DESCRIPTOR_HI] as number,
+        words[kept + DESCRIPTOR_LO] as number,
+      )
+    }
+    const at = this.#read(this.#baseHi | (index >>> 29), this.#baseLo | (index << 3))
     if (at < 0) return EVENTS.F_STE_FETCH
     const { words } = this.#memory
     if (this.trace !== null) this.trace.l1std(this.#baseHi, this.#baseLo, index, at)
-    const span = words[at] & ste.L1STD_SPAN
+    this.#caches.streamTables.insert(0, index, this.#split, words[at + 1], words[at])
+    return this.#follow(streamId, words[at + 1], words[at])
+  }
+
+  #follow(streamId: number, high: number, low: number): number {
+    const span = low & ste.L1STD_SPAN
     if (span === 0 || span > ste.L1STD_SPAN_LAST || span > this.#split + 1) return EVENTS.C_BAD_STREAMID
     if ((streamId & ((1 << this.#split) - 1)) >>> (span - 1) !== 0) return EVENTS.C_BAD_STREAMID
-    this.#site.fetchHi = words[at + 1] & ste.L1STD_L2PTR_HI
-    this.#site.fetchLo = words[at] & ste.L1STD_L2PTR_LO & -(1 << (span + 5))
+    this.#site.fetchHi = high & ste.L1STD_L2PTR_HI
+    this.#site.fetchLo = low & ste.L1STD_L2PTR_LO & -(1 << (span + 5))
     return 0
   }
 

@@ -16,6 +16,7 @@ import type {
   WalkStep,
 } from "@iommu/core"
 import { AtsPort, AtsService } from "./ats.ts"
+import { Caches } from "./caches.ts"
 import { CommandQueue } from "./commands.ts"
 import { EventQueue } from "./events.ts"
 import { Interrupts } from "./interrupts.ts"
@@ -44,6 +45,7 @@ class SmmuV3Model implements IommuModel, AtsModel, HoldingModel {
   readonly #ats: AtsService
   readonly #pageRequests: PageRequestQueue
   readonly #translator: Translator
+  readonly #caches: Caches
   #trace: ((step: WalkStep) => void) | null = null
 
   constructor(options: SmmuV3ModelOptions) {
@@ -52,9 +54,17 @@ class SmmuV3Model implements IommuModel, AtsModel, HoldingModel {
     this.#registers = registers
     this.#interrupts = new Interrupts(options.memory, registers)
     const { memory } = options
-    this.#commands = new CommandQueue(memory, registers, this.#interrupts, this.#held, this.#port)
+    this.#caches = new Caches(options.caches ?? "exact")
+    this.#commands = new CommandQueue(
+      memory,
+      registers,
+      this.#interrupts,
+      this.#held,
+      this.#port,
+      this.#caches,
+    )
     const events = new EventQueue(memory, registers, this.#interrupts)
-    this.#translator = new Translator(memory, registers, events, this.#held)
+    this.#translator = new Translator(memory, registers, events, this.#held, this.#caches)
     this.#ats = new AtsService(registers, this.#translator)
     this.#pageRequests = new PageRequestQueue(
       memory,
@@ -144,6 +154,7 @@ class SmmuV3Model implements IommuModel, AtsModel, HoldingModel {
   restoreRegisters(values: Readonly<Record<string, bigint>>): string[] {
     this.#held.clear()
     const unknown = this.#registers.restore(values)
+    this.#caches.clear()
     this.#held.limit = this.#registers.features.stallMax
     return unknown
   }

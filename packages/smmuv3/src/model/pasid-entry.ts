@@ -16,9 +16,11 @@ import {
   XN_TABLE_HI,
 } from "../spec/page-tables.ts"
 import * as cd from "../spec/pasid-table.ts"
+import { type Caches, DESCRIPTOR_HI, DESCRIPTOR_LO } from "./caches.ts"
 import { type DeviceEntry, WORLD_EL1, WORLD_EL2 } from "./device-entry.ts"
 import type { Features } from "./options.ts"
 import type { Registers } from "./registers.ts"
+import { REGIME_NESTED } from "./tlb.ts"
 import type { Tracer } from "./trace.ts"
 import type { FaultSite, Geometry } from "./transaction.ts"
 import { Stage1Config } from "./walk-stage1.ts"
@@ -43,6 +45,11 @@ export class ContextEntry {
   mairLo = 0
   mairHi = 0
   readonly stage1: Stage1Config = new Stage1Config()
+  /** Tags of what is translated through the CD, as caches have them. §3.17. */
+  tag = 0
+  globalTag = 0
+  regime = 0
+  hasAsids = true
   /** Why the CD is ILLEGAL. */
   reason = ""
 }
@@ -55,28 +62,61 @@ export class ContextTable {
   readonly #registers: Registers
   readonly #site: FaultSite
   readonly #stage2: Stage2Walk
+  readonly #caches: Caches
   readonly #decoded = new Int32Array(WORDS_USED)
   #generation = -1
   #world = WORLD_EL1
   #stallsOff = false
   #status = 0
 
-  constructor(memory: PhysicalMemory, registers: Registers, site: FaultSite, stage2: Stage2Walk) {
+  constructor(
+    memory: PhysicalMemory,
+    registers: Registers,
+    site: FaultSite,
+    stage2: Stage2Walk,
+    caches: Caches,
+  ) {
     this.#memory = memory
     this.#registers = registers
     this.#site = site
     this.#stage2 = stage2
+    this.#caches = caches
   }
 
-  /** @returns 0 with stage 1 configured, or the number of the event */
+  /** @returns 0 with {@link context} filled, or the number of the event */
   find(entry: DeviceEntry, index: number): number {
+    if (this.#caches.isOn) return this.#findKept(entry, index)
+    const at = this.#locate(entry, index)
+    if (at < 0) return -at
+    return this.#matches(entry, at) ? this.#status : this.#decode(entry, at)
+  }
+
+  #findKept(entry: DeviceEntry, index: number): number {
+    const { contexts } = this.#caches
+    const kept = contexts.find(entry.streamId, index)
+    if (kept >= 0) {
+      this.context = contexts.object(kept)
+      return contexts.status(kept)
+    }
+    const at = this.#locate(entry, index)
+    if (at < 0) return -at
+    const record = contexts.insert(entry.streamId, index)
+    this.#caches.configuration++
+    this.context = contexts.object(record)
+    const status = this.#decode(entry, at)
+    contexts.setStatus(record, status)
+    return status
+  }
+
+  /** Word index of a CD, or minus the number of the event. */
+  #locate(entry: DeviceEntry, index: number): number {
     let tableHi = entry.s1ContextHi
     let tableLo = entry.s1ContextLo
     let inTable = index
     if (entry.s1CdMax !== 0) {
       if (entry.s1Fmt === S1FMT_4KB_L2 || entry.s1Fmt === S1FMT_64KB_L2) {
-        const status = this.#level1(entry, index, entry.s1Fmt)
-        if (status !== 0) return status
+        const status = this.#level1(entry, index, leafLg2(entry.s1Fmt))
+        if (status !== 0) return -status
         inTable = index & ((1 << leafLg2(entry.s1Fmt)) - 1)
         tableHi = this.#site.fetchHi
         tableLo = this.#site.fetchLo
@@ -85,26 +125,35 @@ export class ContextTable {
       }
     }
     const at = this.#fetch(entry, tableHi, tableLo | (inTable << 6))
-    if (at < 0) return -at
-    if (this.trace !== null) this.trace.cd(this.#site.fetchHi, this.#site.fetchLo, inTable, at)
-    return this.#matches(entry, at) ? this.#status : this.#decode(entry, at)
+    if (at >= 0 && this.trace !== null) this.trace.cd(this.#site.fetchHi, this.#site.fetchLo, inTable, at)
+    return at
   }
 
   /** Leaves the leaf table's address in the site. */
-  #level1(entry: DeviceEntry, index: number, fmt: number): number {
-    const leaf = leafLg2(fmt)
+  #level1(entry: DeviceEntry, index: number, leaf: number): number {
+    const { contextTables } = this.#caches
+    const kept = contextTables.find(entry.streamId, index >>> leaf, leaf)
+    if (kept >= 0) {
+      const { words } = contextTables.store
+      return this.#follow(
+        entry,
+        leaf,
+        words[kept + DESCRIPTOR_HI] as number,
+        words[kept + DESCRIPTOR_LO] as number,
+      )
+    }
     // The table is aligned to its size, and to 64 bytes.
     const alignLg2 = Math.max(6, entry.s1CdMax - leaf + 3)
-    const at = this.#fetch(
-      entry,
-      entry.s1ContextHi,
-      (entry.s1ContextLo & -(1 << alignLg2)) | ((index >>> leaf) << 3),
-    )
+    const tableLo = entry.s1ContextLo & -(1 << alignLg2)
+    const at = this.#fetch(entry, entry.s1ContextHi, tableLo | ((index >>> leaf) << 3))
     if (at < 0) return -at
     const { words } = this.#memory
-    const low = words[at] | 0
-    const high = words[at + 1] | 0
     if (this.trace !== null) this.trace.l1cd(this.#site.fetchHi, this.#site.fetchLo, index >>> leaf, at)
+    contextTables.insert(entry.streamId, index >>> leaf, leaf, words[at + 1], words[at])
+    return this.#follow(entry, leaf, words[at + 1], words[at])
+  }
+
+  #follow(entry: DeviceEntry, leaf: number, high: number, low: number): number {
     if ((low & cd.L1CD_V) === 0) return EVENTS.C_BAD_SUBSTREAMID
     const pointerHi = high & cd.L1CD_L2PTR_HI
     // Beyond the IAS stage 2 refuses by itself; beyond the OAS this is C_BAD_SUBSTREAMID. §3.4.3.
@@ -151,6 +200,7 @@ export class ContextTable {
     this.#world = entry.world
     this.#stallsOff = entry.stallsOff
     this.#status = this.#classify()
+    setTags(this.context, entry)
     return this.#status
   }
 
@@ -173,6 +223,14 @@ export class ContextTable {
     configureStage1(c.stage1, w, this.#world, features)
     return 0
   }
+}
+
+/** §3.17: any EL2 has no ASIDs and ignores nG, StreamWorlds other than EL1 have no VMIDs. */
+function setTags(context: ContextEntry, { world, stage2, stage2Config: { vmid } }: DeviceEntry): void {
+  context.tag = (vmid << 16) | (world === WORLD_EL2 ? 0 : context.asid)
+  context.globalTag = (vmid << 16) | (context.unshared ? 1 : 0)
+  context.regime = world | (stage2 ? REGIME_NESTED : 0)
+  context.hasAsids = world !== WORLD_EL2
 }
 
 function leafLg2(fmt: number): number {

@@ -32,6 +32,11 @@ for (const [key, [offset, bytes]] of Object.entries(reg.REGISTERS)) {
   if (bytes === 8) WORDS[wordIndex(offset + 4)] = { name, high: true }
 }
 
+/** Index in {@link Registers.words} of a register's low half; the high one follows it. */
+export function wordOf(name: reg.RegisterName): number {
+  return wordIndex(reg.offsetOf(name))
+}
+
 const CR0ACK_WORD = wordIndex(reg.offsetOf("CR0ACK"))
 
 const isRegister = (name: string): name is reg.RegisterName => Object.hasOwn(reg.REGISTERS, name)
@@ -52,7 +57,8 @@ export class Registers implements Mmio {
   /** Changes whenever a structure in memory may have to be read with other eyes. */
   generation = 0
   effects: RegisterEffects | null = null
-  readonly #words = new Uint32Array(2 * PAGE_WORDS)
+  /** All registers, for who reads them often; others go by name. */
+  readonly words: Uint32Array = new Uint32Array(2 * PAGE_WORDS)
 
   constructor(id: Partial<IdRegisters>) {
     const all = { ...EVERYTHING, ...id }
@@ -64,7 +70,7 @@ export class Registers implements Mmio {
 
   /** CR0.SMMUEN as it is in effect; asked by every transaction, so without a look-up by name. */
   get translates(): boolean {
-    return (this.#words[CR0ACK_WORD] & reg.CR0_SMMUEN) !== 0
+    return (this.words[CR0ACK_WORD] & reg.CR0_SMMUEN) !== 0
   }
 
   /** Bits 63:32 that a physical address may have. */
@@ -74,22 +80,22 @@ export class Registers implements Mmio {
 
   /** A register, or the low half of a 64-bit one. */
   get(name: reg.RegisterName): number {
-    return this.#words[wordIndex(reg.offsetOf(name))]
+    return this.words[wordIndex(reg.offsetOf(name))]
   }
 
   get64(name: reg.RegisterName): bigint {
     const index = wordIndex(reg.offsetOf(name))
-    return fromHalves(this.#words[index + 1], this.#words[index])
+    return fromHalves(this.words[index + 1], this.words[index])
   }
 
   /** Without side effects; for what the SMMU itself updates. */
   set(name: reg.RegisterName, value: number): void {
-    this.#words[wordIndex(reg.offsetOf(name))] = value
+    this.words[wordIndex(reg.offsetOf(name))] = value
   }
 
   read32(offset: number): number {
     const index = wordIndex(offset)
-    return index < 0 || WORDS[index] === undefined ? 0 : this.#words[index]
+    return index < 0 || WORDS[index] === undefined ? 0 : this.words[index]
   }
 
   read64(offset: number): bigint {
@@ -111,23 +117,23 @@ export class Registers implements Mmio {
         this.#writeCr0(value)
         return
       case "GBPA":
-        if ((value & reg.GBPA_UPDATE) !== 0) this.#words[index] = value & ~reg.GBPA_UPDATE & 0x001f_3f1f
+        if ((value & reg.GBPA_UPDATE) !== 0) this.words[index] = value & ~reg.GBPA_UPDATE & 0x001f_3f1f
         return
       case "IRQ_CTRL":
         this.set("IRQ_CTRL", value & this.#irqCtrlBits)
         this.set("IRQ_CTRLACK", value & this.#irqCtrlBits)
         return
       case "GERRORN":
-        this.#words[index] = value & 0x1fd
+        this.words[index] = value & 0x1fd
         this.effects?.runCommands()
         return
       case "CMDQ_PROD":
-        this.#words[index] = value & reg.QUEUE_INDEX
+        this.words[index] = value & reg.QUEUE_INDEX
         this.effects?.runCommands()
         return
       default:
         if (this.#guarded(word.name)) return
-        this.#words[index] = this.#storable(word, this.#words[index], value)
+        this.words[index] = this.#storable(word, this.words[index], value)
         if (word.name === "EVENTQ_CONS") this.effects?.eventsConsumed()
         else this.generation++
     }
@@ -142,8 +148,8 @@ export class Registers implements Mmio {
         continue
       }
       const index = wordIndex(reg.offsetOf(name))
-      this.#words[index] = lo32(value)
-      if (is64(name)) this.#words[index + 1] = hi32(value)
+      this.words[index] = lo32(value)
+      if (is64(name)) this.words[index + 1] = hi32(value)
     }
     // A dump may lack the acknowledgements; nothing was under way when the machine stopped.
     if ("CR0" in values && !("CR0ACK" in values)) this.set("CR0ACK", this.get("CR0"))

@@ -17,10 +17,12 @@ import * as ste from "../spec/device-table.ts"
 import { CLASS_IN, EVENTS } from "../spec/events.ts"
 import { CR2_RECINVSID, GBPA_ABORT } from "../spec/registers.ts"
 import { Outcome } from "./attributes.ts"
+import { type Caches, keepPage, recallPage } from "./caches.ts"
 import { ABORT, type DeviceEntry, StreamTable } from "./device-entry.ts"
 import { type EventQueue, Reporter } from "./events.ts"
-import { ContextTable } from "./pasid-entry.ts"
+import { type ContextEntry, ContextTable } from "./pasid-entry.ts"
 import type { Registers } from "./registers.ts"
+import { INFO_CLEAN, INFO_PRIVILEGED_SHIFT, INFO_STAGE2_SHIFT, PAGE_INFO } from "./tlb.ts"
 import type { Tracer } from "./trace.ts"
 import {
   ABORT_IT,
@@ -43,6 +45,10 @@ const READ_WRITE = ACCESS_READ | ACCESS_WRITE
 const EXEC = ACCESS_EXEC
 const WRITE = ACCESS_WRITE
 const ALL_ACCESS = READ_WRITE | EXEC
+const INFO = PAGE_INFO
+const CLEAN = INFO_CLEAN
+const PRIVILEGED_SHIFT = INFO_PRIVILEGED_SHIFT
+const STAGE2_SHIFT = INFO_STAGE2_SHIFT
 
 export class Translator {
   readonly result: Outcome
@@ -60,15 +66,31 @@ export class Translator {
   /** The held transaction that is tried again. */
   #retried: HeldTransaction | null = null
   #busy = false
+  readonly #caches: Caches
+  /** The last transaction with stage 1 and its structures, as long as caches hold them. */
+  #lastDevice = -1
+  #lastPasid = NO_PASID
+  #lastConfiguration = 0
+  #lastEntry: DeviceEntry
+  #lastContext: ContextEntry
 
-  constructor(memory: PhysicalMemory, registers: Registers, events: EventQueue, held: HeldTransactions) {
+  constructor(
+    memory: PhysicalMemory,
+    registers: Registers,
+    events: EventQueue,
+    held: HeldTransactions,
+    caches: Caches,
+  ) {
     this.#registers = registers
     this.#events = events
     this.#held = held
-    this.stage2 = new Stage2Walk(memory, this.site)
-    this.stage1 = new Stage1Walk(memory, this.site, this.stage2)
-    this.streams = new StreamTable(memory, registers, this.site)
-    this.contexts = new ContextTable(memory, registers, this.site, this.stage2)
+    this.#caches = caches
+    this.stage2 = new Stage2Walk(memory, this.site, caches)
+    this.stage1 = new Stage1Walk(memory, this.site, this.stage2, caches)
+    this.streams = new StreamTable(memory, registers, this.site, caches)
+    this.contexts = new ContextTable(memory, registers, this.site, this.stage2, caches)
+    this.#lastEntry = this.streams.entry
+    this.#lastContext = this.contexts.context
     this.reporter = new Reporter(events, this.transaction, this.site)
     this.result = new Outcome(registers, this.streams, this.contexts, this.stage1, this.stage2)
   }
@@ -85,9 +107,23 @@ export class Translator {
     this.result.fault = null
     this.transaction.begin(device, pasid, hi, lo, access)
     if (!this.#registers.translates) return this.#disabled()
+    if (device === this.#lastDevice && pasid === this.#lastPasid && this.#isLastKept) return this.#repeat()
     const status = this.streams.find(this.transaction.device)
     if (status !== 0) return this.#refuseStream(status)
     return this.#translateStream(this.streams.entry)
+  }
+
+  get #isLastKept(): boolean {
+    return this.#caches.isOn && this.#lastConfiguration === this.#caches.configuration
+  }
+
+  /** The same STE and CD as last time. */
+  #repeat(): number {
+    const entry = this.#lastEntry
+    this.streams.entry = entry
+    this.contexts.context = this.#lastContext
+    this.enter(entry)
+    return this.#withStage1(entry)
   }
 
   /** Translates an address that is an IPA already, by stage 2 alone; the transaction has begun. */
@@ -143,6 +179,11 @@ export class Translator {
     if (context < 0) return this.#refuseSubstream(-context, entry)
     const status = this.contexts.find(entry, context)
     if (status !== 0) return this.#refuseContext(status, entry)
+    this.#lastDevice = this.transaction.device
+    this.#lastPasid = this.transaction.pasid
+    this.#lastConfiguration = this.#caches.configuration
+    this.#lastEntry = entry
+    this.#lastContext = this.contexts.context
     return this.#withStage1(entry)
   }
 
@@ -215,19 +256,66 @@ export class Translator {
   #withStage1(entry: DeviceEntry): number {
     const s1 = this.enterStage1(entry)
     const t = this.transaction
+    const kept = this.#caches.isOn ? this.#findPage() : -1
+    if (kept >= 0) {
+      const info = this.#caches.pages.store.words[kept + INFO] as number
+      const grants = s1.privileged ? info >> PRIVILEGED_SHIFT : info
+      const need = this.#need
+      if ((grants & (grants >> STAGE2_SHIFT) & need) !== need) return this.#refusePage(kept, entry)
+      if ((info & CLEAN) === 0 || (need & WRITE) === 0) return this.#recall(kept)
+    }
     const status = s1.walk(t.hi, t.lo, this.#need)
     if (status !== 0) return this.#refuseWalk(status, entry)
-    if (!entry.stage2) return this.#accept(s1.outHi, s1.outLo, s1.sizeLg2, 0, s1.allowed, s1.outHi, s1.outLo)
-    return this.#throughStage2(entry, s1.outHi, s1.outLo, s1.sizeLg2, s1.allowed)
+    const done = entry.stage2
+      ? this.#throughStage2(entry, s1.outHi, s1.outLo, s1.sizeLg2, s1.allowed)
+      : this.#accept(s1.outHi, s1.outLo, s1.sizeLg2, 0, s1.allowed, s1.outHi, s1.outLo)
+    if (done === 0 && this.#caches.isOn) {
+      keepPage(this.#caches.pages, this.contexts.context, t, this.result, s1, this.stage2)
+    }
+    return done
+  }
+
+  #recall(kept: number): number {
+    recallPage(this.#caches.pages, kept, this.transaction, this.result, this.stage1, this.stage2)
+    return 0
   }
 
   /** Stage 1 of the CD found last. */
   enterStage1(entry: DeviceEntry): Stage1Walk {
     const s1 = this.stage1
-    s1.config = this.contexts.context.stage1
+    const { context } = this.contexts
+    s1.config = context.stage1
+    s1.tag = context.tag
+    s1.regime = context.regime
     s1.nested = entry.stage2
     s1.privileged = this.transaction.privileged || s1.config.singlePrivilege
     return s1
+  }
+
+  /** E0PD is not kept with a page, so where it counts the walk decides. §5.4.1. */
+  #findPage(): number {
+    const { context } = this.contexts
+    const { config, privileged } = this.stage1
+    if (!privileged && (config.unprivilegedOffLower || config.unprivilegedOffUpper)) return -1
+    const { hi, lo } = this.transaction
+    return this.#caches.pages.find(
+      config.withoutTopByte(hi),
+      lo,
+      context.tag,
+      context.globalTag,
+      context.regime,
+    )
+  }
+
+  /** A page that does not allow the access: the stage that refuses has the fault, as if it had been walked. */
+  #refusePage(kept: number, entry: DeviceEntry): number {
+    const info = this.#caches.pages.store.words[kept + INFO] as number
+    const grants = this.stage1.privileged ? info >> PRIVILEGED_SHIFT : info
+    if ((grants & this.#need) === this.#need) {
+      this.#recall(kept)
+      this.site.stage2(CLASS_IN, this.result.ipaHi, this.result.ipaLo, false)
+    }
+    return this.#refuseWalk(EVENTS.F_PERMISSION, entry)
   }
 
   #throughStage2(entry: DeviceEntry, hi: number, lo: number, s1SizeLg2: number, allowed: number): number {
@@ -257,7 +345,6 @@ export class Translator {
     r.allowed = allowed
     r.stage1SizeLg2 = stage1
     r.stage2SizeLg2 = stage2
-    r.known = -1
     const smaller = stage1 === 0 ? stage2 : stage2 === 0 || stage1 < stage2 ? stage1 : stage2
     r.sizeLg2 = smaller === 0 ? this.#registers.features.oasBits : smaller
     return 0

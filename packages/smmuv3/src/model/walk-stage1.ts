@@ -8,6 +8,8 @@ import { ACCESS_EXEC, ACCESS_READ, ACCESS_WRITE, type PhysicalMemory } from "@io
 import { CLASS_TT, EVENTS } from "../spec/events.ts"
 import * as pte from "../spec/page-tables.ts"
 import { addressHi, descriptorKind, KIND_INVALID, KIND_LEAF, swap32 } from "../spec/page-tables.ts"
+import type { Caches } from "./caches.ts"
+import { shapeOf, TABLE_HI, TABLE_LIMITS, TABLE_LO, TABLE_PA_HI, TABLE_PA_KNOWN, TABLE_PA_LO } from "./tlb.ts"
 import type { Tracer } from "./trace.ts"
 import { type FaultSite, Geometry } from "./transaction.ts"
 import type { Stage2Walk } from "./walk-stage2.ts"
@@ -57,6 +59,12 @@ export class Stage1Config {
   panCoversExecute = false
   /** EL2 without E2H has one privilege level and one range. */
   singlePrivilege = false
+
+  /** Bits 63:32 of an address without its top byte, where that is ignored. §3.4.1. */
+  withoutTopByte(vaHi: number): number {
+    const ignored = (vaHi & UPPER_RANGE) !== 0 ? this.topByteIgnoredUpper : this.topByteIgnoredLower
+    return ignored ? (vaHi << 8) >> 8 : vaHi
+  }
 }
 
 export class Stage1Walk {
@@ -66,6 +74,9 @@ export class Stage1Walk {
   nested = false
   /** Whether the transaction is privileged, after STE.PRIVCFG. */
   privileged = false
+  /** Tags of tables in caches. */
+  tag = 0
+  regime = 0
   trace: Tracer | null = null
 
   /** Valid after {@link walk} gave 0. */
@@ -74,22 +85,47 @@ export class Stage1Walk {
   sizeLg2 = 0
   /** ACCESS_* bits. */
   allowed = 0
-  /** The leaf's descriptor without updates, what tables above limit, and the shareability of leaves without one. */
+  /** The leaf's descriptor with its updates, what tables above limit, and the shareability of leaves without one. */
   leafHi = 0
   leafLo = 0
   limits = 0
   sharing = -1
+  level = 0
+  #usesUpper = false
 
   readonly #memory: PhysicalMemory
   readonly #words: Uint32Array
   readonly #site: FaultSite
   readonly #stage2: Stage2Walk
+  readonly #caches: Caches
 
-  constructor(memory: PhysicalMemory, site: FaultSite, stage2: Stage2Walk) {
+  constructor(memory: PhysicalMemory, site: FaultSite, stage2: Stage2Walk, caches: Caches) {
     this.#memory = memory
     this.#words = memory.words
     this.#site = site
     this.#stage2 = stage2
+    this.#caches = caches
+  }
+
+  /** What the leaf found last allows, ACCESS_* bits. */
+  allowedTo(privileged: boolean): number {
+    const low = this.#dirtyable(this.leafHi) ? this.leafLo & ~AP2 : this.leafLo
+    return this.#permissions(this.leafHi, low, this.limits, privileged || this.config.singlePrivilege)
+  }
+
+  /** A write to the leaf found last has a dirty state to update. */
+  get isClean(): boolean {
+    return this.#dirtyable(this.leafHi) && (this.leafLo & AP2) !== 0
+  }
+
+  /** Granule and level of the leaf found last. */
+  get shape(): number {
+    const { upper, lower } = this.config
+    return shapeOf((this.#usesUpper ? upper : lower).stride + 3, this.level)
+  }
+
+  #dirtyable(high: number): boolean {
+    return this.config.updateDirty && (high & DBM_HI) !== 0
   }
 
   /**
@@ -104,10 +140,11 @@ export class Stage1Walk {
       return EVENTS.F_TRANSLATION
     }
     this.sharing = g.sharing
-    const quick = g.quick && this.trace === null
+    this.#usesUpper = upper
+    const quick = g.quick && this.trace === null && !this.#caches.isOn
     if (quick && this.#walk4K(g, upper ? this.config.limitsUpper : this.config.limitsLower, vaHi, vaLo, need))
       return 0
-    return this.#walkAll(g, upper, vaHi, vaLo, need)
+    return this.#walkAll(g, upper, this.config.withoutTopByte(vaHi), vaLo, need)
   }
 
   /** As in stage 2: the shape that nearly all tables have, unrolled, and success alone. */
@@ -166,27 +203,50 @@ export class Stage1Walk {
 
   /** Whether a leaf allows the access as it stands; keeps what it allows. */
   #allows(high: number, low: number, limits: number, need: number): boolean {
-    if (this.config.updateDirty && (high & DBM_HI) !== 0) return false
-    this.allowed = this.#permissions(high, low, limits)
+    if (this.#dirtyable(high)) return false
+    this.allowed = this.#permissions(high, low, limits, this.privileged)
     return (this.allowed & need) === need
   }
 
   /** Every form, every fault, in the order of §7.3.22. */
   #walkAll(g: Geometry, upper: boolean, vaHi: number, vaLo: number, need: number): number {
     const limitMask = upper ? this.config.limitsUpper : this.config.limitsLower
+    const site = this.#site
     let limits = 0
     let tableHi = g.rootHi
     let tableLo = g.rootLo
     let level = g.startLevel
     let shift = g.rootShift
     let mask = g.rootMask
+    const kept = this.#caches.isOn ? this.#findTable(g, vaHi, vaLo) : -1
+    let located = false
+    if (kept >= 0) {
+      const { words } = this.#caches.tables.store
+      tableHi = words[kept + TABLE_HI] as number
+      tableLo = words[kept + TABLE_LO] as number
+      limits = words[kept + TABLE_LIMITS] as number
+      site.fetchHi = words[kept + TABLE_PA_HI] as number
+      site.fetchLo = words[kept + TABLE_PA_LO] as number
+      located = words[kept + TABLE_PA_KNOWN] !== 0
+      level = this.level
+      shift = g.stride + 3 + (pte.LAST_LEVEL - level) * g.stride
+      mask = g.indexMask
+    }
     for (;;) {
       const index = (shift >= 32 ? vaHi >>> (shift - 32) : (vaLo >>> shift) | (vaHi << (32 - shift))) & mask
       const entryHi = tableHi
       const entryLo = tableLo | (index << 3)
-      const status = this.#locate(entryHi, entryLo)
-      if (status !== 0) return status
-      const { fetchHi, fetchLo } = this.#site
+      if (located) {
+        site.fetchLo |= index << 3
+        located = false
+      } else {
+        const status = this.#locate(entryHi, entryLo)
+        if (status !== 0) return status
+        if (this.#caches.isOn && level > g.startLevel) {
+          this.#keepTable(g, level, vaHi, vaLo, tableHi, tableLo, limits)
+        }
+      }
+      const { fetchHi, fetchLo } = site
       const at = this.#memory.find(fetchHi, fetchLo)
       if (at < 0) return this.#unreadable()
       const low = g.bigEndian ? swap32(this.#words[at + 1]) : this.#words[at] | 0
@@ -199,8 +259,9 @@ export class Stage1Walk {
       tableHi = addressHi(high, low, g.addressForm)
       if (tableHi >>> (g.outputBits - 32) !== 0) return EVENTS.F_ADDR_SIZE
       if (kind === KIND_LEAF) {
+        this.level = level
         const fault = this.#check(at, entryHi, entryLo, high, low, limits, g.bigEndian, need)
-        if (fault === 0) this.#accept(low, tableHi, vaHi, vaLo, shift)
+        if (fault === 0) this.#accept(this.leafLo, tableHi, vaHi, vaLo, shift)
         return fault
       }
       limits |= high & limitMask
@@ -209,6 +270,43 @@ export class Stage1Walk {
       mask = g.indexMask
       level++
     }
+  }
+
+  /** Record of the deepest table that is known, or -1; its level is left in {@link level}. */
+  #findTable(g: Geometry, vaHi: number, vaLo: number): number {
+    const granuleLg2 = g.stride + 3
+    for (let level = pte.LAST_LEVEL; level > g.startLevel; level--) {
+      const coveredLg2 = granuleLg2 + (pte.LAST_LEVEL + 1 - level) * g.stride
+      const shape = shapeOf(granuleLg2, level)
+      const at = this.#caches.tables.find(coveredLg2, vaHi, vaLo, this.tag, this.regime, shape)
+      if (at < 0) continue
+      this.level = level
+      return at
+    }
+    return -1
+  }
+
+  /** The physical address is the site's, and serves for the whole table where a stage 2 page covers that. */
+  #keepTable(
+    g: Geometry,
+    level: number,
+    vaHi: number,
+    vaLo: number,
+    tableHi: number,
+    tableLo: number,
+    limits: number,
+  ): void {
+    const granuleLg2 = g.stride + 3
+    const coveredLg2 = granuleLg2 + (pte.LAST_LEVEL + 1 - level) * g.stride
+    const { tables } = this.#caches
+    const at = tables.insert(coveredLg2, vaHi, vaLo, this.tag, this.regime, shapeOf(granuleLg2, level))
+    const { words } = tables.store
+    words[at + TABLE_HI] = tableHi
+    words[at + TABLE_LO] = tableLo
+    words[at + TABLE_LIMITS] = limits
+    words[at + TABLE_PA_KNOWN] = !this.nested || this.#stage2.sizeLg2 >= granuleLg2 ? 1 : 0
+    words[at + TABLE_PA_HI] = this.#site.fetchHi
+    words[at + TABLE_PA_LO] = this.#site.fetchLo & -(1 << granuleLg2)
   }
 
   /** Bits above the range must equal bit 55, without the top byte where it is ignored. §3.4.1. */
@@ -259,8 +357,8 @@ export class Stage1Walk {
   ): number {
     if ((low & pte.AF) === 0 && !this.config.updateAccess && !this.config.accessFaultsOff)
       return EVENTS.F_ACCESS
-    const dirtyable = this.config.updateDirty && (high & pte.DBM_HI) !== 0
-    const allowed = this.#permissions(high, dirtyable ? low & ~pte.S1_AP2 : low, limits)
+    const dirtyable = this.#dirtyable(high)
+    const allowed = this.#permissions(high, dirtyable ? low & ~pte.S1_AP2 : low, limits, this.privileged)
     if ((allowed & need) !== need) return EVENTS.F_PERMISSION
     let updated = low
     if (this.config.updateAccess) updated |= pte.AF
@@ -274,10 +372,13 @@ export class Stage1Walk {
       else this.#words[at] = updated
     }
     this.allowed = allowed
+    this.leafHi = high
+    this.leafLo = updated
+    this.limits = limits
     return 0
   }
 
-  #permissions(high: number, low: number, limits: number): number {
+  #permissions(high: number, low: number, limits: number, privileged: boolean): number {
     const writable = (low & AP2) === 0 && (limits & NO_WRITE_HI) === 0
     const userExecutes = ((high & UXN_HI) | (limits & XN_TABLE_HI)) === 0
     if (this.config.singlePrivilege) {
@@ -286,7 +387,7 @@ export class Stage1Walk {
     }
     const user = (low & AP1) !== 0 && (limits & NO_UNPRIV_HI) === 0
     const userWrites = user && writable
-    if (!this.privileged) {
+    if (!privileged) {
       const executes = userExecutes && !(this.config.writeExecuteNever && userWrites)
       return (user ? READ : 0) | (userWrites ? WRITE : 0) | (executes ? EXEC : 0)
     }

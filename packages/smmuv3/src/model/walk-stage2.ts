@@ -7,6 +7,8 @@ import { ACCESS_EXEC, ACCESS_READ, ACCESS_WRITE, type PhysicalMemory } from "@io
 import { EVENTS } from "../spec/events.ts"
 import * as pte from "../spec/page-tables.ts"
 import { addressHi, descriptorKind, KIND_INVALID, KIND_LEAF, swap32 } from "../spec/page-tables.ts"
+import type { Caches } from "./caches.ts"
+import { LEAF_BASE_HI, LEAF_HI, LEAF_LO, LEAF_SHAPE, shapeOf, TABLE_HI, TABLE_LO } from "./tlb.ts"
 import type { Tracer } from "./trace.ts"
 import { type FaultSite, Geometry } from "./transaction.ts"
 
@@ -50,23 +52,35 @@ export class Stage2Walk {
   outHi = 0
   outLo = 0
   sizeLg2 = 0
-  /** The leaf's descriptor, without updates. */
+  /** The leaf's descriptor, with its updates. */
   leafHi = 0
   leafLo = 0
+  #leafLevel = 0
 
   readonly #memory: PhysicalMemory
   readonly #words: Uint32Array
   readonly #site: FaultSite
+  readonly #caches: Caches
 
-  constructor(memory: PhysicalMemory, site: FaultSite) {
+  constructor(memory: PhysicalMemory, site: FaultSite, caches: Caches) {
     this.#memory = memory
     this.#words = memory.words
     this.#site = site
+    this.#caches = caches
   }
 
   /** What the leaf found last allows, ACCESS_* bits. */
   get allowed(): number {
-    return this.#permissions(this.leafHi, this.leafLo)
+    return this.allowedTo(this.privileged)
+  }
+
+  allowedTo(privileged: boolean): number {
+    return this.#permissions(this.leafHi, this.leafLo, privileged)
+  }
+
+  /** A write to the leaf found last has a dirty state to update. */
+  get isClean(): boolean {
+    return this.#dirtyable(this.leafHi) && (this.leafLo & pte.S2_AP_WRITE) === 0
   }
 
   /**
@@ -74,8 +88,69 @@ export class Stage2Walk {
    * @returns 0 or the number of the event
    */
   walk(ipaHi: number, ipaLo: number, need: number): number {
+    if (this.#caches.isOn) return this.#walkKept(ipaHi, ipaLo, need)
     const quick = this.config.geometry.quick && this.trace === null && need <= DATA_ACCESS
     return quick && this.#walk4K(ipaHi, ipaLo, need) ? 0 : this.#walkAll(ipaHi, ipaLo, need)
+  }
+
+  #walkKept(ipaHi: number, ipaLo: number, need: number): number {
+    const { stage2Pages } = this.#caches
+    const kept = stage2Pages.find(ipaHi, ipaLo, this.config.vmid)
+    if (kept >= 0) {
+      const { words } = stage2Pages.store
+      const high = words[kept + LEAF_HI] as number
+      const low = words[kept + LEAF_LO] as number
+      if ((this.#permissions(high, low, this.privileged) & need) !== need) return EVENTS.F_PERMISSION
+      if ((need & WRITE) === 0 || (low & pte.S2_AP_WRITE) !== 0) {
+        const baseHi = words[kept + LEAF_BASE_HI] as number
+        this.#accept(high, low, baseHi, ipaHi, ipaLo, stage2Pages.sizeLg2)
+        return 0
+      }
+    }
+    const status = this.#walkAll(ipaHi, ipaLo, need)
+    if (status === 0) this.#keepPage(ipaHi, ipaLo)
+    return status
+  }
+
+  #keepPage(ipaHi: number, ipaLo: number): void {
+    const { stage2Pages } = this.#caches
+    const at = stage2Pages.insert(this.sizeLg2, ipaHi, ipaLo, this.config.vmid)
+    const { words } = stage2Pages.store
+    words[at + LEAF_HI] = this.leafHi
+    words[at + LEAF_LO] = this.leafLo
+    words[at + LEAF_BASE_HI] = this.outHi
+    words[at + LEAF_SHAPE] = shapeOf(this.config.geometry.stride + 3, this.#leafLevel)
+  }
+
+  /** Record of the deepest table that is known, or -1; its level is left in #leafLevel. */
+  #findTable(g: Geometry, ipaHi: number, ipaLo: number): number {
+    const granuleLg2 = g.stride + 3
+    for (let level = pte.LAST_LEVEL; level > g.startLevel; level--) {
+      const coveredLg2 = granuleLg2 + (pte.LAST_LEVEL + 1 - level) * g.stride
+      const shape = shapeOf(granuleLg2, level)
+      const at = this.#caches.stage2Tables.find(coveredLg2, ipaHi, ipaLo, this.config.vmid << 16, 0, shape)
+      if (at < 0) continue
+      this.#leafLevel = level
+      return at
+    }
+    return -1
+  }
+
+  #keepTable(
+    g: Geometry,
+    level: number,
+    ipaHi: number,
+    ipaLo: number,
+    tableHi: number,
+    tableLo: number,
+  ): void {
+    const granuleLg2 = g.stride + 3
+    const coveredLg2 = granuleLg2 + (pte.LAST_LEVEL + 1 - level) * g.stride
+    const { stage2Tables } = this.#caches
+    const tag = this.config.vmid << 16
+    const at = stage2Tables.insert(coveredLg2, ipaHi, ipaLo, tag, 0, shapeOf(granuleLg2, level))
+    stage2Tables.store.words[at + TABLE_HI] = tableHi
+    stage2Tables.store.words[at + TABLE_LO] = tableLo
   }
 
   /**
@@ -138,6 +213,15 @@ export class Stage2Walk {
     let shift = g.rootShift
     let mask = g.rootMask
     let level = g.startLevel
+    const kept = this.#caches.isOn ? this.#findTable(g, ipaHi, ipaLo) : -1
+    if (kept >= 0) {
+      const { words } = this.#caches.stage2Tables.store
+      tableHi = words[kept + TABLE_HI] as number
+      tableLo = words[kept + TABLE_LO] as number
+      level = this.#leafLevel
+      shift = g.stride + 3 + (pte.LAST_LEVEL - level) * g.stride
+      mask = g.indexMask
+    }
     for (;;) {
       const index =
         (shift >= 32 ? ipaHi >>> (shift - 32) : (ipaLo >>> shift) | (ipaHi << (32 - shift))) & mask
@@ -152,14 +236,16 @@ export class Stage2Walk {
       tableHi = addressHi(high, low, g.addressForm)
       if (tableHi >>> (g.outputBits - 32) !== 0) return EVENTS.F_ADDR_SIZE
       if (kind === KIND_LEAF) {
+        this.#leafLevel = level
         const status = this.#check(at, high, low, need)
-        if (status === 0) this.#accept(high, low, tableHi, ipaHi, ipaLo, shift)
+        if (status === 0) this.#accept(high, this.leafLo, tableHi, ipaHi, ipaLo, shift)
         return status
       }
       tableLo = low & g.addressMaskLo
       shift -= g.stride
       mask = g.indexMask
       level++
+      if (this.#caches.isOn) this.#keepTable(g, level, ipaHi, ipaLo, tableHi, tableLo)
     }
   }
 
@@ -180,7 +266,7 @@ export class Stage2Walk {
   #check(at: number, high: number, low: number, need: number): number {
     if ((low & pte.AF) === 0 && !this.config.updateAccess && !this.config.accessFaultsOff)
       return EVENTS.F_ACCESS
-    if ((this.#permissions(high, low) & need) !== need) return EVENTS.F_PERMISSION
+    if ((this.#permissions(high, low, this.privileged) & need) !== need) return EVENTS.F_PERMISSION
     let updated = low
     if (this.config.updateAccess) updated |= pte.AF
     if (this.#dirtyable(high) && (need & ACCESS_WRITE) !== 0) updated |= pte.S2_AP_WRITE
@@ -188,6 +274,7 @@ export class Stage2Walk {
       if (this.config.geometry.bigEndian) this.#words[at + 1] = swap32(updated)
       else this.#words[at] = updated
     }
+    this.leafLo = updated
     return 0
   }
 
@@ -195,18 +282,18 @@ export class Stage2Walk {
     return this.config.updateDirty && (high & DBM_HI) !== 0
   }
 
-  #permissions(high: number, low: number): number {
+  #permissions(high: number, low: number, privileged: boolean): number {
     let allowed = (low >>> S2_AP_SHIFT) & DATA_ACCESS
     if (this.#dirtyable(high)) allowed |= WRITE
-    return this.#executable(high) ? allowed | EXEC : allowed
+    return this.#executable(high, privileged) ? allowed | EXEC : allowed
   }
 
   /** XN[1:0]: 0 all, 1 unprivileged alone, 2 nobody, 3 privileged alone; without XNX bit 54 alone. §D8.4. */
-  #executable(high: number): boolean {
+  #executable(high: number, privileged: boolean): boolean {
     if ((high & XN_HI) === 0) return true
     if (!this.config.xnx) return (high & pte.S2_XN1_HI) === 0
     if ((high & pte.S2_XN0_HI) === 0) return false
-    return ((high & pte.S2_XN1_HI) !== 0) === this.privileged
+    return ((high & pte.S2_XN1_HI) !== 0) === privileged
   }
 
   #accept(high: number, low: number, baseHi: number, ipaHi: number, ipaLo: number, shift: number): void {

@@ -62,6 +62,8 @@ export const TLBI_TTL: number = 0x3 << 8
 export const TLBI_TG_SHIFT = 10
 export const TLBI_TG: number = 0x3 << 10
 export const ADDRESS_LO = 0xffff_f000
+/** Word 3 of CMD_TLBI_S2_IPA. */
+export const IPA_HI = 0x00ff_ffff
 export const ATC_INV_SIZE = 0x3f
 /** Size of CMD_ATC_INV that covers all 2^64 bytes. */
 export const ATC_INV_SIZE_ALL = 52

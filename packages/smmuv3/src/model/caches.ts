@@ -1,0 +1,298 @@
+/**
+ * What the SMMU may keep of what it has read, and what drops it. Arm IHI 0070 G.b §3.17 (tags), §3.21 (what may be
+ * kept), §4.3 and §4.4 (what commands drop), §16.2 (kinds of caches).
+ *
+ * - configuration, by StreamID: STEs and L1STDs, CDs and L1CDs, in any state: also those that are not valid
+ * - pages, by address, StreamWorld, VMID and, unless global, ASID: of stage 1 alone, or of both stages together
+ * - pages of stage 2, by intermediate address and VMID
+ * - tables of both stages, by the range of addresses that they cover
+ *
+ * Of translation tables only what led to a translation is kept: no faults. Registers drop nothing, neither
+ * CR0.SMMUEN nor STRTAB_BASE (§3.11, §3.21.3).
+ */
+import {
+  ACCESS_EXEC,
+  ACCESS_READ,
+  ACCESS_WRITE,
+  type CachePolicy,
+  CacheStore,
+  type TranslationResult,
+} from "@iommu/core"
+import { S1_NG } from "../spec/page-tables.ts"
+import { DeviceEntry } from "./device-entry.ts"
+import { ContextEntry } from "./pasid-entry.ts"
+import {
+  INFO_CLEAN,
+  INFO_PRIVILEGED_SHIFT,
+  INFO_SHAPE_SHIFT,
+  INFO_SIZE1_SHIFT,
+  INFO_SIZE2_SHIFT,
+  INFO_STAGE2_SHIFT,
+  PAGE_INFO,
+  PAGE_IPA_HI,
+  PAGE_IPA_LO,
+  PAGE_LEAF1,
+  PAGE_LEAF2,
+  PAGE_PA_HI,
+  PAGE_PA_LO,
+  PageCache,
+  type Scope,
+  Stage2PageCache,
+  TableCache,
+} from "./tlb.ts"
+import type { Transaction } from "./transaction.ts"
+import type { Stage1Walk } from "./walk-stage1.ts"
+import type { Stage2Walk } from "./walk-stage2.ts"
+
+/** Words of the record of an STE or CD: what checking it gave, and its object, counted from 1. */
+const STRUCTURE_STATUS = 0
+const STRUCTURE_OBJECT = 1
+const STRUCTURE_WORDS = 2
+
+/** Words of the record of an L1STD or L1CD. */
+export const DESCRIPTOR_HI = 0
+export const DESCRIPTOR_LO = 1
+const DESCRIPTOR_WORDS = 2
+
+/** Sets under `exact`; a hoard begins small and grows. */
+const STRUCTURE_SETS = 32
+const HOARD_SETS = 8
+const WAYS = 4
+
+/** Structures that are checked and decoded once: each record has an object of its own, used again for the next one. */
+export class DecodedCache<T> {
+  readonly #store: CacheStore
+  readonly #objects: T[] = []
+  readonly #create: () => T
+
+  constructor(policy: CachePolicy, create: () => T) {
+    this.#store = storeOf(policy, STRUCTURE_SETS, STRUCTURE_WORDS)
+    this.#create = create
+  }
+
+  /** @returns a record, or -1 */
+  find(streamId: number, index: number): number {
+    return this.#store.find(streamId, index, 0, 0)
+  }
+
+  insert(streamId: number, index: number): number {
+    const at = this.#store.insert(streamId, index, 0, 0)
+    const { words } = this.#store
+    if (words[at + STRUCTURE_OBJECT] === 0) words[at + STRUCTURE_OBJECT] = this.#objects.push(this.#create())
+    return at
+  }
+
+  object(at: number): T {
+    return this.#objects[(this.#store.words[at + STRUCTURE_OBJECT] as number) - 1] as T
+  }
+
+  status(at: number): number {
+    return this.#store.words[at + STRUCTURE_STATUS] as number
+  }
+
+  setStatus(at: number, status: number): void {
+    this.#store.words[at + STRUCTURE_STATUS] = status
+  }
+
+  dropWhere(isDropped: (streamId: number, index: number) => boolean): void {
+    this.#store.dropWhere(isDropped)
+  }
+
+  clear(): void {
+    this.#store.clear()
+    this.#objects.length = 0
+  }
+}
+
+/** L1STDs and L1CDs. Both words are kept as read. */
+export class DescriptorCache {
+  readonly store: CacheStore
+
+  constructor(policy: CachePolicy) {
+    this.store = storeOf(policy, STRUCTURE_SETS, DESCRIPTOR_WORDS)
+  }
+
+  /** @param perTableLg2 log2 of the structures that one descriptor leads to */
+  find(streamId: number, index: number, perTableLg2: number): number {
+    return this.store.find(streamId, index, perTableLg2, 0)
+  }
+
+  insert(streamId: number, index: number, perTableLg2: number, hi: number, lo: number): void {
+    const at = this.store.insert(streamId, index, perTableLg2, 0)
+    this.store.words[at + DESCRIPTOR_HI] = hi
+    this.store.words[at + DESCRIPTOR_LO] = lo
+  }
+}
+
+export class Caches {
+  /** False under `none`: nothing is looked up or kept. */
+  readonly isOn: boolean
+  readonly streams: DecodedCache<DeviceEntry>
+  readonly streamTables: DescriptorCache
+  readonly contexts: DecodedCache<ContextEntry>
+  readonly contextTables: DescriptorCache
+  readonly pages: PageCache
+  readonly stage2Pages: Stage2PageCache
+  readonly tables: TableCache
+  readonly stage2Tables: TableCache
+  /** Changes with the records of configuration. */
+  configuration = 0
+
+  constructor(policy: CachePolicy) {
+    this.isOn = policy !== "none"
+    this.streams = new DecodedCache(policy, () => new DeviceEntry())
+    this.streamTables = new DescriptorCache(policy)
+    this.contexts = new DecodedCache(policy, () => new ContextEntry())
+    this.contextTables = new DescriptorCache(policy)
+    this.pages = new PageCache(policy)
+    this.stage2Pages = new Stage2PageCache(policy)
+    this.tables = new TableCache(policy)
+    this.stage2Tables = new TableCache(policy)
+  }
+
+  /**
+   * CMD_CFGI_STE, CMD_CFGI_STE_RANGE, CMD_CFGI_ALL: STEs and all that was found through them. §4.3.1, §4.3.2.
+   * @param first first StreamID of an aligned range of 2^sizeLg2
+   */
+  dropStreams(first: number, sizeLg2: number, leaf: boolean): void {
+    const isDropped = (streamId: number): boolean =>
+      sizeLg2 >= 32 || ((streamId ^ first) & -(1 << sizeLg2)) === 0
+    this.configuration++
+    this.streams.dropWhere(isDropped)
+    this.contexts.dropWhere(isDropped)
+    this.contextTables.store.dropWhere(isDropped)
+    if (leaf) return
+    this.streamTables.store.dropWhere((_none, index, splitLg2) => {
+      const larger = Math.max(sizeLg2, splitLg2)
+      return larger >= 32 || ((index << splitLg2) ^ first) >>> larger === 0
+    })
+  }
+
+  /** CMD_CFGI_CD, §4.3.3. */
+  dropContext(streamId: number, substreamId: number, leaf: boolean): void {
+    this.configuration++
+    this.contexts.dropWhere((stream, index) => stream === (streamId | 0) && index === substreamId)
+    if (leaf) return
+    this.contextTables.store.dropWhere(
+      (stream, index, leafLg2) => stream === (streamId | 0) && index === substreamId >>> leafLg2,
+    )
+  }
+
+  /** CMD_CFGI_CD_ALL, §4.3.4. */
+  dropContexts(streamId: number): void {
+    this.configuration++
+    this.contexts.dropWhere(stream => stream === (streamId | 0))
+    this.contextTables.store.dropWhere(stream => stream === (streamId | 0))
+  }
+
+  /** Stage 1, and what has both stages in one. §4.4.2. */
+  dropStage1(scope: Scope): void {
+    this.pages.drop(scope)
+    this.tables.drop(scope)
+  }
+
+  /** Stage 2 alone. What has both stages in one stays, §4.4.3.1. */
+  dropStage2(scope: Scope): void {
+    this.stage2Pages.drop(scope)
+    this.stage2Tables.drop(scope)
+  }
+
+  /** As after power-on. */
+  clear(): void {
+    this.configuration++
+    this.streams.clear()
+    this.streamTables.store.clear()
+    this.contexts.clear()
+    this.contextTables.store.clear()
+    this.pages.clear()
+    this.stage2Pages.clear()
+    this.tables.clear()
+    this.stage2Tables.clear()
+  }
+}
+
+const SIZE_LG2 = 0x3f
+const ALL_ACCESS = ACCESS_READ | ACCESS_WRITE | ACCESS_EXEC
+// V8 loads a binding of another module from memory at each use, one of its own not.
+const PA_HI = PAGE_PA_HI
+const PA_LO = PAGE_PA_LO
+const IPA_HI = PAGE_IPA_HI
+const IPA_LO = PAGE_IPA_LO
+const INFO = PAGE_INFO
+const LEAF1 = PAGE_LEAF1
+const LEAF2 = PAGE_LEAF2
+const PRIVILEGED_SHIFT = INFO_PRIVILEGED_SHIFT
+const STAGE2_SHIFT = INFO_STAGE2_SHIFT
+const SIZE1_SHIFT = INFO_SIZE1_SHIFT
+const SIZE2_SHIFT = INFO_SIZE2_SHIFT
+
+/** The result of a transaction out of a page's record; the walks have the leaves as if they had found them. */
+export function recallPage(
+  pages: PageCache,
+  kept: number,
+  { hi, lo }: Transaction,
+  result: TranslationResult,
+  stage1: Stage1Walk,
+  stage2: Stage2Walk,
+): void {
+  const { words } = pages.store
+  const info = words[kept + INFO] as number
+  const grants = stage1.privileged ? info >> PRIVILEGED_SHIFT : info
+  const size1 = (info >> SIZE1_SHIFT) & SIZE_LG2
+  const size2 = (info >> SIZE2_SHIFT) & SIZE_LG2
+  const sizeLg2 = size2 === 0 || size1 < size2 ? size1 : size2
+  const maskLo = sizeLg2 < 32 ? (1 << sizeLg2) - 1 : -1
+  const maskHi = sizeLg2 < 32 ? 0 : (1 << (sizeLg2 - 32)) - 1
+  result.paHi = ((words[kept + PA_HI] as number) | (hi & maskHi)) >>> 0
+  result.paLo = ((words[kept + PA_LO] as number) | (lo & maskLo)) >>> 0
+  result.ipaHi = ((words[kept + IPA_HI] as number) | (hi & maskHi)) >>> 0
+  result.ipaLo = ((words[kept + IPA_LO] as number) | (lo & maskLo)) >>> 0
+  result.allowed = grants & (grants >> STAGE2_SHIFT) & ALL_ACCESS
+  result.stage1SizeLg2 = size1
+  result.stage2SizeLg2 = size2
+  result.sizeLg2 = sizeLg2
+  stage1.leafLo = words[kept + LEAF1] as number
+  stage2.leafLo = words[kept + LEAF2] as number
+}
+
+/** Keeps what a transaction has found by walking. */
+export function keepPage(
+  pages: PageCache,
+  context: ContextEntry,
+  { hi, lo }: Transaction,
+  result: TranslationResult,
+  stage1: Stage1Walk,
+  stage2: Stage2Walk,
+): void {
+  const { sizeLg2, stage1SizeLg2, stage2SizeLg2 } = result
+  const vaHi = stage1.config.withoutTopByte(hi)
+  const isGlobal = context.hasAsids && (stage1.leafLo & S1_NG) === 0
+  const at = isGlobal
+    ? pages.insertGlobal(sizeLg2, vaHi, lo, context.globalTag, context.regime)
+    : pages.insert(sizeLg2, vaHi, lo, context.tag, context.regime)
+  if (sizeLg2 < stage1SizeLg2) pages.hasPieces = true
+  const { words } = pages.store
+  const maskLo = sizeLg2 < 32 ? -(1 << sizeLg2) : 0
+  const maskHi = sizeLg2 < 32 ? -1 : -(1 << (sizeLg2 - 32))
+  words[at + PA_HI] = result.paHi & maskHi
+  words[at + PA_LO] = result.paLo & maskLo
+  words[at + IPA_HI] = result.ipaHi & maskHi
+  words[at + IPA_LO] = result.ipaLo & maskLo
+  words[at + LEAF1] = stage1.leafLo
+  words[at + LEAF2] = stage2.leafLo
+  const { nested } = stage1
+  const isClean = stage1.isClean || (nested && stage2.isClean)
+  words[at + INFO] =
+    stage1.allowedTo(false) |
+    (stage1.allowedTo(true) << PRIVILEGED_SHIFT) |
+    ((nested ? stage2.allowedTo(false) : ALL_ACCESS) << STAGE2_SHIFT) |
+    ((nested ? stage2.allowedTo(true) : ALL_ACCESS) << (STAGE2_SHIFT + PRIVILEGED_SHIFT)) |
+    (isClean ? INFO_CLEAN : 0) |
+    (stage1SizeLg2 << SIZE1_SHIFT) |
+    (stage2SizeLg2 << SIZE2_SHIFT) |
+    (stage1.shape << INFO_SHAPE_SHIFT)
+}
+
+function storeOf(policy: CachePolicy, sets: number, dataWords: number): CacheStore {
+  return new CacheStore({ policy, sets: policy === "hoard" ? HOARD_SETS : sets, ways: WAYS, dataWords })
+}
