@@ -1,12 +1,15 @@
 import { type ConformanceMachine, defineConformance } from "@iommu/conformance"
-import { iommuDevice, translateRequest } from "@iommu/core"
+import { type CachePolicy, iommuDevice, translateRequest } from "@iommu/core"
 import { describe, it } from "vitest"
 import { EVERYTHING, FIRST_STAGE_ONLY, LEGACY_ONLY, type VtdCapabilities } from "../src/index.ts"
 import { capabilities, machine } from "./driver-machine.ts"
 import { nestingPaging, paging, vtdS1 } from "./user-data-contracts.ts"
 
-function create(hardware: VtdCapabilities): ConformanceMachine {
-  const { driver, model, pages } = machine(hardware)
+/** CAP.CM. */
+const CACHING_MODE = 1n << 7n
+
+function create(hardware: VtdCapabilities, caches: CachePolicy): ConformanceMachine {
+  const { driver, model, pages } = machine(hardware, {}, caches)
   return {
     ops: driver,
     device: (n, account) => iommuDevice({ id: 0x0300 + n * 0x85, account, pasidBits: 16, ats: n === 1 }),
@@ -22,10 +25,17 @@ for (const [name, hardware, userData] of [
   ["everything", EVERYTHING, [nestingPaging, vtdS1]],
   ["caching mode", capabilities({ cap: { CM: 1n } }), [nestingPaging, vtdS1]],
   ["legacy mode", LEGACY_ONLY, [paging]],
+  ["legacy and caching mode", { ...LEGACY_ONLY, cap: LEGACY_ONLY.cap | CACHING_MODE }, [paging]],
   ["first stage only", FIRST_STAGE_ONLY, [paging]],
 ] as const) {
-  defineConformance(
-    { describe, it },
-    { name: `VT-d, ${name}`, create: () => create(hardware), userData: [...userData] },
-  )
+  for (const caches of ["exact", "hoard", "none"] as const) {
+    defineConformance(
+      { describe, it },
+      {
+        name: `VT-d, ${name}, caches ${caches}`,
+        create: () => create(hardware, caches),
+        userData: [...userData],
+      },
+    )
+  }
 }

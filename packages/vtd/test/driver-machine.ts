@@ -1,6 +1,7 @@
 /** A machine for driver tests: memory, the model, its driver, and a look at what went over the queue. */
 import {
   ACCESS_READ,
+  type CachePolicy,
   createMemory,
   type Invalidation,
   type IommuDevice,
@@ -24,6 +25,8 @@ import {
 import { CAP, ECAP, REGISTERS } from "../src/spec/registers.ts"
 
 const MIB = 1n << 20n
+/** The model's caches in driver tests: with a hoard, an invalidation that the driver forgot shows. */
+const CACHES: CachePolicy = "hoard"
 /** Pages that the driver may take; below them is memory for DMA. */
 const TABLES = 32n * MIB
 
@@ -47,10 +50,11 @@ export interface TestMachine {
 export function machine(
   capabilities: VtdCapabilities = EVERYTHING,
   options: VtdDriverOptions = {},
+  caches: CachePolicy = CACHES,
 ): TestMachine {
   const memory = createMemory([{ base: 0n, size: 64n * MIB }])
   const pages = new PageAllocator(memory, { base: TABLES, size: TABLES })
-  const model = vtdModel({ memory, capabilities })
+  const model = vtdModel({ memory, capabilities, caches })
   let doorbells = Number.POSITIVE_INFINITY
   const mmio: Mmio = {
     read32: offset => model.mmio.read32(offset),
