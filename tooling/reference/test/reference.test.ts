@@ -1,7 +1,11 @@
+import { readFileSync } from "node:fs"
+import { join } from "node:path"
 import { describe, expect, it } from "vitest"
 import { BOOKS } from "../src/books.ts"
 import { staleFiles } from "../src/files.ts"
 import { referencePage } from "../src/page.ts"
+
+const DOCS = join(import.meta.dirname, "../../../docs")
 
 describe("docs/reference", () => {
   it("is what `pnpm reference` writes", () => {
@@ -20,6 +24,12 @@ describe("docs/reference", () => {
     for (const name of Object.keys(book.rooms[0]?.[1].REGISTERS as object)) {
       expect(page).toContain(`| \`${name}\` |`)
     }
+  })
+})
+
+describe("the pages on what models cover", () => {
+  it.each(BOOKS)("$title links to its reference", ({ name }) => {
+    expect(readFileSync(join(DOCS, `${name}.md`), "utf8")).toContain(`](reference/${name}.md)`)
   })
 })
 
