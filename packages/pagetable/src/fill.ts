@@ -78,7 +78,7 @@ export function isFiniteDouble(bits: bigint): boolean {
 }
 
 /** Index of the first entry in `[at, end)` that is not present, or `end`. */
-export function skipPresent(words: Uint32Array, at: number, end: number, presentMask: number): number {
+export function skipPresent(words: Int32Array, at: number, end: number, presentMask: number): number {
   let i = at * 2
   const last = end * 2
   for (; i + 8 <= last; i += 8) {
@@ -99,7 +99,7 @@ export function skipEmpty(doubles: Float64Array, at: number, end: number): numbe
 
 /** Index of the first entry in `[at, end)` that is not a present leaf without run bits, or `end`. */
 export function skipPlain(
-  words: Uint32Array,
+  words: Int32Array,
   at: number,
   end: number,
   presentMask: number,

@@ -25,60 +25,66 @@ interface Plan {
   readonly isLinear: boolean
 }
 
+/**
+ * Fields are declared, not defined: a field that is defined starts as `undefined`, and V8 then checks it for a number at
+ * each use (+12 % on a look-up).
+ */
 export class Geometry {
-  readonly format: PageTableFormat
-  readonly inputBits: number
-  readonly levels: number
-  readonly pageSizes: bigint
-  readonly sizesHi: number
-  readonly sizesLo: number
+  declare readonly format: PageTableFormat
+  declare readonly inputBits: number
+  declare readonly levels: number
+  declare readonly pageSizes: bigint
+  declare readonly sizesHi: number
+  declare readonly sizesLo: number
   /** 4 KiB pages of the smallest page size: the unit of IOVAs, addresses and sizes. */
-  readonly unitPages: number
+  declare readonly unitPages: number
   /** The aperture in 4 KiB pages. */
-  readonly firstPage: number
-  readonly lastPage: number
+  declare readonly firstPage: number
+  declare readonly lastPage: number
   /** 4 KiB pages that the tables reach: all of the input width, or what the levels so far cover. */
-  readonly reachPages: number
+  declare readonly reachPages: number
   /** Last IOVA that the tables reach, signed halves. */
-  readonly reachHi: number
-  readonly reachLo: number
-  readonly rootEntries: number
+  declare readonly reachHi: number
+  declare readonly reachLo: number
+  declare readonly rootEntries: number
   /** log2 of the 4 KiB pages of the root, all concatenated tables together. */
-  readonly rootPagesLg2: number
+  declare readonly rootPagesLg2: number
   /** First 4 KiB page beyond the output width. */
-  readonly outputEnd: number
+  declare readonly outputEnd: number
   /** Largest bits 63:32 of an output address below that width whose bits all stand in place. */
-  readonly plainOutputHi: number
+  declare readonly plainOutputHi: number
   /** 1 when a table of level 0 may hold runs. */
-  readonly smallRuns: number
+  declare readonly smallRuns: number
   /** 1 when one smallest leaf is mapped without looking at the aperture's start: it is 0, and leaves are pages. */
-  readonly plainPages: number
-  readonly isLinear: boolean
+  declare readonly plainPages: number
+  declare readonly isLinear: boolean
   /** Which unrolled walk leads to the tables of level 0. */
-  readonly walk: number
+  declare readonly walk: number
   /** Bits 63:32 that no IOVA within the reach has. */
-  readonly beyondHi: number
+  declare readonly beyondHi: number
   /**
-   * What the look-up unrolled for 4 levels compares: under `plainMask`, entries that lead on are `plain3` to `plain1`
-   * at their levels, and leaves of the smallest size `plain0`. Anything else is looked at more closely: all, for
-   * tables of other shapes than 4 levels of 512 entries, whose `plain3` no entry has.
+   * What the look-up unrolled for 3 and 4 levels compares: under `plainMask`, entries that lead on are `plain3` to
+   * `plain1` at their levels, and leaves of the smallest size `plain0`. Anything else is looked at more closely: all,
+   * for tables of other shapes, whose `plain3` no entry has.
    */
-  readonly plainMask: number
-  readonly plain3: number
-  readonly plain2: number
-  readonly plain1: number
-  readonly plain0: number
+  declare readonly plainMask: number
+  declare readonly plain3: number
+  declare readonly plain2: number
+  declare readonly plain1: number
+  declare readonly plain0: number
+  /** Index of an entry of level 2, times 2. */
+  declare readonly upperIndexMask: number
   /** Copies of the format's numbers that the unrolled look-up needs. */
-  readonly kindMask: number
-  readonly kind1: number
-  readonly kind2: number
-  readonly kind3: number
-  readonly addressHi: number
+  declare readonly kindMask: number
+  declare readonly kind1: number
+  declare readonly kind2: number
+  declare readonly kind3: number
+  declare readonly addressHi: number
   /** IOMMU_* bits of the last map, 0 when there was none, and the attributes of its leaves, signed halves. */
-  prot = 0
-  leafHi = 0
-  leafLo = 0
-  readonly #plan: Plan
+  declare prot: number
+  declare leafHi: number
+  declare leafLo: number
+  declare private readonly plan: Plan
 
   constructor(plan: Plan) {
     const { format, inputBits, outputBits, pageSizes, levels } = plan
@@ -116,20 +122,24 @@ export class Geometry {
     this.plain3 = this.walk === 4 && this.rootEntries <= 512 ? this.kind3 & this.plainMask : ~this.plainMask
     this.plain2 = this.kind2 & this.plainMask
     this.plain1 = this.kind1 & this.plainMask
+    this.upperIndexMask = (this.walk === 3 ? this.rootEntries : 512) * 2 - 2
     this.plain0 = (format.pageBitsLo | present) & this.plainMask
     this.beyondHi = ~(pow2(Math.max(0, reachBits - 32)) - 1)
     this.addressHi = format.addressHi
-    this.#plan = plan
+    this.prot = 0
+    this.leafHi = 0
+    this.leafLo = 0
+    this.plan = plan
   }
 
   /** The same with other levels: a table that grew, shrank, or (0) was freed. */
   withLevels(levels: number): Geometry {
-    return shared({ ...this.#plan, levels }).#withLeavesOf(this)
+    return shared({ ...this.plan, levels }).#withLeavesOf(this)
   }
 
   /** The same for tables that lie anywhere. */
   scattered(): Geometry {
-    return shared({ ...this.#plan, isLinear: false }).#withLeavesOf(this)
+    return shared({ ...this.plan, isLinear: false }).#withLeavesOf(this)
   }
 
   /** A map that is under way goes on with the leaves that it began with. */

@@ -23,13 +23,13 @@ const TWO_32 = 0x1_0000_0000
  */
 export class TableTree {
   /** @internal Changes when levels do. */
-  geometry: Geometry
+  declare geometry: Geometry
   /** @internal The words of {@link memory}: reading them through it made a look-up half as slow again. */
-  readonly words: Uint32Array
+  declare readonly words: Int32Array
   /** @internal */
-  readonly allocator: PageAllocator
+  declare readonly allocator: PageAllocator
   /** @internal */
-  readonly account: MemoryAccount
+  declare readonly account: MemoryAccount
   /** @internal Address of the root, signed halves. */
   rootHi = 0
   /** @internal */
@@ -53,7 +53,7 @@ export class TableTree {
 
   constructor(geometry: Geometry, allocator: PageAllocator, account: MemoryAccount) {
     this.geometry = geometry
-    this.words = allocator.memory.words
+    this.words = signedWords(allocator.memory)
     this.allocator = allocator
     this.account = account
     const address = allocator.alloc(geometry.rootPagesLg2, account)
@@ -224,6 +224,15 @@ export class TableTree {
     if (((address | 0) >>> 2) + this.delta !== word) this.geometry = this.geometry.scattered()
     return word
   }
+}
+
+const views = new WeakMap<PhysicalMemory, Int32Array>()
+
+/** Words of a memory as signed numbers, which V8 keeps as small integers: no check on each load. One view a memory. */
+function signedWords(memory: PhysicalMemory): Int32Array {
+  const view = views.get(memory) ?? new Int32Array(memory.words.buffer)
+  views.set(memory, view)
+  return view
 }
 
 /** True when an entry above level 0 points to a table. */

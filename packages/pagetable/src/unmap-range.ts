@@ -148,8 +148,8 @@ function clearLeaves(
     if (at >= end || stopped) return
     const stop =
       geometry.smallRuns === 0
-        ? skipPresent(memory.words, at, end, format.presentMask)
-        : skipPlain(memory.words, at, end, format.presentMask, format.runBitsHi, format.runBitsLo)
+        ? skipPresent(tree.words, at, end, format.presentMask)
+        : skipPlain(tree.words, at, end, format.presentMask, format.runBitsHi, format.runBitsLo)
     const from = base + (at - origin) * unit
     if (stop === at) {
       at = origin + (clearLeaf(tree, gather, covered, table, 0, base, from, first, last) - base) / unit

@@ -15,11 +15,11 @@ const ENTRIES = 64
 /** Entries as formats make them: bit 63 clear, bits 62:52 not all ones. */
 const entry = fc.bigInt({ min: 1n, max: (1n << 63n) - 1n }).filter(isFiniteDouble)
 
-function memory(): { doubles: Float64Array; words: Uint32Array; big: BigUint64Array } {
+function memory(): { doubles: Float64Array; words: Int32Array; big: BigUint64Array } {
   const buffer = new ArrayBuffer(ENTRIES * 8)
   return {
     doubles: new Float64Array(buffer),
-    words: new Uint32Array(buffer),
+    words: new Int32Array(buffer),
     big: new BigUint64Array(buffer),
   }
 }

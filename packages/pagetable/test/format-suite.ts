@@ -215,7 +215,7 @@ function failAtEachPage(given: FormatCase): void {
 function dirtyLeaves(given: FormatCase): void {
   const { format } = given
   if ((format.dirtyMaskHi | format.dirtyMaskLo) === 0) return
-  const { table, memory } = newTable(given)
+  const { table } = newTable(given)
   const { iova, pa, size } = cornerRange(given)
   const unit = size / 6n
   table.map(iova, pa, size, RW)
@@ -224,7 +224,7 @@ function dirtyLeaves(given: FormatCase): void {
   const before = new DirtyBitmap(iova, size, unit)
   table.readDirty(before)
   expect(before.count).toBe(0)
-  for (const n of [1n, 4n]) makeDirty(memory.words, format, slotOf(table, iova + n * unit))
+  for (const n of [1n, 4n]) makeDirty(table.words, format, slotOf(table, iova + n * unit))
   for (const read of [() => table.readDirty.bind(table), () => table.readAndClearDirty.bind(table)]) {
     const dirty = new DirtyBitmap(iova, size, unit)
     read()(dirty)
@@ -253,7 +253,7 @@ function slotOf(table: PageTable, iova: bigint): number {
   }
 }
 
-function makeDirty(words: Uint32Array, format: FormatCase["format"], slot: number): void {
+function makeDirty(words: Int32Array, format: FormatCase["format"], slot: number): void {
   words[slot] = ((words[slot] as number) & ~format.dirtyMaskLo) | format.dirtyValueLo
   words[slot + 1] = ((words[slot + 1] as number) & ~format.dirtyMaskHi) | format.dirtyValueHi
 }
