@@ -414,7 +414,7 @@ describe("queued invalidation", () => {
     { what: "an address mask beyond MAMV", info: 4, words: [0x32n, 9n], caps: withFields({ MAMV: 8n }, {}) },
     { what: "a page without PSI", info: 4, words: [0x32n], caps: withFields({ PSI: 0n }, {}) },
     { what: "PD without PDS", info: 4, words: [0x85n], caps: withFields({}, { PDS: 0n }) },
-    { what: "PFSID without DIT", info: 4, words: [0x1003n] },
+    { what: "PFSID without DIT", info: 4, words: [0x1003n], caps: withFields({}, { DIT: 0n }) },
     { what: "128-bit descriptors in scalable mode", info: 5, words: [0x11n], narrow: true },
   ]
   it.each(errors)("stops at $what", ({ info, words, caps, narrow }) => {

@@ -85,7 +85,7 @@ export class Unit {
   /** Scalable mode, device 00:00.0, PASID 0, with the given words of the PASID table entry. */
   scalable(...entry: readonly bigint[]): void {
     this.put(ROOT, CONTEXT | 1n, CONTEXT_UPPER | 1n)
-    this.put(CONTEXT, DIRECTORY | 1n)
+    this.put(CONTEXT, DIRECTORY | 1n, 0n, 0n, 0n)
     this.put(DIRECTORY, PASID_TABLE | 1n)
     this.put(PASID_TABLE, ...entry)
     this.enable(ROOT | SCALABLE)

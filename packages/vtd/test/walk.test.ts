@@ -284,7 +284,6 @@ describe("scalable mode entries", () => {
     ["SPT.2 not present", 0x59, ({ unit }) => unit.put(PASID_TABLE, 0n)],
     ["SPT.3 reserved bit 5", 0x5a, ({ unit }) => unit.set(PASID_TABLE, 1n << 5n)],
     ["SPT.3 reserved bit 80", 0x5a, ({ unit }) => unit.set(PASID_TABLE + 8n, 1n << 16n)],
-    ["SPT.3 PAT without MTS", 0x5a, ({ unit }) => unit.set(PASID_TABLE + 8n, 1n << 32n)],
     ["SPT.3 reserved bit 129", 0x5a, ({ unit }) => unit.set(PASID_TABLE + 16n, 2n)],
     ["SPT.3 reserved bit 511", 0x5a, ({ unit }) => unit.set(PASID_TABLE + 56n, 1n << 63n)],
     ["SPT.4.1 AW 0", 0x5b, ({ unit, root }) => unit.put(PASID_TABLE, root | 1n | SECOND)],
