@@ -8,6 +8,7 @@ import {
   ATS_SUCCESS,
   ATS_UNSUPPORTED_REQUEST,
   type AtsDevice,
+  type CachePolicy,
   Endpoint,
   hi32,
   lo32,
@@ -49,8 +50,8 @@ class Ats extends Machine {
   readonly s1: bigint
   readonly s2: bigint
 
-  constructor(id: Partial<IdRegisters> = {}) {
-    super(id)
+  constructor(id: Partial<IdRegisters> = {}, caches: CachePolicy = "none") {
+    super(id, undefined, caches)
     this.s1 = this.alloc()
     this.s2 = this.alloc()
   }
@@ -471,6 +472,53 @@ describe("CMD_ATC_INV", () => {
     expect(m.read("GERROR")).toBe(1)
     m.write("GERRORN", 1)
     expect(m.read("CMDQ_CONS") & 0xf_ffff).toBe(4)
+  })
+})
+
+describe("translation requests with caches", () => {
+  const TLBI_ALL = [0x30n, 0n]
+  const CFGI_ALL = [0x04n, 31n]
+
+  it("may be answered from them, and see a change once software invalidated", () => {
+    const m = new Ats({}, "hoard")
+    m.nested()
+    m.map(m.s1, SHAPE_4K, VA, IPA | S1_PAGE)
+    m.map(m.s2, SHAPE_4K, IPA, PAGE | S2_PAGE)
+    expect(m.access(1, VA).ok).toBe(true)
+    expect(m.request(VA)).toEqual({ status: ATS_SUCCESS, address: PAGE, size: 12, allowed: RW })
+    m.map(m.s1, SHAPE_4K, VA, (IPA + 0x2000n) | S1_PAGE)
+    m.map(m.s2, SHAPE_4K, IPA + 0x2000n, (PAGE + 0x3000n) | (S2_PAGE & ~0x80n))
+    m.command(TLBI_ALL, [0x46n, 0n])
+    expect(m.request(VA)).toMatchObject({ address: PAGE + 0x3000n, allowed: ACCESS_READ })
+    m.stage1({ EATS: 0n })
+    m.command(CFGI_ALL, [0x46n, 0n])
+    expect(m.request(VA).status).toBe(ATS_UNSUPPORTED_REQUEST)
+  })
+
+  it("mark a page dirty that the TLB holds as clean", () => {
+    const m = new Ats({}, "hoard")
+    m.stage1({}, { HA: 1n, HD: 1n })
+    m.map(m.s1, SHAPE_4K, VA, PAGE | S1_PAGE | 0x80n | (1n << 51n))
+    expect(m.access(1, VA).ok).toBe(true)
+    expect(m.request(VA).allowed).toBe(RW)
+    expect(m.memory.read64(findLeaf(m, m.s1, VA)) & 0x80n).toBe(0n)
+  })
+
+  it("do not disturb the transactions of other streams", () => {
+    const m = new Ats({}, "exact")
+    m.nested()
+    m.map(m.s1, SHAPE_4K, VA, IPA | S1_PAGE)
+    m.map(m.s2, SHAPE_4K, IPA, PAGE | S2_PAGE)
+    const other = m.alloc()
+    m.map(other, SHAPE_4K, VA, (PAGE + 0x1000n) | S1_PAGE)
+    m.ste(2, { Config: 5n, S1ContextPtr: m.cd({ ...plainCd(other), ASID: 2n }) >> 6n })
+    for (let pass = 0; pass < 3; pass++) {
+      expect(m.access(2, VA)).toMatchObject({ ok: true, pa: PAGE + 0x1000n })
+      expect(m.request(VA)).toMatchObject({ status: ATS_SUCCESS, address: PAGE })
+      expect(m.request(VA + 0x5000n)).toMatchObject({ status: ATS_SUCCESS, allowed: 0 })
+      expect(m.access(2, VA + 8n)).toMatchObject({ ok: true, pa: PAGE + 0x1008n })
+      expect(m.access(1, VA)).toMatchObject({ ok: true, pa: PAGE })
+    }
   })
 })
 

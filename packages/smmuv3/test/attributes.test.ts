@@ -284,6 +284,30 @@ describe("stage 2", () => {
   })
 })
 
+describe("attributes of a page that a TLB holds", () => {
+  it.each(["exact", "hoard"] as const)("are those of its walk: %s", caches => {
+    const m = new Machine({}, undefined, caches)
+    const [s1, s2] = [m.alloc(), m.alloc()]
+    for (let page = RAM; page < RAM + 0x100_0000n; page += 0x20_0000n) {
+      m.map(s2, { ...SHAPE_4K, leafLevel: 2 }, page, page | S2_BLOCK)
+    }
+    m.map(s1, SHAPE_4K, VA, IPA | S1_LEAF | INDEX | shared(NSH))
+    m.map(s1, SHAPE_4K, VA + 0x1000n, (IPA + 0x1000n) | S1_LEAF | shared(OSH))
+    m.map(s2, SHAPE_4K, IPA, PAGE | S2_LEAF | (0xan << 2n) | shared(ISH))
+    m.map(s2, SHAPE_4K, IPA + 0x1000n, PAGE | S2_LEAF | (0xfn << 2n) | shared(ISH))
+    const stage1 = { S1ContextPtr: m.cd({ ...plainCd(s1), ...mair(0xee) }) >> 6n }
+    m.ste(1, { Config: 7n, ...stage1, ...plainStage2(s2) })
+    m.ste(2, { Config: 6n, SHCFG: 2n, ...plainStage2(s2) })
+    m.ste(3, { Config: 4n, SHCFG: 1n })
+    for (let pass = 0; pass < 3; pass++) {
+      expect(attributesOf(m, VA)).toBe(attribute(ISH, 0xaa))
+      expect(attributesOf(m, VA + 0x1000n)).toBe(attribute(OSH, NGNRNE))
+      expect(attributesOf(m, IPA, 2)).toBe(attribute(OSH, WT))
+      expect(attributesOf(m, IPA, 3)).toBe(attribute(NSH, WB))
+    }
+  })
+})
+
 /** A CD of both ranges; leaf at VA of the lower, at UPPER of the upper one. */
 class Contexts extends Machine {
   readonly root: bigint
