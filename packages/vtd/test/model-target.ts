@@ -19,7 +19,7 @@ const FIRST = 0x7000n
 const SECOND = 0xb000n
 const LEGACY_ROOT = 0xf000n
 const LEGACY_CONTEXT = 0x1_0000n
-const MEMORY_BYTES = 0x1_2000
+const MEMORY_BYTES = 0x4_0000
 const FIRST_PAGE = 0x1f_0000n
 const SECOND_PAGE = 0x50_1000n
 

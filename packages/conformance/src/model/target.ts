@@ -179,7 +179,10 @@ export interface CachedEntry {
   /** Which cache, and the tags. */
   readonly what: string
   readonly source: string
-  /** Requests before it, which fill other caches on its way (for paging-structure caches: a neighbouring page). */
+  /**
+   * Requests that fill the cache in place of {@link request}, which then comes for the first time after the change:
+   * for paging-structure caches, a neighbouring page.
+   */
   readonly primedBy?: readonly ModelRequest[]
   readonly request: ModelRequest
   /** Words of memory that software changes. */
