@@ -156,6 +156,25 @@ describe("translation requests", () => {
     expect(machine.entry(machine.level1, 5) & (A | D)).toBe(A)
   })
 
+  it.each([33, 39, 47])("name a page of 2^%i bytes", lg2 => {
+    const machine = new Machine()
+    const level4 = machine.table()
+    const size = bit(lg2)
+    const entry = lg2 === 39 ? page(0x7n << 39n) : sized(0x1n << 48n, size)
+    const isLevel3 = lg2 < 39
+    const level3 = machine.table(Object.fromEntries(Array.from({ length: 16 }, (_, n) => [n, entry])))
+    machine.set(
+      level4,
+      isLevel3
+        ? { 0: pde(3, level3) }
+        : Object.fromEntries(Array.from({ length: 256 }, (_, n) => [n, entry])),
+    )
+    machine.dte(1, DTE_V | DTE_TV | (4n << 9n) | level4 | IRW, DOMAIN | DTE1_I, 0n, 0n)
+    expect(ask(machine, size - 0x1234n)).toBe(ATS_SUCCESS)
+    expect(machine.model.completion.sizeLg2).toBe(lg2)
+    expect(address(machine)).toBe(lg2 === 39 ? 0x7n << 39n : 1n << 48n)
+  })
+
   it("pass the exclusion range untranslated", () => {
     const machine = hostMachine({})
     machine.model.mmio.write64(REG.EXCL_BASE, 0x8000n | 3n)
@@ -210,6 +229,13 @@ describe("translation requests with a PASID", () => {
     expect(machine.entry(machine.level1, 5) & (A | D)).toBe(A)
   })
 
+  it("grant nothing where A cannot be set, because the host tables do not let the IOMMU write", () => {
+    const machine = guestMachine({ 4: 0x30_0000n | PRWU }, IR)
+    expect(ask(machine, 0x4000n, ACCESS_READ, 5)).toBe(ATS_SUCCESS)
+    expect(machine.model.completion).toEqual(NO_ANSWER)
+    expect(machine.entry(machine.level1, 4) & (A | D)).toBe(0n)
+  })
+
   it("complete without rights for a PASID without a guest CR3", () => {
     const machine = guestMachine({ 4: 0x30_0000n | PRWU })
     expect(ask(machine, 0x4000n, RW_ACCESS, 6)).toBe(ATS_SUCCESS)
@@ -220,7 +246,7 @@ describe("translation requests with a PASID", () => {
   it("are unsupported by a device without guest translation: IO_PAGE_FAULT with GN, TR", () => {
     const machine = hostMachine({ 4: page(0x30_0000n) })
     expect(ask(machine, 0x4000n, RW_ACCESS, 0xabcde)).toBe(ATS_UNSUPPORTED_REQUEST)
-    expect(machine.events()).toEqual([[0x2125_bcde_000a_0001n, 0x4000n]])
+    expect(machine.events()).toEqual([[0x2105_bcde_000a_0001n, 0x4000n]])
   })
 })
 
@@ -272,14 +298,14 @@ describe("refused translation requests leave exact records", () => {
     const machine = new Machine()
     machine.dte(1, DTE_V | DTE_TV | bit(2), DTE1_I, 0n, 0n)
     expect(ask(machine, 0x4000n)).toBe(ATS_COMPLETER_ABORT)
-    expect(machine.events()).toEqual([[0x11a0_0000_0000_0001n, 0x4000n]])
+    expect(machine.events()).toEqual([[0x1180_0000_0000_0001n, 0x4000n]])
   })
 
   it("a DeviceID beyond the table: IO_PAGE_FAULT with TR", () => {
     const machine = new Machine()
     machine.model.mmio.write64(REG.DEVTAB_BASE, 0x20_0000n)
     expect(ask(machine, 0x4000n, RW_ACCESS, NO_PASID, 0x80)).toBe(ATS_UNSUPPORTED_REQUEST)
-    expect(machine.events()).toEqual([[0x2120_0000_0000_0080n, 0x4000n]])
+    expect(machine.events()).toEqual([[0x2100_0000_0000_0080n, 0x4000n]])
   })
 
   it("nothing while the IOMMU is off", () => {
@@ -293,6 +319,23 @@ describe("refused translation requests leave exact records", () => {
     ask(machine, 0xfee0_1000n)
     machine.read(1, 0x5000n)
     expect(machine.events()[1]).toEqual([0x2000_0005_0000_0001n, 0x5000n])
+  })
+})
+
+describe("a translation request that meets an old directory entry", () => {
+  it("finds what the table there says now: the IOMMU may use either", () => {
+    const machine = new Machine({ caches: "hoard" })
+    const [old, next] = [machine.table({ 4: page(0x30_0000n) }), machine.table({ 5: page(0x31_0000n) })]
+    const root = machine.table({ 0: pde(1, old) })
+    machine.dte(1, DTE_V | DTE_TV | (2n << 9n) | root | IRW, DOMAIN | DTE1_I, 0n, 0n)
+    expect(machine.read(1, 0x4000n).ok).toBe(true)
+    machine.set(old, { 5: page(0x32_0000n) | bit(52) })
+    machine.set(root, { 0: pde(1, next) })
+    expect(ask(machine, 0x5000n)).toBe(ATS_COMPLETER_ABORT)
+    expect(machine.events()).toEqual([[0x2190_0005_0000_0001n, 0x5000n]])
+    machine.command((3n << 60n) | (DOMAIN << 32n), 0x7fff_ffff_ffff_f000n | 3n)
+    expect(ask(machine, 0x5000n)).toBe(ATS_SUCCESS)
+    expect(address(machine)).toBe(0x31_0000n)
   })
 })
 
@@ -321,6 +364,11 @@ describe("translated requests", () => {
     machine.dte(1, DTE_V | DTE_TV | IRW, DTE1_I, 1n, 0n)
     expect(send(machine, 0xfee0_0000n, ACCESS_WRITE)).not.toBe(0)
     expect(machine.events()).toEqual([[0x8a00_0000_0000_0001n, 0xfee0_0000n]])
+  })
+
+  it("with a PASID have no interrupt range", () => {
+    const machine = hostMachine({})
+    expect(machine.model.translatedRequest(1, 5, 0, 0xfee0_0000, ACCESS_WRITE)).toBe(0)
   })
 
   it("of an entry that cannot be used meet its own event", () => {

@@ -222,7 +222,7 @@ function pageFault(status: number, t: why.Transaction): Described {
     US: guest && (t.access & ACCESS_PRIV) === 0 ? 1n : 0n,
     I: status === why.INTERRUPT_UNMAPPED ? 1n : 0n,
     PR: present ? 1n : 0n,
-    RW: t.faultIsWrite === 0 ? 0n : 1n,
+    RW: writeFlag(t),
     PE: status === why.NO_PERMISSION ? 1n : 0n,
     RZ: status === why.RESERVED_BIT ? 1n : 0n,
     TR: BigInt(t.isTranslationRequest),
@@ -260,7 +260,7 @@ function illegalDte(t: why.Transaction, rz: bigint, detail: string): Described {
     ...deviceAndPasid(t),
     PASID_15_0: t.faultIsGuest === 1 ? pasidOf(t) & 0xffffn : 0n,
     GN: BigInt(t.faultIsGuest),
-    RW: t.faultIsWrite === 0 ? 0n : 1n,
+    RW: writeFlag(t),
     RZ: rz,
     TR: BigInt(t.isTranslationRequest),
     Code: BigInt(evt.EVENT.ILLEGAL_DEV_TABLE_ENTRY),
@@ -276,7 +276,7 @@ function hardwareError(
   const address = fromHalves(t.errorHi, t.errorLo)
   const common = {
     DeviceID: BigInt(t.device),
-    RW: t.faultIsWrite === 0 ? 0n : 1n,
+    RW: writeFlag(t),
     TR: BigInt(t.isTranslationRequest),
     Type: BigInt(evt.MASTER_ABORT),
     Code: BigInt(evt.EVENT[event]),
@@ -322,4 +322,9 @@ function deviceAndPasid(t: why.Transaction): { DeviceID: bigint; PASID_19_16: bi
 /** Requests without a PASID have PASID 0 in guest tables (DTE.GIOV). */
 function pasidOf(t: why.Transaction): bigint {
   return t.pasid === NO_PASID ? 0n : BigInt(t.pasid >>> 0)
+}
+
+/** A translation request neither reads nor writes (§2.5.3: RW has a meaning with TR = 0 only). */
+function writeFlag(t: why.Transaction): bigint {
+  return t.faultIsWrite === 0 || t.isTranslationRequest === 1 ? 0n : 1n
 }
