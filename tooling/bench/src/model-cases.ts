@@ -1,13 +1,15 @@
 /**
- * Walks of the hardware models: one transaction through everything, configuration structures included, nothing
- * cached. The machines are those of `vmm-sim run nested`; what is generic over vendors is here.
+ * Transactions through the hardware models, configuration structures included: walked in full with nothing cached,
+ * and answered from the IOTLB. Drivers and guests are those of `vmm-sim run nested`.
  */
 
 import type { NestedVendor } from "../../../apps/vmm-sim/src/nested/vendor.ts"
 import { NESTED_VENDORS } from "../../../apps/vmm-sim/src/nested/vendors.ts"
 import { VirtualIommu } from "../../../apps/vmm-sim/src/nested/viommu.ts"
+import { amdModel } from "../../../packages/amd/src/index.ts"
 import {
   ACCESS_READ,
+  type CachePolicy,
   createMemory,
   hi32,
   IOMMU_READ,
@@ -22,6 +24,8 @@ import {
   type PhysicalMemory,
   pagingParameters,
 } from "../../../packages/core/src/index.ts"
+import { smmuv3Model } from "../../../packages/smmuv3/src/index.ts"
+import { vtdModel } from "../../../packages/vtd/src/index.ts"
 import type { BenchCase } from "./bench-case.ts"
 import { walkYardstick } from "./yardsticks.ts"
 
@@ -33,14 +37,36 @@ const IOVA = 0x1000_0000n
 const TABLES = { base: 0x1_0000_0000n, size: 64n << 20n }
 const GUEST_PAGES = 1024n
 
+type ModelOf = (memory: PhysicalMemory, caches: CachePolicy) => IommuModel
+
+const MODELS: Readonly<Record<string, ModelOf>> = {
+  vtd: (memory, caches) => vtdModel({ memory, caches }),
+  smmuv3: (memory, caches) => smmuv3Model({ memory, caches }),
+  amd: (memory, caches) => amdModel({ memory, caches }),
+}
+
 export function modelBenchCases(): BenchCase[] {
-  return Object.values(NESTED_VENDORS).flatMap(vendor => [singleStage(vendor), nested(vendor)])
+  return Object.entries(NESTED_VENDORS).flatMap(([name, vendor]) => {
+    const modelOf = MODELS[name]
+    if (modelOf === undefined) throw new Error(`no model to measure for ${name}`)
+    return [
+      walkCase(vendor, "model, single stage", singleStage(vendor, modelOf, "none"), null),
+      walkCase(vendor, "model, nested", nested(vendor, modelOf, "none"), 16),
+      walkCase(vendor, "model, nested, IOTLB hit", nested(vendor, modelOf, "exact"), null),
+    ]
+  })
+}
+
+/** A model with a device that its driver put on a domain, or its guest. */
+interface Machine {
+  readonly model: IommuModel
+  readonly device: number
 }
 
 /** A domain of the driver's default format, 4 KiB leaves. */
-function singleStage(vendor: NestedVendor): BenchCase {
+function singleStage(vendor: NestedVendor, modelOf: ModelOf, caches: CachePolicy): Machine {
   const memory = createMemory([TABLES])
-  const model = vendor.hostModel(memory)
+  const model = modelOf(memory, caches)
   const ops = vendor.hostDriver({ mmio: model.mmio, memory, pages: new PageAllocator(memory, TABLES) })
   const device = iommuDevice({ id: 0x0010, account: new MemoryAccount("bench") })
   ops.probeDevice(device)
@@ -48,16 +74,16 @@ function singleStage(vendor: NestedVendor): BenchCase {
   if (domain === undefined) throw new Error(`${vendor.name} makes no user-owned domains`)
   for (let n = 0n; n < HOT_PAGES; n++) domain.map(IOVA + n * 4096n, (n * 7919n) << 13n, 4096n, RW)
   domain.attachDev(device)
-  return walkCase(vendor, "model, single stage", model, device.id, null)
+  return { model, device: device.id }
 }
 
 /**
  * Stage 1 of the guest over stage 2 of the host, all of 4 KiB leaves, also below the guest's tables. Host and guest
  * share one piece of RAM, whose pages the guest has in another order.
  */
-function nested(vendor: NestedVendor): BenchCase {
+function nested(vendor: NestedVendor, modelOf: ModelOf, caches: CachePolicy): Machine {
   const memory = createMemory([{ base: TABLES.base, size: TABLES.size + GUEST_PAGES * PAGE }])
-  const model = vendor.hostModel(memory)
+  const model = modelOf(memory, caches)
   const ops = vendor.hostDriver({ mmio: model.mmio, memory, pages: new PageAllocator(memory, TABLES) })
   const device = iommuDevice({ id: 0x0010, virtualId: 0x0028, account: new MemoryAccount("bench") })
   ops.probeDevice(device)
@@ -73,7 +99,7 @@ function nested(vendor: NestedVendor): BenchCase {
   const viommu = new VirtualIommu(vendor, ops, parent, guestMemory)
   viommu.plug(device)
   bootGuest(vendor, viommu, guestMemory)
-  return walkCase(vendor, "model, nested", model, device.id, 16)
+  return { model, device: device.id }
 }
 
 /** A guest kernel that maps its lowest pages for the device. */
@@ -91,9 +117,8 @@ function bootGuest(vendor: NestedVendor, viommu: VirtualIommu, memory: PhysicalM
 function walkCase(
   vendor: NestedVendor,
   operation: string,
-  model: IommuModel,
-  device: number,
-  limit: number,
+  { model, device }: Machine,
+  limit: number | null,
 ): BenchCase {
   const list = Int32Array.from({ length: CALLS }, (_, n) => n % HOT_PAGES)
   const firstHi = hi32(IOVA)
