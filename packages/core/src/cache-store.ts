@@ -18,6 +18,8 @@ export type CachePolicy = "exact" | "hoard" | "none"
 const KEY_WORDS = 4
 /** Word of a record before its key: 0 empty, 1 in use. */
 const STATE = 0
+/** Sets for each record at which a hoard gives up to find room for more in one set. */
+const CROWDED = 1024
 const KEY = 1
 
 export interface CacheShape {
@@ -36,6 +38,8 @@ export class CacheStore {
   private readonly policy: CachePolicy
   private readonly ways: number
   private readonly stride: number
+  /** Words of a set. */
+  private readonly setWords: number
   private sets: number
   /** Way of each set that is replaced next. */
   private oldest: Uint8Array
@@ -48,6 +52,7 @@ export class CacheStore {
     this.policy = policy
     this.ways = ways
     this.stride = KEY + KEY_WORDS + dataWords
+    this.setWords = ways * this.stride
     this.sets = sets
     this.oldest = new Uint8Array(sets)
     // `none` needs one record to be written to and never found.
@@ -69,8 +74,10 @@ export class CacheStore {
     if (this.used === 0) return -1
     const words = this.words
     const stride = this.stride
-    let at = (hash(k0, k1, k2, k3) & (this.sets - 1)) * this.ways * stride
-    for (let way = this.ways; way > 0; way--) {
+    const setWords = this.setWords
+    const first = (hash(k0, k1, k2, k3) & (this.sets - 1)) * setWords
+    const end = first + setWords
+    for (let at = first; at < end; at += stride) {
       if (
         words[at + KEY] === (k0 | 0) &&
         words[at + KEY + 1] === (k1 | 0) &&
@@ -80,7 +87,6 @@ export class CacheStore {
       ) {
         return at + KEY + KEY_WORDS
       }
-      at += stride
     }
     return -1
   }
@@ -147,7 +153,9 @@ export class CacheStore {
           return slot
         }
       }
-      if (this.policy === "exact") {
+      // Keys that somebody chose to collide are not worth growing for.
+      const isCrowded = this.sets > CROWDED * (this.used + 1)
+      if (this.policy === "exact" || isCrowded) {
         const way = this.oldest[set] as number
         this.oldest[set] = (way + 1) % this.ways
         return first + way * this.stride
@@ -177,10 +185,11 @@ export class CacheStore {
   }
 }
 
-/** Multiplicative mixing: neighbouring pages go to different sets. */
+/** Neighbouring pages go to different sets, and so do pages that are a power of two apart. */
 function hash(k0: number, k1: number, k2: number, k3: number): number {
-  let h = Math.imul(k0 ^ Math.imul(k1, 0x9e37_79b1), 0x85eb_ca6b)
-  h ^= h >>> 15
-  h = Math.imul(h ^ k2 ^ Math.imul(k3, 0xc2b2_ae35), 0x27d4_eb2f)
-  return (h ^ (h >>> 13)) >>> 0
+  // Independent products, which a processor computes side by side.
+  const low = (k0 + Math.imul(k1, 0x9e37_79b1)) | 0
+  const high = (Math.imul(k2, 0x85eb_ca6b) + Math.imul(k3, 0xc2b2_ae35)) | 0
+  const h = (low + high) | 0
+  return h ^ (h >>> 9) ^ (h >>> 18)
 }

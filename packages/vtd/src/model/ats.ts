@@ -30,6 +30,7 @@ import {
   checkOutput,
   findTranslation,
   identity,
+  prepareLookUp,
   translateResolved,
   type VtdTranslationResult,
 } from "./translate.ts"
@@ -214,7 +215,10 @@ export class AtsPort {
 
 /** From the IOTLB, as untranslated requests are, or from the tables. §6.5.2.5. */
 function translateOnce(t: Transaction, result: VtdTranslationResult): number {
-  if (t.caches.enabled && findTranslation(t, result)) return checkOutput(t, result)
+  if (t.caches.enabled) {
+    prepareLookUp(t)
+    if (findTranslation(t, result)) return checkOutput(t, result)
+  }
   return translateResolved(t, result)
 }
 

@@ -20,17 +20,8 @@ import {
 
 /** Fills mode, tables and flags of the transaction. @returns 0 or the fault reason */
 export function resolveEntries(t: Transaction): number {
-  const { caches } = t
-  const plain = t.request === REQUEST_UNTRANSLATED
-  if (plain && caches.hasEntries(t)) return 0
-  caches.forgetEntries()
-  const reason = resolveAnew(t)
-  if (plain && reason === 0) caches.noteEntries(t)
-  return reason
-}
-
-function resolveAnew(t: Transaction): number {
   const { features } = t
+  t.caches.forgetEntries()
   const ttm = (t.rootLo >>> TTM_SHIFT) & TTM_MASK
   t.fpd = false
   t.legacy = ttm === TTM_LEGACY

@@ -2,7 +2,7 @@
  * One request on its way through the remapping unit: what the device asked, what its entries say, what the walks
  * found. One object serves all requests, so that a translation allocates nothing.
  */
-import type { PhysicalMemory, WalkStep } from "@iommu/core"
+import type { CacheStore, PhysicalMemory, WalkStep } from "@iommu/core"
 import { ADDR_LO } from "../spec/page-tables.ts"
 import type { Caches } from "./caches.ts"
 import type { Features } from "./options.ts"
@@ -75,6 +75,12 @@ export class Transaction {
   /** Page walks snoop caches; without it no A/D flag can be updated. */
   pwsnp = false
 
+  /** Where the IOTLB has this kind of translation, and what a record must grant for it. */
+  lookUp: CacheStore
+  lookUpPasid = 0
+  neededToRead = 0
+  neededToWrite = 0
+
   /** Result of the last second-stage walk. */
   ssPaHi = 0
   ssPaLo = 0
@@ -127,6 +133,7 @@ export class Transaction {
   constructor(memory: PhysicalMemory, features: Features, caches: Caches) {
     this.memory = memory
     this.caches = caches
+    this.lookUp = caches.second
     this.features = features
   }
 

@@ -20,6 +20,11 @@ import {
 
 const PAGE_LG2 = 12
 
+// Copies: V8 reads an imported constant through its module.
+const READ = ACCESS_READ
+const WRITE = ACCESS_WRITE
+const READ_WRITE = ACCESS_READ | ACCESS_WRITE
+
 /** What a cached translation is good for, beside reads (1) and writes (2) by a second stage. */
 const FIRST_STAGE_WRITES = 1 << 2
 const USER = 1 << 3
@@ -35,9 +40,16 @@ export interface VtdTranslationResult extends TranslationResult {
 
 /** Translates while remapping is enabled. @returns 0 with the result filled, or the fault reason */
 export function translateRemapped(t: Transaction, result: VtdTranslationResult): number {
-  const reason = resolveEntries(t)
-  if (reason !== 0) return reason
-  if (t.caches.enabled && findTranslation(t, result)) return checkOutput(t, result)
+  const { caches } = t
+  if (!caches.hasEntries(t)) {
+    const reason = resolveEntries(t)
+    if (reason !== 0) return reason
+    if (caches.enabled) {
+      prepareLookUp(t)
+      caches.noteEntries(t)
+    }
+  }
+  if (caches.enabled && findTranslation(t, result)) return checkOutput(t, result)
   return translateResolved(t, result)
 }
 
@@ -65,33 +77,49 @@ function walk(t: Transaction, result: VtdTranslationResult): number {
   }
 }
 
+/** What all look-ups have in common while requests come from one device and PASID. */
+export function prepareLookUp(t: Transaction): void {
+  const isSecond = t.mode === MODE_SECOND
+  t.lookUp = isSecond ? t.caches.second : t.caches.first
+  t.lookUpPasid = isSecond ? 0 : t.effectivePasid
+  t.neededToRead = isSecond ? 0 : neededByFirst(t)
+  t.neededToWrite = t.neededToRead | DIRTY | (isSecond || (t.privileged && !t.wpe) ? 0 : FIRST_STAGE_WRITES)
+}
+
+function neededByFirst(t: Transaction): number {
+  return (
+    (t.privileged ? 0 : USER) |
+    ((t.access & ACCESS_EXEC) !== 0 ? EXECUTION : 0) |
+    (t.eafe ? EXTENDED_ACCESSED : 0)
+  )
+}
+
 /**
  * Looks a request up in the IOTLB. What a cached translation does not grant, and a write to a page whose dirty flag is
  * not known to be set, goes to the tables.
  * @returns false when the tables have to be walked
  */
 export function findTranslation(t: Transaction, result: VtdTranslationResult): boolean {
-  const { caches } = t
-  const isSecond = t.mode === MODE_SECOND
-  const store = isSecond ? caches.second : caches.first
-  const spans = isSecond ? caches.secondSpans : caches.firstSpans
-  const pasid = isSecond ? 0 : t.effectivePasid
   const pageLo = (t.iovaHi << 20) | (t.iovaLo >>> 12)
   const pageHi = t.iovaHi >>> 12
-  let at = -1
+  const store = t.lookUp
   let span = 0
-  if ((spans & 1) !== 0) at = store.find(pageLo, pageHi, t.domainId, pasid)
-  while (at < 0 && span < 18) {
-    span += 9
-    if (((spans >>> span) & 1) === 0) continue
-    at = store.find(spanLo(pageLo, span), spanHi(pageHi, span), t.domainId, pasid)
+  let at = store.find(pageLo, pageHi, t.domainId, t.lookUpPasid)
+  if (at < 0) {
+    const spans = t.mode === MODE_SECOND ? t.caches.secondSpans : t.caches.firstSpans
+    while (at < 0 && span < 18) {
+      span += 9
+      if (((spans >>> span) & 1) === 0) continue
+      at = store.find(spanLo(pageLo, span), spanHi(pageHi, span), t.domainId, t.lookUpPasid)
+    }
+    if (at < 0) return false
   }
-  if (at < 0 || t.trace !== null) return false
   const words = store.words
   const granted = words[at + 2] as number
-  const needed = needs(t, isSecond)
-  if ((granted & needed) !== needed) return false
-  const offset = t.iovaLo & ((1 << (span + 12)) - 1)
+  const access = t.access & READ_WRITE
+  const needed = access | ((access & WRITE) !== 0 ? t.neededToWrite : t.neededToRead)
+  if ((granted & needed) !== needed || t.trace !== null) return false
+  const offset = t.iovaLo & ((4096 << span) - 1)
   const sizes = words[at + 5] as number
   result.paHi = words[at] as number
   result.paLo = ((words[at + 1] as number) | offset) >>> 0
@@ -100,23 +128,15 @@ export function findTranslation(t: Transaction, result: VtdTranslationResult): b
   result.sizeLg2 = span + 12
   result.stage1SizeLg2 = sizes & 0xff
   result.stage2SizeLg2 = sizes >>> 8
-  const writable = (granted & FIRST_STAGE_WRITES) !== 0 || (t.privileged && !t.wpe)
-  result.allowed = granted & (isSecond || writable ? ACCESS_READ | ACCESS_WRITE : ACCESS_READ)
+  result.allowed = allowedBy(t, granted)
   result.attributes = words[at + 6] as number
   return true
 }
 
-function needs(t: Transaction, isSecond: boolean): number {
-  const isWrite = (t.access & ACCESS_WRITE) !== 0
-  const needed = (t.access & (ACCESS_READ | ACCESS_WRITE)) | (isWrite ? DIRTY : 0)
-  if (isSecond) return needed
-  return (
-    needed |
-    (t.privileged ? 0 : USER) |
-    (isWrite && (!t.privileged || t.wpe) ? FIRST_STAGE_WRITES : 0) |
-    ((t.access & ACCESS_EXEC) !== 0 ? EXECUTION : 0) |
-    (t.eafe ? EXTENDED_ACCESSED : 0)
-  )
+/** Reads are always allowed by a valid first-stage translation. §3.6.1. */
+function allowedBy(t: Transaction, granted: number): number {
+  const needed = t.neededToWrite & FIRST_STAGE_WRITES
+  return (granted & needed) === needed ? granted & READ_WRITE : granted & READ
 }
 
 /** Puts the translation that a walk just came to into the IOTLB. */
