@@ -154,6 +154,16 @@ describe("commands", () => {
     expect(sent).toEqual([[0x0100_0200_fee0_3000n, 0x55]])
   })
 
+  it("send logical and lowest-priority interrupts as the XT registers say", () => {
+    const machine = new Machine({}, ON | COM_WAIT_INT_EN | bit(51))
+    const sent: [bigint, number][] = []
+    machine.model.onInterrupt = (address, data) => sent.push([address, data])
+    // DestMode at bit 2, DeliveryMode at bit 40.
+    machine.model.mmio.write64(REG.XT_GEN, (0x155n << 32n) | (0x7n << 8n) | 4n)
+    machine.command(0x1000_0000_0000_0002n, 0n)
+    expect(sent).toEqual([[0xfee0_7004n, 0x155]])
+  })
+
   it("wrap the head to 0 at the end of the buffer", () => {
     const machine = new Machine()
     let count = 0
@@ -523,6 +533,44 @@ describe("result and trace", () => {
     machine.model.trace = null
     machine.read(1, 0x1000n)
     expect(steps.length).toBe(4)
+  })
+
+  it("says of entries that lead nowhere what is wrong with them", () => {
+    const machine = new Machine()
+    const illegal = machine.table({ 0: 0x000f_ffff_ffff_f000n | (7n << 9n) | 1n | IRW, 1: 0n })
+    machine.hostDevice(1, 1, illegal)
+    const gcr3 = machine.table()
+    const first = DTE_V | DTE_TV | IRW | bit(55) | (((gcr3 >> 12n) & 7n) << 58n)
+    machine.dte(2, first, ((gcr3 >> 15n) & 0xffffn) << 16n, 0n, 0n)
+    machine.dte(3, 0n, 0n, 0n, 0n)
+    machine.dte(4, DTE_V, 0n, 0n, 0n)
+    const meanings: string[] = []
+    machine.model.trace = step => meanings.push(step.meaning)
+    machine.read(1, 0n)
+    machine.read(1, 0x1000n)
+    machine.read(2, 0n, 9)
+    machine.read(3, 0n)
+    machine.read(4, 0n)
+    expect(meanings.filter(meaning => !meaning.startsWith("domain"))).toEqual([
+      "page of an illegal size",
+      "not present",
+      "not valid",
+      "not valid: requests pass untranslated",
+      "no translation information",
+    ])
+  })
+
+  it("gives back the hooks that it was given", () => {
+    const { model } = new Machine()
+    const [trace, onInvalidate, onInterrupt] = [() => {}, () => {}, () => {}]
+    Object.assign(model, { trace, onInvalidate, onInterrupt })
+    expect([model.trace, model.onInvalidate, model.onInterrupt]).toEqual([trace, onInvalidate, onInterrupt])
+  })
+
+  it("restores registers of 32 bits without touching their neighbours", () => {
+    const { model } = new Machine()
+    model.restoreRegisters({ MSI_ADDR_LO: 0xfee0_0000n, MSI_ADDR_HI: 1n, MSI_DATA: 0x1_0000_0042n })
+    expect([model.mmio.read64(REG.MSI_LO), model.mmio.read32(REG.MSI_DATA)]).toEqual([0x1_fee0_0000n, 0x42])
   })
 
   it("takes signed halves as well", () => {
