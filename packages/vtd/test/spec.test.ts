@@ -94,6 +94,35 @@ describe("masks agree with layouts", () => {
     ["IQA_DW", reg.IQA_DW, halfOf(reg.IQA, "DW", 0)],
     ["IQA_QS_MASK", reg.IQA_QS_MASK, halfOf(reg.IQA, "QS", 0)],
     ["TTM", reg.TTM_MASK << reg.TTM_SHIFT, halfOf(reg.RTADDR, "TTM", 0)],
+    ["G", cmd.G_MASK << cmd.G_SHIFT, halfOf(cmd.IOTLB_INV_DSC, "G", 0)],
+    ["DID", cmd.DID_MASK << cmd.DID_SHIFT, halfOf(cmd.IOTLB_INV_DSC, "DID", 0)],
+    ["PASID_MASK_HI", cmd.PASID_MASK_HI, halfOf(cmd.P_IOTLB_INV_DSC, "PASID", 1)],
+    ["AM_MASK_LO1", cmd.AM_MASK_LO1, halfOf(cmd.IOTLB_INV_DSC, "AM", 2)],
+    ["IH_LO1", cmd.IH_LO1, halfOf(cmd.P_IOTLB_INV_DSC, "IH", 2)],
+    ["PFSID_LO_MASK", cmd.PFSID_LO_MASK, halfOf(cmd.P_DEV_TLB_INV_DSC, "PFSIDLo", 0)],
+    ["PFSID_HI_MASK_HI", cmd.PFSID_HI_MASK_HI, halfOf(cmd.DEV_TLB_INV_DSC, "PFSIDHi", 1)],
+    ["WAIT_IF", cmd.WAIT_IF, halfOf(cmd.INV_WAIT_DSC, "IF", 0)],
+    ["WAIT_SW", cmd.WAIT_SW, halfOf(cmd.INV_WAIT_DSC, "SW", 0)],
+    ["WAIT_PD", cmd.WAIT_PD, halfOf(cmd.INV_WAIT_DSC, "PD", 0)],
+    ["DEV_TLB_S_LO1", cmd.DEV_TLB_S_LO1, halfOf(cmd.DEV_TLB_INV_DSC, "S", 2)],
+    ["P_DEV_TLB_GI_LO1", cmd.P_DEV_TLB_GI_LO1, halfOf(cmd.P_DEV_TLB_INV_DSC, "GI", 2)],
+    ["P_DEV_TLB_S_LO1", cmd.P_DEV_TLB_S_LO1, halfOf(cmd.P_DEV_TLB_INV_DSC, "S", 2)],
+    ["PAGE_GRP_PP", cmd.PAGE_GRP_PP, halfOf(cmd.PAGE_GRP_RESP_DSC, "PP", 0)],
+    ["PAGE_GRP_RC", cmd.PAGE_GRP_RC_MASK << cmd.PAGE_GRP_RC_SHIFT, halfOf(cmd.PAGE_GRP_RESP_DSC, "RC", 0)],
+    ["PAGE_GRP_RID", 0xffff << cmd.PAGE_GRP_RID_SHIFT, halfOf(cmd.PAGE_GRP_RESP_DSC, "RID", 0)],
+    [
+      "PAGE_GRP_PRGI",
+      cmd.PAGE_GRP_PRGI_MASK_LO1 << cmd.PAGE_GRP_PRGI_SHIFT_LO1,
+      halfOf(cmd.PAGE_GRP_RESP_DSC, "PRGI", 2),
+    ],
+    ["PAGE_REQ_PP", events.PAGE_REQ_PP, halfOf(events.PAGE_REQ_DSC, "PP", 0)],
+    ["PAGE_REQ_RID", 0xffff << events.PAGE_REQ_RID_SHIFT, halfOf(events.PAGE_REQ_DSC, "RID", 0)],
+    ["PAGE_REQ_EXR_HI", events.PAGE_REQ_EXR_HI, halfOf(events.PAGE_REQ_DSC, "EXR", 1)],
+    ["PAGE_REQ_PMR_HI", events.PAGE_REQ_PMR_HI, halfOf(events.PAGE_REQ_DSC, "PMR", 1)],
+    ["PAGE_REQ_RDR_LO1", events.PAGE_REQ_RDR_LO1, halfOf(events.PAGE_REQ_DSC, "RDR", 2)],
+    ["PAGE_REQ_WRR_LO1", events.PAGE_REQ_WRR_LO1, halfOf(events.PAGE_REQ_DSC, "WRR", 2)],
+    ["PAGE_REQ_LPIG_LO1", events.PAGE_REQ_LPIG_LO1, halfOf(events.PAGE_REQ_DSC, "LPIG", 2)],
+    ["PAGE_REQ_PRGI", 0x1ff << events.PAGE_REQ_PRGI_SHIFT_LO1, halfOf(events.PAGE_REQ_DSC, "PRGI", 2)],
     ["FRCD_F", events.FRCD_F, halfOf(events.FRCD, "F", 3)],
   ]
   it.each(masks)("%s", (_, mask, expected) => {
@@ -134,6 +163,18 @@ describe("registers", () => {
 describe("fault reasons", () => {
   it.each(REASON_VECTORS)("%s", (name, code, qualified) => {
     expect(events.FAULT_REASONS.get(code)).toMatchObject({ name, qualified })
+  })
+
+  it("answer translation requests as two columns of Table 30 say", () => {
+    const named = (reasons: ReadonlySet<number>): string[] =>
+      [...reasons].map(code => events.FAULT_REASONS.get(code)?.name ?? `${code}`).sort()
+    expect(named(events.UNSUPPORTED_REQUESTS).join(" ")).toBe(
+      "LCT.2 LCT.5 LRT.2 RTA.2 RTA.4 RTA.5 SCT.2 SCT.5 SCT.6 SCT.7 SCT.9 SGN.10 SRT.2",
+    )
+    expect(named(events.COMPLETER_ABORTS).join(" ")).toBe(
+      "LCT.1 LCT.3 LCT.4 LGN.4 LRT.1 LRT.3 LSS.1 LSS.2 RTA.1 SCT.1 SCT.3 SCT.4 SGN.8 SPD.1 SPD.3 SPT.1 SPT.3 " +
+        "SPT.4 SRT.1 SRT.3 SSS.1 SSS.3 SSS.4 SSS.5 SSS.6",
+    )
   })
 
   it("are all in the book's table", () => {
