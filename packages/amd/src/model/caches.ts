@@ -51,6 +51,7 @@ export const CR3_HI = 0
 export const CR3_LO = 1
 const CR3_WORDS = 2
 
+const PAGE_MASK = -4096
 const DTE_WORDS = dte.DTE_BYTES / 4
 
 /** Sets and ways under `exact`; a hoard begins small and grows. */
@@ -175,6 +176,58 @@ export class PageCache extends RangeCache {
   }
 }
 
+/** Slots of {@link RecentPages}, a power of two; words of each: the key, then those of a translation. */
+const RECENT_SLOTS = 256
+const RECENT_STRIDE_LG2 = 4
+/** Index of a translation's words in a slot of {@link RecentPages}. */
+export const RECENT_PAGE = 4
+/** In the first word of a slot in use, beside the page's address. */
+export const RECENT_VALID = 1
+
+/**
+ * The first level in front of the caches, as hardware has one: answers to whole requests, by DeviceID, PASID and 4 KiB
+ * page. It keeps nothing that the caches behind it would have to drop: every command and register write that might
+ * change an answer empties it. A hit takes 9 ns where the way through entry and translation takes 25.
+ */
+export class RecentPages {
+  readonly words: Int32Array
+  private isEmpty = true
+
+  constructor() {
+    this.words = new Int32Array(RECENT_SLOTS << RECENT_STRIDE_LG2)
+  }
+
+  /** @param pa and gpa of the translation's page; offsets within it are taken from the request */
+  keep(device: number, pasid: number, hi: number, lo: number, from: Int32Array, at: number): void {
+    const { words } = this
+    const slot = recentSlot(device, pasid, hi, lo)
+    const sizeLg2 = ((from[at + INFO] as number) >>> SIZE_LG2_SHIFT) & LG2_MASK
+    const offsetLo = lo & PAGE_MASK & (sizeLg2 < 32 ? (1 << sizeLg2) - 1 : -1)
+    const offsetHi = sizeLg2 < 32 ? 0 : hi & ((1 << (sizeLg2 - 32)) - 1)
+    words[slot] = (lo & PAGE_MASK) | RECENT_VALID
+    words[slot + 1] = hi
+    words[slot + 2] = device
+    words[slot + 3] = pasid
+    words[slot + RECENT_PAGE + PA_HI] = (from[at + PA_HI] as number) | offsetHi
+    words[slot + RECENT_PAGE + PA_LO] = (from[at + PA_LO] as number) | offsetLo
+    words[slot + RECENT_PAGE + GPA_HI] = (from[at + GPA_HI] as number) | offsetHi
+    words[slot + RECENT_PAGE + GPA_LO] = (from[at + GPA_LO] as number) | offsetLo
+    words[slot + RECENT_PAGE + INFO] = from[at + INFO] as number
+    this.isEmpty = false
+  }
+
+  clear(): void {
+    if (this.isEmpty) return
+    this.words.fill(0)
+    this.isEmpty = true
+  }
+}
+
+/** Index in {@link RecentPages.words} of the one slot that a request can be in. */
+export function recentSlot(device: number, pasid: number, hi: number, lo: number): number {
+  return (((lo >>> 12) ^ (hi * 5) ^ (device * 9) ^ (pasid * 17)) & (RECENT_SLOTS - 1)) << RECENT_STRIDE_LG2
+}
+
 /**
  * All caches of one IOMMU. Tags are a DomainID with IR and IW of the device table entry above it: devices of one
  * domain that differ in them share nothing.
@@ -182,6 +235,7 @@ export class PageCache extends RangeCache {
 export class Caches {
   /** False under `none`: nothing is looked up or kept. */
   readonly isOn: boolean
+  readonly recent: RecentPages = new RecentPages()
   readonly entries: CacheStore
   readonly guestCr3s: CacheStore
   readonly hostPages: PageCache
@@ -217,6 +271,7 @@ export class Caches {
 
   /** INVALIDATE_DEVTAB_ENTRY (§2.4.2): the entry alone; what was translated through it stays. */
   invalidateEntry(device: number): void {
+    this.recent.clear()
     this.entries.dropWhere(other => other === device)
   }
 
@@ -226,6 +281,7 @@ export class Caches {
    * physical addresses, and no command names them by the guest physical address between, nor for all PASIDs at once.
    */
   invalidateHostPages(domainId: number, range: AddressRange): void {
+    this.recent.clear()
     this.hostPages.drop(domainId, HOST_TABLES, range)
     this.guestPages.dropDomain(domainId)
     this.guestTables.dropDomain(domainId)
@@ -233,22 +289,26 @@ export class Caches {
 
   /** Also with PDE = 1. */
   invalidateHostTables(domainId: number, range: AddressRange): void {
+    this.recent.clear()
     this.hostTables.drop(domainId, HOST_TABLES, range)
   }
 
   /** INVALIDATE_IOMMU_PAGES with GN = 1 (§2.4.3). */
   invalidateGuestPages(domainId: number, pasid: number, range: AddressRange): void {
+    this.recent.clear()
     this.guestPages.drop(domainId, pasid, range)
   }
 
   /** Also with PDE = 1. The guest CR3 stands above all directory entries, whatever the range. */
   invalidateGuestTables(domainId: number, pasid: number, range: AddressRange): void {
+    this.recent.clear()
     this.guestTables.drop(domainId, pasid, range)
     this.guestCr3s.dropWhere((other, tag) => other === pasid && (tag & dte.DOMAIN_ID_MASK) === domainId)
   }
 
   /** INVALIDATE_IOMMU_ALL (§2.4.8). */
   invalidateAll(): void {
+    this.recent.clear()
     this.entries.clear()
     this.guestCr3s.clear()
     this.hostPages.store.clear()

@@ -167,6 +167,7 @@ export class AmdModel implements IommuModel, AtsModel, RegisterEffects, CommandT
     this.guest.tracer = trace
     this.host.tracer = trace
     this.entries.forget()
+    this.caches.recent.clear()
   }
 
   get onInvalidate(): ((invalidation: Invalidation) => void) | null {
@@ -192,12 +193,17 @@ export class AmdModel implements IommuModel, AtsModel, RegisterEffects, CommandT
       else unknown.push(name)
     }
     this.entries.configure()
+    this.caches.recent.clear()
     return unknown
   }
 
   onWrite(name: RegisterName, controlBefore: number): void {
-    if (name === "CMD_TAIL") this.commands.run()
-    else if (name === "CONTROL") this.applyControl(controlBefore)
+    if (name === "CMD_TAIL") {
+      this.commands.run()
+      return
+    }
+    this.caches.recent.clear()
+    if (name === "CONTROL") this.applyControl(controlBefore)
     else if (TABLE_BASES.includes(name)) this.entries.configure()
   }
 

@@ -13,8 +13,8 @@ import {
 import * as dte from "../spec/device-table.ts"
 import * as reg from "../spec/registers.ts"
 import { SPECIAL_HI, specialAddress, THROUGH_TABLES, UNTRANSLATED } from "./attributes.ts"
-import type { Caches } from "./caches.ts"
 import * as cached from "./caches.ts"
+import { type Caches, type RecentPages, recentSlot } from "./caches.ts"
 import type { DeviceEntries } from "./device-entry.ts"
 import type { EventLog } from "./events.ts"
 import type { PasidEntries } from "./pasid-entry.ts"
@@ -40,12 +40,15 @@ const HOST_WRITE = WRITE
 const NONE = NO_PASID
 const DEVICE_PRIV = ACCESS_PRIV
 const { HOST_TABLES, PA_HI, PA_LO, GPA_HI, GPA_LO, INFO, CLEAN } = cached
+const { RECENT_PAGE, RECENT_VALID } = cached
 const { GRANTS_MASK, GUEST_GRANTS_SHIFT, GRANT_USER, ALLOWED_SHIFT, ALLOWED_MASK } = cached
 const { SIZE_LG2_SHIFT, STAGE1_LG2_SHIFT, STAGE2_LG2_SHIFT, LG2_MASK } = cached
 /** What host tables grant to everybody. */
 const HOST_INDIFFERENT = DEVICE_EXEC | GRANT_USER
 /** A cached translation does not answer; no other status is negative. */
 const AGAIN = -1
+const PAGE_MASK = -4096
+const PAGE_OFFSET = 4095
 const IommuEn = reg.CONTROL_IommuEn
 const ExEn = reg.EXCL_ExEn
 const HyperTransport = SPECIAL_HI
@@ -68,6 +71,7 @@ export class Translator {
   private readonly host: HostWalk
   private readonly events: EventLog
   private readonly caches: Caches
+  private readonly recent: RecentPages
   readonly result: TranslationResult
 
   constructor(
@@ -89,10 +93,30 @@ export class Translator {
     this.host = host
     this.events = events
     this.caches = caches
+    this.recent = caches.recent
     this.result = result
   }
 
   translate(device: number, pasid: number, hi: number, lo: number, access: number): number {
+    const { words } = this.recent
+    const slot = recentSlot(device, pasid, hi, lo)
+    if (
+      words[slot] === ((lo & PAGE_MASK) | RECENT_VALID) &&
+      words[slot + 1] === (hi | 0) &&
+      words[slot + 2] === device &&
+      words[slot + 3] === pasid
+    ) {
+      const info = words[slot + RECENT_PAGE + INFO] as number
+      const denied = (access ^ DEVICE_PRIV) & GRANTS_MASK & ~info
+      if (denied === 0 && ((info & CLEAN) === 0 || (access & DEVICE_WRITE) === 0)) {
+        const offset = lo & PAGE_OFFSET
+        return this.answer(words, slot + RECENT_PAGE, info, 0, offset)
+      }
+    }
+    return this.translateAnew(device, pasid, hi, lo, access)
+  }
+
+  private translateAnew(device: number, pasid: number, hi: number, lo: number, access: number): number {
     this.transaction.begin(device, pasid, hi, lo, access)
     if (((this.dwords[CONTROL] as number) & IommuEn) === 0) return this.pass(hi, lo)
     const { entries } = this
@@ -146,24 +170,24 @@ export class Translator {
    */
   private hit(words: Int32Array, at: number, hi: number, lo: number, access: number): number {
     const info = words[at + INFO] as number
-    const r = this.result
-    const sizeLg2 = (info >>> SIZE_LG2_SHIFT) & LG2_MASK
-    if (sizeLg2 < 32) {
-      const offset = lo & ((1 << sizeLg2) - 1)
-      r.paHi = (words[at + PA_HI] as number) >>> 0
-      r.paLo = ((words[at + PA_LO] as number) | offset) >>> 0
-      r.ipaHi = (words[at + GPA_HI] as number) >>> 0
-      r.ipaLo = ((words[at + GPA_LO] as number) | offset) >>> 0
-    } else {
-      const offset = hi & ((1 << (sizeLg2 - 32)) - 1)
-      r.paHi = ((words[at + PA_HI] as number) | offset) >>> 0
-      r.paLo = lo >>> 0
-      r.ipaHi = ((words[at + GPA_HI] as number) | offset) >>> 0
-      r.ipaLo = lo >>> 0
-    }
-    if (((access ^ DEVICE_PRIV) & GRANTS_MASK & ~info) !== 0) return this.refuseCached(info, access)
+    if (((access ^ DEVICE_PRIV) & GRANTS_MASK & ~info) !== 0)
+      return this.refuseCached(words, at, hi, lo, access)
     if ((access & DEVICE_WRITE) !== 0 && (info & CLEAN) !== 0) return AGAIN
-    r.sizeLg2 = sizeLg2
+    const t = this.transaction
+    this.recent.keep(t.device, t.pasid, hi, lo, words, at)
+    const sizeLg2 = (info >>> SIZE_LG2_SHIFT) & LG2_MASK
+    if (sizeLg2 < 32) return this.answer(words, at, info, 0, lo & ((1 << sizeLg2) - 1))
+    return this.answer(words, at, info, hi & ((1 << (sizeLg2 - 32)) - 1), lo)
+  }
+
+  /** Fills the result from the words of a translation and the offset in its page. */
+  private answer(words: Int32Array, at: number, info: number, offsetHi: number, offsetLo: number): number {
+    const r = this.result
+    r.paHi = ((words[at + PA_HI] as number) | offsetHi) >>> 0
+    r.paLo = ((words[at + PA_LO] as number) | offsetLo) >>> 0
+    r.ipaHi = ((words[at + GPA_HI] as number) | offsetHi) >>> 0
+    r.ipaLo = ((words[at + GPA_LO] as number) | offsetLo) >>> 0
+    r.sizeLg2 = (info >>> SIZE_LG2_SHIFT) & LG2_MASK
     r.allowed = (info >>> ALLOWED_SHIFT) & ALLOWED_MASK
     r.stage1SizeLg2 = (info >>> STAGE1_LG2_SHIFT) & LG2_MASK
     r.stage2SizeLg2 = (info >>> STAGE2_LG2_SHIFT) & LG2_MASK
@@ -171,12 +195,19 @@ export class Translator {
   }
 
   /** The guest's tables are asked first. */
-  private refuseCached(info: number, access: number): number {
+  private refuseCached(words: Int32Array, at: number, hi: number, lo: number, access: number): number {
     const t = this.transaction
     const isWrite = access & DEVICE_WRITE
     const need = (access ^ DEVICE_PRIV) & GRANTS_MASK
+    const info = words[at + INFO] as number
+    const sizeLg2 = (info >>> SIZE_LG2_SHIFT) & LG2_MASK
+    const offsetLo = sizeLg2 < 32 ? lo & ((1 << sizeLg2) - 1) : lo
+    const offsetHi = sizeLg2 < 32 ? 0 : hi & ((1 << (sizeLg2 - 32)) - 1)
     if ((need & ~(info >>> GUEST_GRANTS_SHIFT)) !== 0) t.refuseByGuest(1, isWrite)
-    else t.refuseByHost(this.host, this.result.ipaHi, this.result.ipaLo, isWrite)
+    else {
+      const gpaLo = (words[at + GPA_LO] as number) | offsetLo
+      t.refuseByHost(this.host, (words[at + GPA_HI] as number) | offsetHi, gpaLo, isWrite)
+    }
     return NO_PERMISSION
   }
 
