@@ -138,7 +138,7 @@ export class GuestWalk {
         if (!this.allows(allow, forbid, access)) return this.refuse(NO_PERMISSION, access)
         const set = (access & DEVICE_WRITE) === 0 ? accessedBit : accessedBit | this.dirtyBit
         if ((low & set) !== set) {
-          const updated = this.update(tableHi, entryLo, low | set)
+          const updated = this.update(tableHi, entryLo, set)
           if (updated !== OK) return updated
         }
         this.isClean = (this.dirtyBit & ~(low | set)) !== 0
@@ -149,7 +149,7 @@ export class GuestWalk {
         return OK
       }
       if ((low & accessedBit) !== accessedBit) {
-        const updated = this.update(tableHi, entryLo, low | accessedBit)
+        const updated = this.update(tableHi, entryLo, accessedBit)
         if (updated !== OK) return updated
       }
       tableHi = high & ADDR_HI
@@ -170,13 +170,17 @@ export class GuestWalk {
     this.gpaLo = (low & ADDR_LO & ~offset) | (lo & offset)
   }
 
-  /** Writes A and D into an entry: a write of the IOMMU, which the host tables must allow. */
-  private update(hi: number, lo: number, entryLow: number): number {
+  /**
+   * Sets A and D in an entry: a write of the IOMMU, which the host tables must allow. Only these bits change, also
+   * where the host walk has just marked the same word.
+   */
+  private update(hi: number, lo: number, set: number): number {
     const { memory, host } = this
     const need = HOST_READ | HOST_WRITE
     const at = this.caches.isOn ? host.fetchThrough(hi, lo, need) : host.walk(hi, lo, need)
     if (at < 0) return this.refuseFetch(hi, lo, need)
-    memory.words[at] = entryLow
+    const { words } = memory
+    words[at] = (words[at] as number) | set
     return OK
   }
 
