@@ -15,9 +15,11 @@ import {
   IOMMU_READ,
   IOMMU_WRITE,
   type IommuModel,
+  type IommuOps,
   iommuDevice,
   lo32,
   MemoryAccount,
+  type MemoryRange,
   NO_PASID,
   PAGING_NEST_PARENT,
   PageAllocator,
@@ -61,6 +63,21 @@ export function modelBenchCases(): BenchCase[] {
 interface Machine {
   readonly model: IommuModel
   readonly device: number
+}
+
+/** A machine whose driver makes domains, for what is measured of them. */
+export function driverMachines(): {
+  readonly subject: string
+  readonly make: (memory: MemoryRange) => IommuOps
+}[] {
+  return Object.values(NESTED_VENDORS).map(vendor => ({
+    subject: vendor.name,
+    make: range => {
+      const memory = createMemory([range])
+      const { mmio } = vendor.hostModel(memory)
+      return vendor.hostDriver({ mmio, memory, pages: new PageAllocator(memory, range) })
+    },
+  }))
 }
 
 /** A domain of the driver's default format, 4 KiB leaves. */
