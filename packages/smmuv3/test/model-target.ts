@@ -144,7 +144,7 @@ function events({ memory, model }: ModelMachine): bigint[][] {
 export const modelTarget: ModelTarget = {
   name: "the SMMUv3 model",
   create: (caches: CachePolicy) => {
-    const memory = createMemory([{ base: RAM, size: 0x2_0000 }])
+    const memory = createMemory([{ base: RAM, size: 0x8_0000 }])
     return { memory, model: smmuv3Model({ memory, caches }) }
   },
   start,
