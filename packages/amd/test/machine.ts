@@ -82,7 +82,7 @@ export const EVT_LOG_EN = bit(2)
 export const EVT_INT_EN = bit(3)
 export const COM_WAIT_INT_EN = bit(4)
 export const CMD_BUF_EN = bit(12)
-export const GT_EN = bit(16)
+const GT_EN = bit(16)
 export const GCR3_TRP_MODE = bit(58)
 export const ON: bigint = IOMMU_EN | EVT_LOG_EN | CMD_BUF_EN | GT_EN
 

@@ -1,4 +1,5 @@
 /** Page requests and the PPR log: AMD 48882 rev 3.10, §2.6, INVALID_PPR_REQUEST in §2.5.10, registers in §3.4. */
+import { EVERYTHING } from "@iommu/amd"
 import {
   type AtsDevice,
   Endpoint,
@@ -247,6 +248,12 @@ describe("requests that may not be made", () => {
     const { machine, device } = setUp(first, control)
     machine.model.pageRequest(request())
     expect(machine.events()).toEqual([[0x9164_2b55_bcde_0042n, 0x7fff_1234_5678n]])
+    expect([device.responses, logged(machine)]).toEqual([[[0x155, 0xabcde, PRI_INVALID_REQUEST]], []])
+  })
+
+  it("are those of a unit without PPRSup, too", () => {
+    const { machine, device } = setUp(GUEST, PPR_ON, { extFeatures: EVERYTHING & ~bit(1) })
+    machine.model.pageRequest(request())
     expect([device.responses, logged(machine)]).toEqual([[[0x155, 0xabcde, PRI_INVALID_REQUEST]], []])
   })
 
