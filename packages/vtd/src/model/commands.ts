@@ -31,6 +31,12 @@ const LAYOUTS: ReadonlyMap<number, BitLayout<FieldSpecs>> = new Map<number, BitL
   [cmd.PAGE_GRP_RESP, cmd.PAGE_GRP_RESP_DSC],
 ])
 const HALVES = 8
+/** Registers that every descriptor asks for: by name they took two thirds of its time. */
+const GSTS = reg.REGISTERS.GSTS[0]
+const FSTS = reg.REGISTERS.FSTS[0]
+const IQH = reg.REGISTERS.IQH[0]
+const IQT = reg.REGISTERS.IQT[0]
+const IQA = reg.REGISTERS.IQA[0]
 /** Bits that must be zero, eight 32-bit halves for each type up to the largest. */
 const RESERVED = new Int32Array((cmd.PAGE_GRP_RESP + 1) * HALVES)
 for (const [type, layout] of LAYOUTS) {
@@ -88,32 +94,32 @@ export class CommandQueue {
 
   #drain(): void {
     const r = this.#registers
-    const wide = (r.get("IQA") & reg.IQA_DW) !== 0
+    const wide = (r.at(IQA) & reg.IQA_DW) !== 0
     const step = wide ? 32 : 16
-    const size = 4096 << (r.get("IQA") & reg.IQA_QS_MASK)
+    const size = 4096 << (r.at(IQA) & reg.IQA_QS_MASK)
     // At most one turn of the ring, even if a hook keeps moving the tail.
     for (let left = size / step; left > 0 && this.#ready(); left--) {
-      const head = r.get("IQH") % size
+      const head = r.at(IQH) % size
       const error = this.#checkQueue(wide, size) || this.#execute(head, wide ? HALVES : HALVES / 2)
       if (error !== 0) {
         r.set("IQERCD", error)
         this.#log.setStatus(reg.IQE)
         break
       }
-      r.set("IQH", (head + step) % size)
+      r.put(IQH, (head + step) % size)
     }
     if (this.#late !== NONE) this.#timeOut()
   }
 
   #ready(): boolean {
     const r = this.#registers
-    const enabled = (r.get("GSTS") & reg.QIE) !== 0
-    return enabled && r.get("IQH") !== r.get("IQT") && (r.get("FSTS") & (reg.IQE | reg.ITE)) === 0
+    const enabled = (r.at(GSTS) & reg.QIE) !== 0
+    return enabled && r.at(IQH) !== r.at(IQT) && (r.at(FSTS) & (reg.IQE | reg.ITE)) === 0
   }
 
   /** Errors of the queue as a whole. §11.4.9.9. @returns IQEI or 0 */
   #checkQueue(wide: boolean, size: number): number {
-    const tail = this.#registers.get("IQT")
+    const tail = this.#registers.at(IQT)
     const wideAllowed = this.features.scalable || this.features.abortDma
     if (this.ttm !== reg.TTM_LEGACY && this.ttm !== reg.TTM_SCALABLE && this.ttm !== reg.TTM_ABORT) {
       return reg.IQEI_TTM
@@ -126,9 +132,9 @@ export class CommandQueue {
   /** @returns IQEI or 0 */
   #execute(head: number, halves: number): number {
     const r = this.#registers
-    const offset = (r.get("IQA") & 0xfffff000) + head
+    const offset = (r.at(IQA) & 0xfffff000) + head
     const carry = offset >>> 0 < head ? 1 : 0
-    const at = this.#memory.find(r.getHi("IQA") + carry, offset)
+    const at = this.#memory.find(r.at(IQA + 4) + carry, offset)
     if (at < 0) return reg.IQEI_FETCH
     const words = this.#memory.words
     const low = words[at] as number
