@@ -315,6 +315,16 @@ describe("flags", () => {
     expect(m.memory.read64(findLeaf(m, m.s1, VA))).toBe(IPA | S1_PAGE | DBM)
     expect(m.memory.read64(findLeaf(m, m.s2, IPA))).toBe(PAGE | S2_PAGE | DBM)
   })
+
+  it("are updated in stage 2 alone where stage 1 is skipped", () => {
+    const m = new Ats()
+    m.nested({ S1CDMax: 4n, S1DSS: 1n, S2HA: 1n, S2HD: 1n })
+    m.map(m.s2, SHAPE_4K, IPA, PAGE | 0x37fn | DBM)
+    expect(m.request(IPA, ACCESS_READ).allowed).toBe(ACCESS_READ)
+    expect(m.memory.read64(findLeaf(m, m.s2, IPA))).toBe(PAGE | 0x77fn | DBM)
+    expect(m.request(IPA).allowed).toBe(RW)
+    expect(m.memory.read64(findLeaf(m, m.s2, IPA))).toBe(PAGE | S2_PAGE | DBM)
+  })
 })
 
 describe("a translated transaction", () => {

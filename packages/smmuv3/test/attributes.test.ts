@@ -148,6 +148,10 @@ describe("the input of a stream", () => {
     // MemAttr 0xa, MTCFG, ALLOCCFG 0b1010, SHCFG Outer Shareable.
     m.write("GBPA", reg.GBPA_UPDATE + 0x2a1a)
     expect(attributesOf(m, VA)).toBe(attribute(OSH, 0x99))
+    const fixed = new Machine({ IDR1: EVERYTHING.IDR1 & ~(1 << 27) })
+    fixed.write("CR0", 0)
+    fixed.write("GBPA", reg.GBPA_UPDATE + 0x2a1a)
+    expect(attributesOf(fixed, VA)).toBe(attribute(NSH, WB))
   })
 })
 

@@ -146,7 +146,7 @@ describe("the PRI queue", () => {
     m.request({ device: 256, pasid: 3 })
     expect(m.events()).toEqual([[0x1_0000_3804n, 0n, 0n, 0n]])
     m.recreate(reg.CR2_REC_CFG_ATS | reg.CR2_RECINVSID)
-    m.request({ device: 256, pasid: 3 })
+    m.request({ device: 256, pasid: 3, write: true, read: false, execute: true, privileged: true })
     expect(m.events()[1]).toEqual([0x100_0000_3802n, 0n, 0n, 0n])
     expect(m.answers.map(a => a[2])).toEqual([15, 15, 15])
   })

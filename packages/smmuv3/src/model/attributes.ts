@@ -23,8 +23,8 @@ import type { Registers } from "./registers.ts"
 import type { Stage1Walk } from "./walk-stage1.ts"
 import type { Stage2Walk } from "./walk-stage2.ts"
 
-export const NON_SHAREABLE = 0
-export const OUTER_SHAREABLE = 2
+const NON_SHAREABLE = 0
+const OUTER_SHAREABLE = 2
 
 /** Halves of a MAIR byte for Normal memory: outer above inner. */
 const NON_CACHEABLE = 0x4
@@ -50,7 +50,7 @@ export function overriddenInput(word3: number): number {
 }
 
 /** The same of SMMU_GBPA, whose ALLOCCFG lies elsewhere. §6.3.14, §13.2. */
-export function globalBypassInput(gbpa: number): number {
+function globalBypassInput(gbpa: number): number {
   return override(gbpa & (MTCFG | MEMATTR), (gbpa >>> 8) & 0xf, (gbpa & SHCFG) >>> SHCFG_SHIFT)
 }
 
@@ -69,7 +69,7 @@ function override(memory: number, allocation: number, sharing: number): number {
  * @param mairLo CD.MAIR0, @param mairHi CD.MAIR1
  * @param treeSharing CD.SH0 or SH1 where descriptors have no shareability (DS), else -1
  */
-export function stage1Attributes(
+function stage1Attributes(
   input: number,
   leafLo: number,
   mairLo: number,
@@ -88,7 +88,7 @@ export function stage1Attributes(
 }
 
 /** What stage 2 makes of its input: the stronger of both. §13.1.5. */
-export function stage2Attributes(input: number, leafLo: number, treeSharing: number): number {
+function stage2Attributes(input: number, leafLo: number, treeSharing: number): number {
   const type = combinedType(input & 0xff, typeOfMemAttr((leafLo & S2_MEM_ATTR) >>> S2_MEM_ATTR_SHIFT))
   return consistent(type, combinedSharing(input, leafLo, treeSharing))
 }
@@ -98,7 +98,7 @@ export function stage2Attributes(input: number, leafLo: number, treeSharing: num
  * AArch64.S2ApplyFWBMemAttrs(). Device and Non-cacheable memory of stage 1 counts as Outer Shareable, as its effective
  * shareability is, one of two ways that DDI 0487 leaves open.
  */
-export function stage2ForcedAttributes(input: number, leafLo: number, treeSharing: number): number {
+function stage2ForcedAttributes(input: number, leafLo: number, treeSharing: number): number {
   const type = forcedType(input & 0xff, (leafLo & S2_MEM_ATTR) >>> S2_MEM_ATTR_SHIFT)
   return consistent(type, combinedSharing(input, leafLo, treeSharing))
 }

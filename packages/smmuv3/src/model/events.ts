@@ -28,7 +28,7 @@ import type { Registers } from "./registers.ts"
 import type { FaultSite, Transaction } from "./transaction.ts"
 
 /** Values that records are made of; each record takes the fields it has. */
-export interface EventFields {
+interface EventFields {
   readonly StreamID: number
   /** null: the transaction had none. */
   readonly SubstreamID: number | null
@@ -62,14 +62,14 @@ const NAMES: ReadonlyMap<number, ev.EventName> = new Map(
   Object.entries(ev.EVENTS).map(([name, number]) => [number, name as ev.EventName]),
 )
 
-export function eventName(event: number): ev.EventName {
+function eventName(event: number): ev.EventName {
   const name = NAMES.get(event)
   if (name === undefined) throw new Error(`bug: no event 0x${event.toString(16)}`)
   return name
 }
 
 /** The four 64-bit words of a record. */
-export function eventRecord(event: number, fields: EventFields): bigint[] {
+function eventRecord(event: number, fields: EventFields): bigint[] {
   const layout = LAYOUTS[eventName(event)]
   if (layout === undefined) throw new Error(`bug: event 0x${event.toString(16)} has no layout`)
   const { site } = fields
@@ -215,17 +215,21 @@ export class Reporter {
 
   /** The event's fault with its record, which the queue gets. */
   recorded(event: number, detail: string): Fault {
+    // Where the queue is off there is no record at all, §7.2.1. A full queue loses it with OVFLG.
+    if (!this.#events.enabled) return this.silent(event, detail)
     const record = this.#record(event, null)
     const fault = this.silent(event, detail, record)
-    this.#write(record)
+    // Last of all: whoever gets the interrupt may send transactions of its own.
+    if (this.merges) this.#events.merge(record)
+    else this.#events.write(record)
     return fault
   }
 
-  /** The same for a transaction that is held. */
+  /** The same for a transaction that is held; the queue can be written. */
   stalled(event: number, detail: string, held: number, stag: number): Fault {
     const record = this.#record(event, stag)
     const fault = { ...this.silent(event, detail, record), held }
-    if (record !== null) this.#events.write(record)
+    this.#events.write(record)
     return fault
   }
 
@@ -243,10 +247,10 @@ export class Reporter {
     return this.#fault("ABORT", 0, 0, null, detail)
   }
 
-  /** What happened in a walk, for people. */
+  /** What one of the four Translation-related faults is, for people. */
   describe(event: number): string {
     const { cls, ipaHi, ipaLo, stage } = this.#site
-    const happened = `${WHAT_HAPPENED[eventName(event)] ?? eventName(event)} in stage ${stage}`
+    const happened = `${WHAT_HAPPENED[event - ev.EVENTS.F_TRANSLATION]} in stage ${stage}`
     if (stage === 1) return happened
     const what = cls === ev.CLASS_CD ? "a CD" : cls === ev.CLASS_TT ? "a stage 1 table" : "the page"
     return `${happened} for ${what} at IPA ${hex64(fromHalves(ipaHi, ipaLo))}`
@@ -256,9 +260,7 @@ export class Reporter {
     return `no memory behind the fetch at ${hex64(fromHalves(this.#site.fetchHi, this.#site.fetchLo))}`
   }
 
-  /** null where the queue is off: then there is no record at all, §7.2.1. A full queue loses it with OVFLG. */
-  #record(event: number, stag: number | null): bigint[] | null {
-    if (!this.#events.enabled) return null
+  #record(event: number, stag: number | null): bigint[] {
     const t = this.#transaction
     return eventRecord(event, {
       StreamID: t.device,
@@ -270,13 +272,6 @@ export class Reporter {
       STAG: stag,
       site: this.#site,
     })
-  }
-
-  /** Last of all: whoever gets the interrupt may send transactions of its own. */
-  #write(record: readonly bigint[] | null): void {
-    if (record === null) return
-    if (this.merges) this.#events.merge(record)
-    else this.#events.write(record)
   }
 
   #fault(
@@ -301,9 +296,10 @@ export class Reporter {
   }
 }
 
-const WHAT_HAPPENED: Partial<Record<ev.EventName, string>> = {
-  F_TRANSLATION: "no valid translation",
-  F_ADDR_SIZE: "an address beyond the output size",
-  F_ACCESS: "the Access flag is clear",
-  F_PERMISSION: "the access is not permitted",
-}
+/** From F_TRANSLATION on: F_ADDR_SIZE, F_ACCESS, F_PERMISSION. */
+const WHAT_HAPPENED = [
+  "no valid translation",
+  "an address beyond the output size",
+  "the Access flag is clear",
+  "the access is not permitted",
+]

@@ -8,7 +8,6 @@ import {
   ACCESS_WRITE,
   hi32,
   lo32,
-  NO_PASID,
   type PageRequest,
   type PhysicalMemory,
   PRI_RESPONSE_FAILURE,
@@ -123,23 +122,16 @@ export class PageRequestQueue {
     const { features } = this.#registers
     if (request.pasid === null || features.ssidSize === 0) this.#answer(request, null, PRI_SUCCESS)
     else if (features.pps) this.#answer(request, request.pasid, PRI_SUCCESS)
-    else this.#answerAsStream(request)
+    else if (!isStopMarker(request)) this.#answerAsStream(request, request.pasid)
   }
 
   /** STE.PPAR says whether the answer has a PASID; without a valid STE it is a failure. */
-  #answerAsStream(request: PageRequest): void {
-    if (isStopMarker(request)) return
+  #answerAsStream(request: PageRequest, pasid: number): void {
     const { streams, transaction } = this.#translator
-    transaction.begin(
-      request.device,
-      request.pasid ?? NO_PASID,
-      hi32(request.address),
-      lo32(request.address),
-      accessOf(request),
-    )
+    transaction.begin(request.device, pasid, hi32(request.address), lo32(request.address), accessOf(request))
     const status = streams.find(transaction.device)
     if (status === 0 || status === ABORT) {
-      this.#answer(request, streams.entry.answersWithPasid ? request.pasid : null, PRI_SUCCESS)
+      this.#answer(request, streams.entry.answersWithPasid ? pasid : null, PRI_SUCCESS)
       return
     }
     this.#record(status)
