@@ -14,6 +14,7 @@ import {
   lo32,
   NO_PASID,
 } from "@iommu/core"
+import fc from "fast-check"
 import { describe, expect, it } from "vitest"
 import { EVERYTHING, type IdRegisters } from "../src/model/options.ts"
 import * as cd from "../src/spec/pasid-table.ts"
@@ -50,8 +51,8 @@ class Ats extends Machine {
   readonly s1: bigint
   readonly s2: bigint
 
-  constructor(id: Partial<IdRegisters> = {}, caches: CachePolicy = "none") {
-    super(id, undefined, caches)
+  constructor(id: Partial<IdRegisters> = {}, caches: CachePolicy = "none", ramBytes?: bigint) {
+    super(id, ramBytes, caches)
     this.s1 = this.alloc()
     this.s2 = this.alloc()
   }
@@ -233,6 +234,51 @@ describe("a translation request", () => {
     m.map(m.s2, SHAPE_4K, IPA, PAGE | S2_PAGE)
     m.nested({ S1CDMax: 4n, S1DSS: 1n })
     expect(m.request(IPA)).toEqual({ status: ATS_SUCCESS, address: PAGE, size: 12, allowed: RW })
+  })
+})
+
+describe("a completion", () => {
+  const bits = (...positions: number[]) =>
+    fc.subarray(positions).map(chosen => chosen.reduce((all, bit) => all | (1n << BigInt(bit)), 0n))
+  /** AP, AF, UXN, PXN, DBM of stage 1; S2AP, AF, XN, DBM of stage 2: mostly accessed. */
+  const leaf1 = bits(6, 7, 51, 53, 54).map(b => b | 0x703n)
+  const leaf2 = bits(6, 7, 51, 53, 54).map(b => b | 0x73fn)
+  const flags = fc.record({ HA: fc.boolean(), WXN: fc.boolean(), PAN: fc.boolean(), E0PD0: fc.boolean() })
+
+  /** A machine of its own for each question, because asking may update flags. */
+  function machine(one: bigint, two: bigint, on: Record<string, boolean>): Ats {
+    const m = new Ats({}, "none", 0x40_0000n)
+    const cdFlags = Object.fromEntries(Object.entries(on).map(([name, set]) => [name, set ? 1n : 0n]))
+    const both = on.HA === true ? { HD: 1n } : {}
+    const at = m.alloc()
+    m.store(at + 64n, cd.CD.encode({ ...plainCd(m.s1), ...cdFlags, ...both }))
+    for (const page of [RAM, RAM + 0x20_0000n])
+      m.map(m.s2, { ...SHAPE_4K, leafLevel: 2 }, page, page | S2_BLOCK)
+    const s2Flags = on.HA === true ? { S2HA: 1n, S2HD: 1n } : {}
+    const ste = { Config: 7n, EATS: FULL, S1CDMax: 1n, S1ContextPtr: at >> 6n }
+    m.ste(1, { ...ste, ...plainStage2(m.s2), ...s2Flags })
+    m.map(m.s1, SHAPE_4K, VA, IPA | one)
+    m.map(m.s2, SHAPE_4K, IPA, PAGE | two)
+    return m
+  }
+
+  it("grants what transactions of the same kind and privilege are allowed, at the same place", () => {
+    fc.assert(
+      fc.property(leaf1, leaf2, flags, fc.constantFrom(0, ACCESS_PRIV), (one, two, on, privilege) => {
+        const all = ACCESS_READ | ACCESS_WRITE | ACCESS_EXEC | privilege
+        const answer = machine(one, two, on).request(VA, all, 1)
+        const may = (access: number): boolean => machine(one, two, on).access(1, VA, access | privilege, 1).ok
+        const reads = may(ACCESS_READ)
+        // Execution alone cannot be told, and stage 1 that only executes ends the request.
+        const executes = reads && may(ACCESS_READ | ACCESS_EXEC)
+        const writes = may(ACCESS_WRITE)
+        const granted = (reads ? ACCESS_READ : 0) | (writes ? ACCESS_WRITE : 0) | (executes ? ACCESS_EXEC : 0)
+        expect(answer.status).toBe(ATS_SUCCESS)
+        expect(answer.allowed & ~ACCESS_PRIV).toBe(granted)
+        if (granted !== 0) expect([answer.address, answer.size]).toEqual([PAGE, 12])
+      }),
+      { seed: 39, numRuns: 150 },
+    )
   })
 })
 
