@@ -59,6 +59,8 @@ export class DeviceEntries {
   private current = NOBODY
   private readonly last: Int32Array = new Int32Array(DTE_WORDS)
   private hasLast = false
+  private lastDevice = NOBODY
+  private lastAt = 0
   private status: number = OK
   private hasGuest = false
   private hasGuestForAll = false
@@ -152,8 +154,11 @@ export class DeviceEntries {
   private fetch(device: number): number {
     const { caches, memory } = this
     if (!caches.isOn) {
-      const at = this.find(device)
+      const at =
+        this.hasLast && device === this.lastDevice && this.tracer === null ? this.lastAt : this.find(device)
       if (at < 0) return this.refuse(at)
+      this.lastDevice = device
+      this.lastAt = at
       return this.isSetUp(memory.words, at) ? this.status : this.decode(memory.words, at)
     }
     let cached = caches.findEntry(device)

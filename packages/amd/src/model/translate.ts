@@ -72,6 +72,7 @@ export class Translator {
   private readonly events: EventLog
   private readonly caches: Caches
   private readonly recent: RecentPages
+  private readonly isCaching: boolean
   readonly result: TranslationResult
 
   constructor(
@@ -94,23 +95,25 @@ export class Translator {
     this.events = events
     this.caches = caches
     this.recent = caches.recent
+    this.isCaching = caches.isOn
     this.result = result
   }
 
   translate(device: number, pasid: number, hi: number, lo: number, access: number): number {
-    const { words } = this.recent
-    const slot = recentSlot(device, pasid, hi, lo)
-    if (
-      words[slot] === ((lo & PAGE_MASK) | RECENT_VALID) &&
-      words[slot + 1] === (hi | 0) &&
-      words[slot + 2] === device &&
-      words[slot + 3] === pasid
-    ) {
-      const info = words[slot + RECENT_PAGE + INFO] as number
-      const denied = (access ^ DEVICE_PRIV) & GRANTS_MASK & ~info
-      if (denied === 0 && ((info & CLEAN) === 0 || (access & DEVICE_WRITE) === 0)) {
-        const offset = lo & PAGE_OFFSET
-        return this.answer(words, slot + RECENT_PAGE, info, 0, offset)
+    if (this.isCaching) {
+      const { words } = this.recent
+      const slot = recentSlot(device, pasid, hi, lo)
+      if (
+        words[slot] === ((lo & PAGE_MASK) | RECENT_VALID) &&
+        words[slot + 1] === (hi | 0) &&
+        words[slot + 2] === device &&
+        words[slot + 3] === pasid
+      ) {
+        const info = words[slot + RECENT_PAGE + INFO] as number
+        const denied = (access ^ DEVICE_PRIV) & GRANTS_MASK & ~info
+        if (denied === 0 && ((info & CLEAN) === 0 || (access & DEVICE_WRITE) === 0)) {
+          return this.answer(words, slot + RECENT_PAGE, info, 0, lo & PAGE_OFFSET)
+        }
       }
     }
     return this.translateAnew(device, pasid, hi, lo, access)
@@ -139,7 +142,7 @@ export class Translator {
 
   /** Walks as the loaded device table entry says. @returns OK with {@link result}, or why not; nothing is logged */
   walkTables(hi: number, lo: number, access: number): number {
-    if (this.caches.isOn) return this.throughCaches(hi, lo, access)
+    if (this.isCaching) return this.throughCaches(hi, lo, access)
     return this.entries.usesGuest ? this.throughGuest(hi, lo, access) : this.throughHost(hi, lo, access)
   }
 
@@ -235,7 +238,7 @@ export class Translator {
 
   private throughHost(hi: number, lo: number, access: number): number {
     const { host } = this
-    if (this.caches.isOn) host.walkThrough(hi, lo, needOf(access))
+    if (this.isCaching) host.walkThrough(hi, lo, needOf(access))
     else host.walk(hi, lo, needOf(access))
     if (host.status !== OK) return this.refuseHost(hi, lo, access)
     const r = this.result
@@ -252,7 +255,7 @@ export class Translator {
 
   private throughGuest(hi: number, lo: number, access: number): number {
     const { guest, host, pasids } = this
-    const { isOn } = this.caches
+    const isOn = this.isCaching
     const { pasid } = this.entries
     const found = isOn ? pasids.lookup(pasid, access) : pasids.find(pasid, access)
     if (found !== OK) return found

@@ -7,25 +7,8 @@
  */
 import { ACCESS_EXEC, ACCESS_READ, ACCESS_WRITE, type PhysicalMemory } from "@iommu/core"
 import * as pte from "../spec/page-tables.ts"
-import {
-  ALLOWED_SHIFT,
-  type Caches,
-  CLEAN,
-  GRANT_USER,
-  GRANTS_MASK,
-  GUEST_GRANTS_SHIFT,
-  HOST_TABLES,
-  INFO,
-  LG2_MASK,
-  PA_HI,
-  PA_LO,
-  type RangeCache,
-  SIZE_LG2_SHIFT,
-  STAGE2_LG2_SHIFT,
-  TABLE_HI,
-  TABLE_LO,
-  TABLE_RIGHTS,
-} from "./caches.ts"
+import type { Caches, RangeCache } from "./caches.ts"
+import * as cached from "./caches.ts"
 import type { HostTrace } from "./trace.ts"
 import { ILLEGAL_LEVEL, NO_PERMISSION, NOT_PRESENT, OK, RESERVED_BIT, TABLE_ERROR } from "./transaction.ts"
 
@@ -41,7 +24,7 @@ const LEAF_FLAGS = pte.V1_U_HI | pte.V1_FC_HI
 /** IR and IW become ACCESS_READ and ACCESS_WRITE when shifted down. */
 const RIGHTS_SHIFT = 29
 /** What host tables grant to everybody. */
-const HOST_INDIFFERENT = ACCESS_EXEC | GRANT_USER
+const HOST_INDIFFERENT = ACCESS_EXEC | cached.GRANT_USER
 
 /** PDE bits 60:52 are reserved. */
 const TABLE_RESERVED_HI = 0x1ff0_0000
@@ -54,6 +37,8 @@ const SIZED_LEAF = 0xe01
 const TABLE_1 = 0x201
 const TABLE_2 = 0x401
 const TABLE_3 = 0x601
+
+const { HOST_TABLES, CLEAN, INFO, PA_HI, PA_LO, TABLE_HI, TABLE_LO, TABLE_RIGHTS } = cached
 
 /** Permission bits, at their places in the high half of an entry. */
 export const READ: number = pte.V1_IR_HI
@@ -71,8 +56,10 @@ export class HostWalk {
   private mode = 0
   private rootHi = 0
   private rootLo = 0
-  /** Word index of the root table; -1 where no memory answers, and while the checked walk is to show its steps. */
+  /** Word index of the root table; -1 where no memory answers, and where the checked walk is to do the work. */
   private rootAt = -1
+  /** Bits of the address from here on in the high half are beyond the tables. */
+  private beyondShift = 0
   /** IR and IW of the entry. */
   private rootPermissions = 0
   /** V1_A when HAD lets hardware set it, else 0; likewise V1_D. */
@@ -103,83 +90,20 @@ export class HostWalk {
     this.rootHi = hi
     this.rootLo = lo
     this.rootPermissions = permissions
-    this.rootAt = mode === 0 || this.tracer !== null ? -1 : this.memory.find(hi, lo)
+    const isUnrolled = (mode === 3 || mode === 4) && this.tracer === null
+    this.rootAt = isUnrolled ? this.memory.find(hi, lo) : -1
+    this.beyondShift = mode === 4 ? 16 : 7
   }
 
   /**
    * Translates a guest physical address; the result is in the fields.
    * @param need {@link READ} and {@link WRITE} that the access asks for
-   * @returns word index in {@link memory} of what is there, or -1: {@link status} says why, OK where the address
-   * translates to no memory
+   * @returns the status
    */
   walk(hi: number, lo: number, need: number): number {
     const { memory, mode } = this
     let at = this.rootAt
-    if (at < 0 || mode < 3 || mode > 4 || hi >>> (mode === 4 ? 16 : 7) !== 0) return this.check(hi, lo, need)
-    const words = memory.words
-    const accessed = this.accessedBit
-    const mask = KIND | accessed
-    let permissions = this.rootPermissions
-    if (mode === 4) {
-      at += (hi >>> 6) & 0x3fe
-      const low = words[at] as number
-      const high = words[at + 1] as number
-      permissions &= high
-      if ((low & mask) !== (TABLE_3 | accessed) || (high & TABLE_RESERVED_HI) !== 0) {
-        return this.leaf(4, high, low, hi, lo, permissions, need)
-      }
-      at = memory.find(high & ADDR_HI, low & ADDR_LO)
-      if (at < 0) return this.check(hi, lo, need)
-    }
-    at += ((hi << 3) | (lo >>> 29)) & 0x3fe
-    const low3 = words[at] as number
-    const high3 = words[at + 1] as number
-    permissions &= high3
-    if ((low3 & mask) !== (TABLE_2 | accessed) || (high3 & TABLE_RESERVED_HI) !== 0) {
-      return this.leaf(3, high3, low3, hi, lo, permissions, need)
-    }
-    at = memory.find(high3 & ADDR_HI, low3 & ADDR_LO)
-    if (at < 0) return this.check(hi, lo, need)
-    at += (lo >>> 20) & 0x3fe
-    const low2 = words[at] as number
-    const high2 = words[at + 1] as number
-    permissions &= high2
-    if ((low2 & mask) !== (TABLE_1 | accessed) || (high2 & TABLE_RESERVED_HI) !== 0) {
-      return this.leaf(2, high2, low2, hi, lo, permissions, need)
-    }
-    at = memory.find(high2 & ADDR_HI, low2 & ADDR_LO)
-    if (at < 0) return this.check(hi, lo, need)
-    at += (lo >>> 11) & 0x3fe
-    const low = words[at] as number
-    const high = words[at + 1] as number
-    permissions &= high
-    const set = accessed | ((need & IW) === 0 ? 0 : this.dirtyBit)
-    if (
-      (low & (KIND | set)) !== (LEAF | set) ||
-      (high & LEAF_RESERVED_HI) !== 0 ||
-      (permissions & need) !== need
-    ) {
-      return this.leaf(1, high, low, hi, lo, permissions, need)
-    }
-    this.sizeLg2 = 12
-    this.permissions = (permissions & (IR | IW)) | (high & LEAF_FLAGS)
-    const paHi = high & ADDR_HI
-    const paLo = (low & ADDR_LO) | (lo & 0xfff)
-    this.paHi = paHi
-    this.paLo = paLo
-    this.status = OK
-    return memory.find(paHi, paLo)
-  }
-
-  /**
-   * As {@link walk} for a read by the IOMMU itself, without a result in the fields: a nested walk has one for each
-   * guest table (126 against 132 ns).
-   * @returns as {@link walk}
-   */
-  fetch(hi: number, lo: number): number {
-    const { memory, mode } = this
-    let at = this.rootAt
-    if (at < 0 || mode < 3 || mode > 4 || hi >>> (mode === 4 ? 16 : 7) !== 0) return this.check(hi, lo, IR)
+    if (at < 0 || hi >>> this.beyondShift !== 0) return this.check(hi, lo, need)
     const words = memory.words
     const accessed = this.accessedBit
     const mask = KIND | accessed
@@ -189,39 +113,106 @@ export class HostWalk {
       at += (hi >>> 6) & 0x3fe
       const low = words[at] as number
       const high = words[at + 1] as number
-      if ((low & mask) !== (TABLE_3 | accessed)) return this.walk(hi, lo, IR)
+      if ((low & mask) !== (TABLE_3 | accessed)) return this.check(hi, lo, need)
       permissions &= high
       reserved |= high
       at = memory.find(high & ADDR_HI, low & ADDR_LO)
-      if (at < 0) return this.check(hi, lo, IR)
+      if (at < 0) return this.check(hi, lo, need)
     }
     at += ((hi << 3) | (lo >>> 29)) & 0x3fe
     const low3 = words[at] as number
     const high3 = words[at + 1] as number
-    if ((low3 & mask) !== (TABLE_2 | accessed)) return this.walk(hi, lo, IR)
+    if ((low3 & mask) !== (TABLE_2 | accessed))
+      return this.leaf(3, reserved, high3, low3, hi, lo, permissions & high3, need)
     at = memory.find(high3 & ADDR_HI, low3 & ADDR_LO)
-    if (at < 0) return this.check(hi, lo, IR)
+    if (at < 0) return this.check(hi, lo, need)
     at += (lo >>> 20) & 0x3fe
     const low2 = words[at] as number
     const high2 = words[at + 1] as number
-    if ((low2 & mask) !== (TABLE_1 | accessed)) return this.walk(hi, lo, IR)
+    permissions &= high3 & high2
+    reserved |= high3
+    if ((low2 & mask) !== (TABLE_1 | accessed))
+      return this.leaf(2, reserved, high2, low2, hi, lo, permissions, need)
     at = memory.find(high2 & ADDR_HI, low2 & ADDR_LO)
-    if (at < 0) return this.check(hi, lo, IR)
+    if (at < 0) return this.check(hi, lo, need)
+    at += (lo >>> 11) & 0x3fe
+    const low = words[at] as number
+    const high = words[at + 1] as number
+    permissions &= high
+    reserved = ((reserved | high2) & TABLE_RESERVED_HI) | (high & LEAF_RESERVED_HI)
+    const set = accessed | ((need & IW) === 0 ? 0 : this.dirtyBit)
+    if ((low & (KIND | set)) !== (LEAF | set) || reserved !== 0 || (permissions & need) !== need) {
+      return this.check(hi, lo, need)
+    }
+    this.sizeLg2 = 12
+    this.permissions = (permissions & (IR | IW)) | (high & LEAF_FLAGS)
+    this.paHi = high & ADDR_HI
+    this.paLo = (low & ADDR_LO) | (lo & 0xfff)
+    this.status = OK
+    return OK
+  }
+
+  /**
+   * As {@link walk} for a read by the IOMMU itself, without a result in the fields: a nested walk has one for each
+   * guest table (126 against 132 ns).
+   * @returns as {@link access}
+   */
+  fetch(hi: number, lo: number): number {
+    const { memory, mode } = this
+    let at = this.rootAt
+    if (at < 0 || hi >>> this.beyondShift !== 0) return this.access(hi, lo, IR)
+    const words = memory.words
+    const accessed = this.accessedBit
+    const mask = KIND | accessed
+    let permissions = this.rootPermissions
+    let reserved = 0
+    if (mode === 4) {
+      at += (hi >>> 6) & 0x3fe
+      const low = words[at] as number
+      const high = words[at + 1] as number
+      if ((low & mask) !== (TABLE_3 | accessed)) return this.access(hi, lo, IR)
+      permissions &= high
+      reserved |= high
+      at = memory.find(high & ADDR_HI, low & ADDR_LO)
+      if (at < 0) return this.access(hi, lo, IR)
+    }
+    at += ((hi << 3) | (lo >>> 29)) & 0x3fe
+    const low3 = words[at] as number
+    const high3 = words[at + 1] as number
+    if ((low3 & mask) !== (TABLE_2 | accessed)) return this.access(hi, lo, IR)
+    at = memory.find(high3 & ADDR_HI, low3 & ADDR_LO)
+    if (at < 0) return this.access(hi, lo, IR)
+    at += (lo >>> 20) & 0x3fe
+    const low2 = words[at] as number
+    const high2 = words[at + 1] as number
+    if ((low2 & mask) !== (TABLE_1 | accessed)) return this.access(hi, lo, IR)
+    at = memory.find(high2 & ADDR_HI, low2 & ADDR_LO)
+    if (at < 0) return this.access(hi, lo, IR)
     at += (lo >>> 11) & 0x3fe
     const low = words[at] as number
     const high = words[at + 1] as number
     permissions &= high3 & high2 & high
     reserved = ((reserved | high3 | high2) & TABLE_RESERVED_HI) | (high & LEAF_RESERVED_HI)
     if ((low & mask) !== (LEAF | accessed) || reserved !== 0 || (permissions & IR) === 0) {
-      return this.walk(hi, lo, IR)
+      return this.access(hi, lo, IR)
     }
     at = memory.find(high & ADDR_HI, (low & ADDR_LO) | (lo & 0xfff))
-    return at < 0 ? this.check(hi, lo, IR) : at
+    return at < 0 ? this.access(hi, lo, IR) : at
+  }
+
+  /**
+   * As {@link walk} for an access of the IOMMU itself.
+   * @returns word index in {@link memory} of what is there, or -1: {@link status} says why, OK where the address
+   * translates to no memory
+   */
+  access(hi: number, lo: number, need: number): number {
+    return this.walk(hi, lo, need) === OK ? this.memory.find(this.paHi, this.paLo) : -1
   }
 
   /** Ends a walk at a leaf that needs nothing but its page, or hands it to the checked walk. */
   private leaf(
     level: number,
+    reservedAbove: number,
     high: number,
     low: number,
     hi: number,
@@ -230,7 +221,8 @@ export class HostWalk {
     need: number,
   ): number {
     const set = this.accessedBit | ((need & IW) === 0 ? 0 : this.dirtyBit)
-    const plain = (low & set) === set && (high & LEAF_RESERVED_HI) === 0 && (permissions & need) === need
+    const reserved = (reservedAbove & TABLE_RESERVED_HI) | (high & LEAF_RESERVED_HI)
+    const plain = (low & set) === set && reserved === 0 && (permissions & need) === need
     const kind = low & KIND
     if (!plain || (kind !== LEAF && kind !== SIZED_LEAF)) return this.check(hi, lo, need)
     const sizeLg2 = kind === LEAF ? 9 * level + 3 : pte.v1SizedLeafLg2(high, low)
@@ -238,12 +230,12 @@ export class HostWalk {
     this.permissions = (permissions & (IR | IW)) | (high & LEAF_FLAGS)
     this.page(sizeLg2, high, low, hi, lo)
     this.status = OK
-    return this.memory.find(this.paHi, this.paLo)
+    return OK
   }
 
   private check(hi: number, lo: number, need: number): number {
     this.status = this.walkChecked(hi, lo, need)
-    return this.status === OK ? this.memory.find(this.paHi, this.paLo) : -1
+    return this.status
   }
 
   private page(sizeLg2: number, high: number, low: number, hi: number, lo: number): number {
@@ -277,7 +269,7 @@ export class HostWalk {
     }
     this.isClean = (info & CLEAN) !== 0
     this.page(
-      (info >>> SIZE_LG2_SHIFT) & LG2_MASK,
+      (info >>> cached.SIZE_LG2_SHIFT) & cached.LG2_MASK,
       store.words[at + PA_HI] as number,
       store.words[at + PA_LO] as number,
       hi,
@@ -320,10 +312,10 @@ export class HostWalk {
     const at = pages.insert(this.sizeLg2, this.tag, HOST_TABLES, hi, lo)
     pages.fill(at, this.sizeLg2, this.paHi, this.paLo, hi, lo)
     const allowed = (this.permissions >>> RIGHTS_SHIFT) & (ACCESS_READ | ACCESS_WRITE)
-    const grants = allowed | HOST_INDIFFERENT | (GRANTS_MASK << GUEST_GRANTS_SHIFT)
-    const sizes = (this.sizeLg2 << STAGE2_LG2_SHIFT) | (this.sizeLg2 << SIZE_LG2_SHIFT)
+    const grants = allowed | HOST_INDIFFERENT | (cached.GRANTS_MASK << cached.GUEST_GRANTS_SHIFT)
+    const sizes = (this.sizeLg2 << cached.STAGE2_LG2_SHIFT) | (this.sizeLg2 << cached.SIZE_LG2_SHIFT)
     const clean = this.isClean ? CLEAN : 0
-    pages.store.words[at + INFO] = grants | (allowed << ALLOWED_SHIFT) | clean | sizes
+    pages.store.words[at + INFO] = grants | (allowed << cached.ALLOWED_SHIFT) | clean | sizes
   }
 
   /** Mode 0: no host tables, only the entry's IR and IW. */
