@@ -366,6 +366,10 @@ describe("translated requests", () => {
     expect(machine.events()).toEqual([[0x8a00_0000_0000_0001n, 0xfee0_0000n]])
   })
 
+  it("to the interrupt range pass where DTE.IV is 0, as interrupts of other requests do", () => {
+    expect(send(hostMachine({}), 0xfee0_0000n, ACCESS_WRITE)).toBe(0)
+  })
+
   it("with a PASID have no interrupt range", () => {
     const machine = hostMachine({})
     expect(machine.model.translatedRequest(1, 5, 0, 0xfee0_0000, ACCESS_WRITE)).toBe(0)

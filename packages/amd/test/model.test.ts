@@ -164,6 +164,14 @@ describe("commands", () => {
     expect(sent).toEqual([[0xfee0_7004n, 0x155]])
   })
 
+  it("send nothing while the MSI capability is off", () => {
+    const machine = new Machine({}, ON | COM_WAIT_INT_EN)
+    let sent = 0
+    machine.model.onInterrupt = () => sent++
+    machine.command(0x1000_0000_0000_0002n, 0n)
+    expect(sent).toBe(0)
+  })
+
   it("wrap the head to 0 at the end of the buffer", () => {
     const machine = new Machine()
     let count = 0
@@ -557,6 +565,27 @@ describe("result and trace", () => {
       "not valid",
       "not valid: requests pass untranslated",
       "no translation information",
+    ])
+  })
+
+  it("names the levels of GCR3 tables, and who may do what with a page", () => {
+    const machine = new Machine()
+    const level1 = machine.table({ 0: page(0x4000n, 0n), 1: page(0x5000n, IW), 2: page(0x6000n, IR) })
+    machine.hostDevice(1, 1, level1)
+    const gcr3 = machine.table()
+    const upper = machine.table({ 1: gcr3 | 1n })
+    const second = ((upper >> 15n) & 0xffffn) << 16n
+    machine.dte(2, DTE_V | DTE_TV | IRW | bit(55) | bit(56) | (((upper >> 12n) & 7n) << 58n), second, 0n, 0n)
+    const steps: string[] = []
+    machine.model.trace = step => steps.push(`${step.what}: ${step.meaning}`)
+    for (const iova of [0n, 0x1000n, 0x2000n]) machine.read(1, iova)
+    machine.read(2, 0n, 512)
+    expect(steps.filter(step => !step.startsWith("DTE"))).toEqual([
+      "level 1 PTE: 4 KiB page at 0x4000, no access",
+      "level 1 PTE: 4 KiB page at 0x5000, write",
+      "level 1 PTE: 4 KiB page at 0x6000, read",
+      `level 1 GCR3 entry: GCR3 table at 0x${gcr3.toString(16)}`,
+      "level 0 GCR3 entry: not valid",
     ])
   })
 
