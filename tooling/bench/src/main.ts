@@ -8,12 +8,13 @@ import { allCases } from "./cases.ts"
 import { compare, readReport } from "./compare.ts"
 import { measure, sample } from "./measure.ts"
 import { measureMemory } from "./memory.ts"
-import { comparisonTable, memoryTable, resultTable } from "./print.ts"
+import { comparisonTable, markdownTables, memoryTable, resultTable } from "./print.ts"
 import { machineOf, type Report } from "./report.ts"
 
-const USAGE = `usage: bench [--json] [--compare FILE] [--only TEXT] [--rounds N]
+const USAGE = `usage: bench [--json | --markdown] [--compare FILE] [--only TEXT] [--rounds N]
 
   --json          print one JSON document instead of a table
+  --markdown      print the tables of docs/performance.md
   --compare FILE  compare with an earlier --json document: ratios to the yardsticks, then and now
   --only TEXT     only operations and subjects that contain TEXT
   --rounds N      rounds of measuring each case against its yardstick (default 9)
@@ -34,6 +35,7 @@ function main(args: readonly string[]): number {
   const report: Report = { schema: 1, machine: machineOf(), results, memory: measureMemory(options.only) }
   const isOk = results.every(result => result.ok) && report.memory.every(result => result.ok)
   if (options.json) process.stdout.write(`${JSON.stringify(report, null, 1)}\n`)
+  else if (options.markdown) process.stdout.write(markdownTables(report))
   else process.stdout.write(`${resultTable(results)}\n${memoryTable(report.memory)}`)
   if (options.earlier !== null) {
     const text = comparisonTable(compare(options.earlier, report))
@@ -45,6 +47,7 @@ function main(args: readonly string[]): number {
 
 interface Options {
   readonly json: boolean
+  readonly markdown: boolean
   readonly earlier: Report | null
   readonly only: string
   readonly rounds: number
@@ -56,6 +59,7 @@ function readOptions(args: readonly string[]): Options | null {
       args: [...args],
       options: {
         json: { type: "boolean", default: false },
+        markdown: { type: "boolean", default: false },
         compare: { type: "string" },
         only: { type: "string", default: "" },
         rounds: { type: "string", default: "9" },
@@ -64,7 +68,7 @@ function readOptions(args: readonly string[]): Options | null {
     const rounds = Number(values.rounds)
     if (!Number.isInteger(rounds) || rounds < 1) throw new Error("--rounds takes a whole number from 1 up")
     const earlier = values.compare === undefined ? null : readReport(readFileSync(values.compare, "utf8"))
-    return { json: values.json, earlier, only: values.only, rounds }
+    return { json: values.json, markdown: values.markdown, earlier, only: values.only, rounds }
   } catch (error) {
     process.stderr.write(`bench: ${error instanceof Error ? error.message : String(error)}\n${USAGE}`)
     return null

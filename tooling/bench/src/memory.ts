@@ -129,7 +129,7 @@ function growth(subject: FormatSubject): number {
   ])
   for (const work of works) sample(work, 20)
   // In turn, and the least of each: the larger tables live in a cache that the machine shares with others.
-  const rounds = Array.from({ length: 7 }, () => works.map(work => sample(work, 8)))
+  const rounds = Array.from({ length: 15 }, () => works.map(work => sample(work, 4)))
   const [small, bareSmall, large, bareLarge] = works.map((_, n) =>
     Math.min(...rounds.map(round => round[n] ?? 0)),
   )

@@ -1,6 +1,7 @@
 import type { Comparison } from "./compare.ts"
 import type { Measurement } from "./measure.ts"
 import type { MemoryMeasurement } from "./memory.ts"
+import type { Report } from "./report.ts"
 
 export function resultTable(results: readonly Measurement[]): string {
   return table(
@@ -56,6 +57,50 @@ export function comparisonTable(comparisons: readonly Comparison[]): string {
       `${after >= before ? "+" : ""}${((after / before - 1) * 100).toFixed(0)} %`,
     ]),
   )
+}
+
+/**
+ * The tables of docs/performance.md: one row an operation and subject group, cells `ns (ratio to the yardstick)`, least
+ * of all rounds.
+ */
+export function markdownTables({ results, memory }: Report): string {
+  const prices = grid(
+    results.map(({ operation, subject, ns, ratio }) => ({
+      row: operation,
+      column: subject,
+      cell: `${ns.min.toFixed(ns.min < 10 ? 2 : 0)} (${ratio.toFixed(1)})`,
+    })),
+  )
+  const sizes = grid(
+    memory.map(({ what, unit, subject, value }) => ({
+      row: `${what}, ${unit}`,
+      column: subject,
+      cell: value.toFixed(value < 10 ? 2 : 0),
+    })),
+  )
+  return [...prices, ...sizes].join("\n")
+}
+
+interface Cell {
+  readonly row: string
+  readonly column: string
+  readonly cell: string
+}
+
+/** One table for each set of columns that occur together. */
+function grid(cells: readonly Cell[]): string[] {
+  const rows = new Map<string, Map<string, string>>()
+  for (const { row, column, cell } of cells) rows.set(row, (rows.get(row) ?? new Map()).set(column, cell))
+  const tables = new Map<string, string[]>()
+  for (const [row, byColumn] of rows) {
+    const columns = [...byColumn.keys()]
+    const lines = tables.get(columns.join()) ?? [
+      `| | ${columns.join(" | ")} |`,
+      `|---|${columns.map(() => "--:|").join("")}`,
+    ]
+    tables.set(columns.join(), [...lines, `| ${row} | ${[...byColumn.values()].join(" | ")} |`])
+  }
+  return [...tables.values()].map(lines => `${lines.join("\n")}\n`)
 }
 
 /** Columns as wide as their widest cell; numbers to the right. */

@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest"
 import { compare, readReport } from "../src/compare.ts"
 import { type Measurement, measure, median } from "../src/measure.ts"
-import { comparisonTable, resultTable } from "../src/print.ts"
+import { comparisonTable, markdownTables, resultTable } from "../src/print.ts"
 import { machineOf, type Report } from "../src/report.ts"
 import { barePa, bareTable, bareWalk, fillYardstick } from "../src/yardsticks.ts"
 
@@ -25,6 +25,16 @@ describe("reports", () => {
     expect(compare(before, after)).toEqual([{ operation: "map", subject: "toy", before: 2, after: 3 }])
     expect(comparisonTable(compare(before, after))).toContain("+50 %")
     expect(resultTable(after.results)).toContain("OVER")
+  })
+
+  it("are printed as tables for people", () => {
+    const lines = markdownTables(report([result("map", 3), result("unmap", 1)])).split("\n")
+    expect(lines.slice(0, 4)).toEqual([
+      "| | toy |",
+      "|---|--:|",
+      "| map | 1.00 (3.0) |",
+      "| unmap | 1.00 (1.0) |",
+    ])
   })
 
   it.each(["{}", "[]", "null", '{"schema":2,"results":[]}', '{"schema":1,"results":[{}]}'])(
