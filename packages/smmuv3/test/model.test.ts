@@ -607,4 +607,67 @@ describe("trace", () => {
     expect(m.access(1, VA).ok).toBe(true)
     expect(steps).toHaveLength(30)
   })
+
+  /** "what: meaning" of each step of an access. */
+  function told(m: Machine, address: bigint, stream = 1, pasid?: number): string[] {
+    const steps: string[] = []
+    m.model.trace = step => steps.push(`${step.what} ${step.index}: ${step.meaning}`)
+    m.access(stream, address, ACCESS_READ, pasid)
+    m.model.trace = null
+    return steps
+  }
+
+  it("tells first levels of Stream tables and CD tables", () => {
+    const m = new Machine()
+    const [level1, level2, cds, leaf] = [m.alloc(), m.alloc(), m.alloc(), m.alloc()]
+    m.write("CR0", 0)
+    m.write64("STRTAB_BASE", level1)
+    m.write("STRTAB_BASE_CFG", (1 << 16) | (6 << 6) | 8)
+    m.write("CR0", reg.CR0_SMMUEN)
+    expect(told(m, VA, 65)).toEqual(["L1STD 1: no Stream table entries"])
+    m.memory.write64(level1 + 8n, level2 | 3n)
+    const at = level2.toString(16)
+    expect(told(m, VA, 65)).toEqual([`L1STD 1: 4 Stream table entries at 0x${at}`, "STE 1: not valid"])
+    // V, Config 5, S1Fmt 1, S1CDMax 7.
+    m.store(level2 + 64n, [cds | 0x1bn | (7n << 59n), 2n, 0n, 0n])
+    const told1 = told(m, VA, 65, 65)
+    expect(told1.slice(1)).toEqual([`STE 1: stage 1, CDs at 0x${cds.toString(16)}`, "L1CD 1: not valid"])
+    m.memory.write64(cds + 8n, leaf | 1n)
+    expect(told(m, VA, 65, 65).slice(2)).toEqual([`L1CD 1: CDs at 0x${leaf.toString(16)}`, "CD 1: not valid"])
+  })
+
+  it("tells what every kind of descriptor says", () => {
+    const m = new Machine()
+    const root = m.alloc()
+    m.ste(1, { Config: 5n, S1ContextPtr: m.cd(plainCd(root)) >> 6n })
+    const last = (): string | undefined => told(m, VA).at(-1)
+    m.map(root, SHAPE_4K, VA, 0n)
+    expect(last()).toBe("level 3 descriptor 359: not valid")
+    m.map(root, SHAPE_4K, VA, PAGE | 0x741n)
+    expect(last()).toBe("level 3 descriptor 359: Reserved at this level")
+    m.map(root, SHAPE_4K, VA, PAGE | 0x383n | (3n << 51n))
+    expect(last()).toContain(
+      "4 KiB page at 0x40f00000, read-only, privileged, Access flag clear, DBM, contiguous",
+    )
+    m.map(root, { ...SHAPE_4K, leafLevel: 2 }, VA, 0x4020_0000n | 0x741n)
+    expect(last()).toBe("level 2 descriptor 418: 2 MiB block at 0x40200000, read, write")
+    m.ste(1, { Config: 6n, ...plainStage2(root) })
+    const stage2 = ["no access", "read-only", "write-only", "read, write"]
+    for (const [access, text] of stage2.entries()) {
+      m.map(root, { ...SHAPE_4K, leafLevel: 2 }, VA, 0x4020_0000n | 0x73dn | (BigInt(access) << 6n))
+      expect(last()).toBe(`level 2 descriptor 418: 2 MiB block at 0x40200000, ${text}`)
+    }
+  })
+
+  it("and the other listeners can be asked for", () => {
+    const { model } = new Machine()
+    const listener = (): void => {}
+    model.trace = listener
+    model.onInvalidate = listener
+    model.onInterrupt = listener
+    model.onRelease = listener
+    expect([model.trace, model.onInvalidate, model.onInterrupt, model.onRelease]).toEqual(
+      new Array(4).fill(listener),
+    )
+  })
 })
