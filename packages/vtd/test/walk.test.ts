@@ -200,7 +200,6 @@ describe("legacy mode", () => {
     unit.legacy(0xffff_ffff_ffff_f009n, 2n)
     expect(unit.dma(IOVA, ACCESS_WRITE)).toMatchObject({ ok: true, pa: IOVA, stage2Size: 0n })
     expect(unit.code(1n << 52n)).toBe(0x04)
-    expect(unit.code(0xfee0_0010n)).toBe(0x0e)
   })
 
   it("knows no pass-through without PT, no device-TLB translation without DT", () => {
@@ -244,6 +243,30 @@ describe("legacy mode", () => {
     unit.legacy(root | 1n, 2n)
     expect(unit.code(0x7f_ffff_ffffn)).toBe(0)
     expect(unit.code(0x80_0000_0000n)).toBe(0x04)
+  })
+})
+
+describe("the interrupt address range, §3.15", () => {
+  it("takes writes without PASID as messages, past all tables; reads and AtomicOps are wrong (29h)", () => {
+    const legacy = legacyUnit()
+    legacy.unit.mapSecond(legacy.root, 4, 0xfee0_1000n, PAGE | 3n)
+    const scalable = secondUnit()
+    for (const { unit } of [legacy, scalable]) {
+      const written = unit.dma(0xfee0_1004n, ACCESS_WRITE)
+      expect(written).toMatchObject({ ok: true, pa: 0xfee0_1004n, allowed: ACCESS_WRITE, stage2Size: 0n })
+      expect(unit.code(0xfee0_1004n)).toBe(0x29)
+      expect(unit.code(0xfeef_fffcn, ACCESS_READ | ACCESS_WRITE)).toBe(0x29)
+      // One page before and one behind it are addresses as any other.
+      expect(unit.dma(0xfedf_f000n, ACCESS_WRITE).ok || unit.dma(0xfef0_0000n, ACCESS_WRITE).ok).toBe(false)
+    }
+  })
+
+  it("is translated as any other for requests with PASID", () => {
+    const { unit, root } = secondUnit()
+    unit.set(CONTEXT, 1n << 3n)
+    unit.put(PASID_TABLE + 64n, root | 1n | AW4 | SECOND, 5n)
+    unit.mapSecond(root, 4, 0xfee0_1000n, PAGE | 3n)
+    expect(unit.dma(0xfee0_1004n, ACCESS_READ, 1)).toMatchObject({ ok: true, pa: PAGE + 4n })
   })
 })
 
@@ -399,7 +422,9 @@ describe("scalable mode entries", () => {
     unit.scalable(1n | PASS_THROUGH, 9n)
     expect(unit.dma(IOVA)).toMatchObject({ ok: true, pa: IOVA })
     expect(unit.code(1n << 46n)).toBe(0x83)
-    expect(unit.code(0xfeef_fff8n)).toBe(0x87)
+    unit.set(CONTEXT, 1n << 3n)
+    unit.put(PASID_TABLE + 64n, 1n | PASS_THROUGH, 9n)
+    expect(unit.code(0xfeef_fff8n, ACCESS_READ, 1)).toBe(0x87)
   })
 })
 

@@ -30,6 +30,7 @@ import {
   checkOutput,
   findTranslation,
   identity,
+  isInterruptAddress,
   prepareLookUp,
   translateResolved,
   type VtdTranslationResult,
@@ -134,7 +135,7 @@ export class AtsPort {
     // Served execute requests get no execute permission.
     t.access &= ~ACCESS_EXEC
     if (reason === 0) {
-      if (pasid < 0 && inInterruptRange(hi, lo)) return this.#answerInterruptRange(write)
+      if (pasid < 0 && isInterruptAddress(hi, lo)) return this.#answerInterruptRange(write)
       reason = t.mode === MODE_PASS_THROUGH ? this.#passThrough(t) : this.#translate(t, write)
     }
     if (reason === 0) {
@@ -227,12 +228,8 @@ function checkHostAddress(t: Transaction): number {
   if ((t.iovaHi & t.features.pointerRsvdHi) !== 0) {
     return t.fail(t.legacy ? fr.LGN_1 : fr.SGN_4, 0, t.iovaHi, t.iovaLo)
   }
-  if (!inInterruptRange(t.iovaHi, t.iovaLo)) return 0
+  if (!isInterruptAddress(t.iovaHi, t.iovaLo)) return 0
   return t.fail(t.legacy ? fr.LGN_4 : fr.SGN_8, 0, t.iovaHi, t.iovaLo)
-}
-
-function inInterruptRange(hi: number, lo: number): boolean {
-  return hi === 0 && lo >>> INTERRUPT_RANGE_LG2 === INTERRUPT_RANGE
 }
 
 /** SGN.8.2 judges the whole range of a translation: the device is going to use all of it. */

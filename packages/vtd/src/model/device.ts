@@ -35,7 +35,13 @@ import {
 import { PageRequestQueue } from "./page-requests.ts"
 import { Registers } from "./registers.ts"
 import { REQUEST_UNTRANSLATED, Transaction } from "./transaction.ts"
-import { identity, translateRemapped, type VtdTranslationResult } from "./translate.ts"
+import {
+  identity,
+  isInterruptAddress,
+  translateInterrupt,
+  translateRemapped,
+  type VtdTranslationResult,
+} from "./translate.ts"
 
 const OFFSETS = {
   GCMD: reg.REGISTERS.GCMD[0],
@@ -149,7 +155,10 @@ export class VtdModel implements IommuModel, AtsModel {
       result.fault = null
       return 0
     }
-    const reason = translateRemapped(t, result)
+    const reason =
+      t.pasid < 0 && isInterruptAddress(iovaHi, iovaLo)
+        ? translateInterrupt(t, result)
+        : translateRemapped(t, result)
     result.fault = reason === 0 ? null : this.log.report(t)
     return reason
   }

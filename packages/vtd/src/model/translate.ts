@@ -38,6 +38,19 @@ export interface VtdTranslationResult extends TranslationResult {
   attributes: number
 }
 
+/** The interrupt address range, FEEx_xxxxh. §3.15. */
+export function isInterruptAddress(hi: number, lo: number): boolean {
+  return hi === 0 && lo >>> 20 === 0xfee
+}
+
+/** A request without PASID to the interrupt address range: writes are messages, anything else is wrong. §3.15, Table 15. */
+export function translateInterrupt(t: Transaction, result: VtdTranslationResult): number {
+  if ((t.access & ACCESS_READ) !== 0) return t.fail(fr.INTERRUPT_29, 0, t.iovaHi, t.iovaLo)
+  identity(t, result)
+  result.allowed = ACCESS_WRITE
+  return 0
+}
+
 /** Translates while remapping is enabled. @returns 0 with the result filled, or the fault reason */
 export function translateRemapped(t: Transaction, result: VtdTranslationResult): number {
   const { caches } = t
@@ -298,7 +311,7 @@ function allowedByFirst(t: Transaction): number {
 
 /** No request may come out in the interrupt address range, 0xFEEx_xxxx. §3.15, LGN.4 and SGN.8. */
 export function checkOutput(t: Transaction, result: VtdTranslationResult): number {
-  if (result.paHi === 0 && result.paLo >>> 20 === 0xfee) {
+  if (isInterruptAddress(result.paHi, result.paLo)) {
     return t.fail(t.legacy ? fr.LGN_4 : fr.SGN_8, t.mode === MODE_FIRST ? 1 : 2, result.paHi, result.paLo)
   }
   return 0

@@ -1,5 +1,5 @@
 /**
- * Fault reasons and fault records. Intel VT-d 5.10 (D51397-018) §7.1.3 (Table 30) and §11.4.7.6. Reasons that
+ * Fault reasons and fault records. Intel VT-d 5.10 (D51397-018) §7.1.3 (Table 30), §5.1.4.1 (Table 15) and §11.4.7.6. Reasons that
  * only host permission tables and PASIDs in translated requests have (revision 5.0) are left out.
  */
 import { type BitLayout, bitLayout } from "@iommu/core"
@@ -12,6 +12,8 @@ export interface FaultReason {
   readonly meaning: string
 }
 
+/** Table 15 has no condition codes. Reasons of remapped interrupts (20h to 28h, 2Ah, 2Bh) are left out. */
+export const INTERRUPT_29 = 0x29
 export const LRT_1 = 0x08
 export const LRT_2 = 0x01
 export const LRT_3 = 0x0a
@@ -87,6 +89,7 @@ function unqualified(name: string, meaning: string): FaultReason {
 }
 
 export const FAULT_REASONS: ReadonlyMap<number, FaultReason> = new Map([
+  [INTERRUPT_29, unqualified("29h", "a request to the interrupt address range that is no interrupt message")],
   [LRT_1, unqualified("LRT.1", "the root entry could not be read")],
   [LRT_2, unqualified("LRT.2", "the root entry is not present")],
   [LRT_3, unqualified("LRT.3", "a reserved bit is set in the root entry")],

@@ -153,6 +153,7 @@ export const REGISTER_VECTORS: readonly (readonly [name: string, offset: number]
 
 /** Fault reasons: Table 30 of the book; SGN.3 only in earlier revisions and in Linux's dmar.c. */
 export const REASON_VECTORS: readonly (readonly [name: string, code: number, qualified: boolean])[] = [
+  ["29h", 0x29, false],
   ["LRT.1", 0x8, false],
   ["LRT.2", 0x1, false],
   ["LRT.3", 0xa, false],
