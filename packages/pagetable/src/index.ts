@@ -3,5 +3,5 @@
  * @packageDocumentation
  */
 export * from "./format.ts"
-export * from "./gather.ts"
+export { type Gather, NOTHING_GATHERED } from "./gather.ts"
 export * from "./page-table.ts"

@@ -2,23 +2,21 @@
 import { IOMMU_WRITE } from "@iommu/core"
 import { definePageTableFormat, type PageTableFormat } from "@iommu/pagetable"
 import { V2_A, V2_D, V2_P, V2_PS, V2_RW, V2_US } from "../spec/page-tables.ts"
+import { shape } from "./shape.ts"
 
 /** Level 0 is the book's PTE, level 4 its PML5E. Accessed and dirty are set in advance, as Linux does. */
 export const AMD_V2: PageTableFormat = definePageTableFormat({
+  ...shape,
   name: "AMD v2",
-  granuleLg2: 12,
   minLevels: 4,
   maxLevels: 5,
   maxInputBits: 57,
-  maxOutputBits: 52,
   pageSizes: 0x4020_1000n,
   presentMask: V2_P,
   kindMask: V2_P | V2_PS,
-  addressMask: 0x000f_ffff_ffff_f000n,
   pageBits: BigInt(V2_P),
   blockBits: BigInt(V2_P | V2_PS),
   dirty: { mask: BigInt(V2_D), value: BigInt(V2_D), flip: BigInt(V2_D) },
-  cutLeafGoes: 1,
   leafBits: prot => BigInt(V2_US | V2_A | ((prot & IOMMU_WRITE) !== 0 ? V2_RW | V2_D : 0)),
   tableBits: () => BigInt(V2_P | V2_RW | V2_US | V2_A),
 })

@@ -11,6 +11,7 @@ import {
   V1_NEXT_LEVEL_SIZED,
   V1_PR,
 } from "../spec/page-tables.ts"
+import { shape } from "./shape.ts"
 
 /**
  * Level n is the book's level n + 1, the mode of a table of n + 1 levels. Tables begin with as many levels as the
@@ -20,23 +21,20 @@ import {
  * All leaves force coherence, as Linux's do; tables leave permissions to the leaves.
  */
 export const AMD_V1: PageTableFormat = definePageTableFormat({
+  ...shape,
   name: "AMD v1",
-  granuleLg2: 12,
   minLevels: 1,
   maxLevels: 6,
   maxInputBits: 64,
-  maxOutputBits: 52,
   grows: 1,
   pageSizes: 0x000f_ff7f_ffff_f000n,
   presentMask: V1_PR,
   kindMask: V1_PR | V1_NEXT_LEVEL,
-  addressMask: 0x000f_ffff_ffff_f000n,
   pageBits: BigInt(V1_PR),
   blockBits: BigInt(V1_PR),
   runBits: BigInt(V1_NEXT_LEVEL_SIZED << V1_NEXT_LEVEL_SHIFT),
   runSizeInAddress: 1,
   dirty: { mask: BigInt(V1_D), value: BigInt(V1_D), flip: BigInt(V1_D) },
-  cutLeafGoes: 1,
   leafBits: prot => BigInt(V1_FC_HI | permissions(prot)) << 32n,
   tableBits: level => (BigInt(V1_IR_HI | V1_IW_HI) << 32n) | BigInt(V1_PR | (level << V1_NEXT_LEVEL_SHIFT)),
 })

@@ -11,7 +11,7 @@ import {
   S1_PXN_HI,
   S1_UXN_HI,
 } from "../spec/page-tables.ts"
-import { type Granule, shareability, type Vmsav8Options, vmsav8, vmsav8Variants } from "./vmsav8.ts"
+import { type Granule, shareability, type Vmsav8Options, vmsav8, vmsav8Variants } from "./shape.ts"
 
 /** Bytes of CD.MAIR that drivers of this project and of Linux fill: non-cacheable, write-back, device. */
 export const MAIR_INDEX_NC = 0

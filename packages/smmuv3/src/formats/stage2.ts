@@ -11,7 +11,7 @@ import {
   S2_MEM_ATTR_NORMAL_WB,
   S2_XN_HI,
 } from "../spec/page-tables.ts"
-import { type Granule, shareability, type Vmsav8Options, vmsav8, vmsav8Variants } from "./vmsav8.ts"
+import { type Granule, shareability, type Vmsav8Options, vmsav8, vmsav8Variants } from "./shape.ts"
 
 const variants = vmsav8Variants((granuleLg2: Granule, options: Vmsav8Options) =>
   definePageTableFormat({

@@ -2,6 +2,7 @@
 import { IOMMU_WRITE } from "@iommu/core"
 import { definePageTableFormat, type PageTableFormat } from "@iommu/pagetable"
 import { FS_A, FS_D, FS_P, FS_PS, FS_RW, FS_US } from "../spec/page-tables.ts"
+import { shape } from "./shape.ts"
 
 /**
  * Level 0 is the book's FS-PTE, level 4 its FS-PML5E. Accessed and dirty are set in advance, as Linux does: hardware
@@ -10,20 +11,14 @@ import { FS_A, FS_D, FS_P, FS_PS, FS_RW, FS_US } from "../spec/page-tables.ts"
  * IOVAs are the lower half of the canonical addresses: use `inputBits` 47 or 56 (§3.6).
  */
 export const firstStageFormat: PageTableFormat = definePageTableFormat({
+  ...shape,
   name: "x86-64 first stage",
-  granuleLg2: 12,
   minLevels: 4,
-  maxLevels: 5,
-  maxInputBits: 57,
-  maxOutputBits: 52,
-  pageSizes: 0x4020_1000n,
   presentMask: FS_P,
   kindMask: FS_P | FS_PS,
-  addressMask: 0x000f_ffff_ffff_f000n,
   pageBits: BigInt(FS_P),
   blockBits: BigInt(FS_P | FS_PS),
   dirty: { mask: BigInt(FS_D), value: BigInt(FS_D), flip: BigInt(FS_D) },
-  cutLeafGoes: 1,
   leafBits: prot => BigInt(FS_US | FS_A | ((prot & IOMMU_WRITE) !== 0 ? FS_RW | FS_D : 0)),
   tableBits: () => BigInt(FS_P | FS_RW | FS_US | FS_A),
 })

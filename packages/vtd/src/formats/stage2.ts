@@ -2,23 +2,18 @@
 import { IOMMU_READ, IOMMU_WRITE } from "@iommu/core"
 import { definePageTableFormat, type PageTableFormat, type PageTableFormatSpec } from "@iommu/pagetable"
 import { SS_D, SS_PS, SS_R, SS_SNP, SS_W } from "../spec/page-tables.ts"
+import { shape } from "./shape.ts"
 
 /** Level 0 is the book's SS-PTE, level 4 its SS-PML5E. There is no present bit: an entry that allows nothing is none. */
 const secondStage: PageTableFormatSpec = {
+  ...shape,
   name: "VT-d second stage",
-  granuleLg2: 12,
   minLevels: 3,
-  maxLevels: 5,
-  maxInputBits: 57,
-  maxOutputBits: 52,
-  pageSizes: 0x4020_1000n,
   presentMask: SS_R | SS_W,
   kindMask: SS_R | SS_W | SS_PS,
-  addressMask: 0x000f_ffff_ffff_f000n,
   pageBits: 0n,
   blockBits: BigInt(SS_PS),
   dirty: { mask: BigInt(SS_D), value: BigInt(SS_D), flip: BigInt(SS_D) },
-  cutLeafGoes: 1,
   leafBits: prot => BigInt(permissions(prot)),
   tableBits: () => BigInt(SS_R | SS_W),
 }

@@ -1,5 +1,5 @@
 /**
- * Paging entries. Intel VT-d Architecture Specification, revision 4.1 (2023-03), §9.7 and §9.8.
+ * Paging entries. Intel VT-d Architecture Specification, revision 5.10 (D51397-018), §9.7 and §9.8.
  *
  * The book names entries by the table they stand in; `level` counts as AW and the walk do, leaf tables are 1:
  * SS-PTE and FS-PTE 1, SS-PDE and FS-PDE 2, SS-PDPE and FS-PDPE 3, SS-PML4E and FS-PML4E 4, SS-PML5E and
@@ -75,7 +75,7 @@ const fieldsSsPte = {
 } as const
 export const SsPte: BitLayout<typeof leafCommonSs & typeof fieldsSsPte> = bitLayout(
   "SS-PTE",
-  "VT-d 4.1 §9.8",
+  "VT-d 5.10 §9.8",
   64,
   { ...leafCommonSs, ...fieldsSsPte },
 )
@@ -86,7 +86,7 @@ const fieldsSsPde2M = {
 } as const
 export const SsPde2M: BitLayout<typeof leafCommonSs & typeof fieldsSsPde2M> = bitLayout(
   "SS-PDE of a 2 MiB page",
-  "VT-d 4.1 §9.8",
+  "VT-d 5.10 §9.8",
   64,
   { ...leafCommonSs, ...fieldsSsPde2M },
 )
@@ -97,7 +97,7 @@ const fieldsSsPdpe1G = {
 } as const
 export const SsPdpe1G: BitLayout<typeof leafCommonSs & typeof fieldsSsPdpe1G> = bitLayout(
   "SS-PDPE of a 1 GiB page",
-  "VT-d 4.1 §9.8",
+  "VT-d 5.10 §9.8",
   64,
   { ...leafCommonSs, ...fieldsSsPdpe1G },
 )
@@ -117,7 +117,7 @@ export const fieldsSsTable = {
 /** SS-PML5E, SS-PML4E, and SS-PDPE and SS-PDE that point to a table. */
 export const SsTable: BitLayout<typeof fieldsSsTable> = bitLayout(
   "SS-PML5E, SS-PML4E, SS-PDPE, SS-PDE",
-  "VT-d 4.1 §9.8",
+  "VT-d 5.10 §9.8",
   64,
   fieldsSsTable,
 )
@@ -144,7 +144,7 @@ const fieldsFsPte = {
 } as const
 export const FsPte: BitLayout<typeof commonFs & typeof fieldsFsPte> = bitLayout(
   "FS-PTE",
-  "VT-d 4.1 §9.7",
+  "VT-d 5.10 §9.7",
   64,
   { ...commonFs, ...fieldsFsPte },
 )
@@ -158,7 +158,7 @@ const fieldsFsPde2M = {
 } as const
 export const FsPde2M: BitLayout<typeof commonFs & typeof fieldsFsPde2M> = bitLayout(
   "FS-PDE of a 2 MiB page",
-  "VT-d 4.1 §9.7",
+  "VT-d 5.10 §9.7",
   64,
   { ...commonFs, ...fieldsFsPde2M },
 )
@@ -172,7 +172,7 @@ const fieldsFsPdpe1G = {
 } as const
 export const FsPdpe1G: BitLayout<typeof commonFs & typeof fieldsFsPdpe1G> = bitLayout(
   "FS-PDPE of a 1 GiB page",
-  "VT-d 4.1 §9.7",
+  "VT-d 5.10 §9.7",
   64,
   { ...commonFs, ...fieldsFsPdpe1G },
 )
@@ -186,7 +186,7 @@ const fieldsFsTable = {
 /** FS-PML5E, FS-PML4E, and FS-PDPE and FS-PDE that point to a table. */
 export const FsTable: BitLayout<typeof commonFs & typeof fieldsFsTable> = bitLayout(
   "FS-PML5E, FS-PML4E, FS-PDPE, FS-PDE",
-  "VT-d 4.1 §9.7",
+  "VT-d 5.10 §9.7",
   64,
   { ...commonFs, ...fieldsFsTable },
 )
