@@ -20,9 +20,9 @@ import {
 import * as ste from "../spec/device-table.ts"
 import { EVENTS } from "../spec/events.ts"
 import { CR0_ATSCHK, CR2_REC_CFG_ATS, CR2_RECINVSID } from "../spec/registers.ts"
-import { ABORT, type DeviceEntry } from "./device-entry.ts"
+import { ABORT, type DeviceEntry, SKIP_STAGE1 } from "./device-entry.ts"
 import type { Registers } from "./registers.ts"
-import { SKIP_STAGE1, type Translator } from "./translate.ts"
+import type { Translator } from "./translate.ts"
 
 const READ_WRITE = ACCESS_READ | ACCESS_WRITE
 
@@ -126,7 +126,7 @@ export class AtsService {
 
   #translate(entry: DeviceEntry, asked: number): number {
     const translator = this.#translator
-    const context = translator.select(entry)
+    const context = entry.contextOf(translator.transaction.pasid)
     if (context < SKIP_STAGE1) return this.#configurationError(-context)
     let status = 0
     if (context === SKIP_STAGE1) {

@@ -12,10 +12,11 @@
  */
 import {
   ACCESS_EXEC,
+  ACCESS_PRIV,
   ACCESS_READ,
   ACCESS_WRITE,
   type CachePolicy,
-  CacheStore,
+  type CacheStore,
   type TranslationResult,
 } from "@iommu/core"
 import { S1_NG } from "../spec/page-tables.ts"
@@ -38,6 +39,7 @@ import {
   PageCache,
   type Scope,
   Stage2PageCache,
+  storeOf,
   TableCache,
 } from "./tlb.ts"
 import type { Transaction } from "./transaction.ts"
@@ -54,53 +56,50 @@ export const DESCRIPTOR_HI = 0
 export const DESCRIPTOR_LO = 1
 const DESCRIPTOR_WORDS = 2
 
-/** Sets under `exact`; a hoard begins small and grows. */
 const STRUCTURE_SETS = 32
-const HOARD_SETS = 8
-const WAYS = 4
 
 /** Structures that are checked and decoded once: each record has an object of its own, used again for the next one. */
 export class DecodedCache<T> {
-  readonly #store: CacheStore
-  readonly #objects: T[] = []
-  readonly #create: () => T
+  private readonly store: CacheStore
+  private readonly objects: T[] = []
+  private readonly create: () => T
 
   constructor(policy: CachePolicy, create: () => T) {
-    this.#store = storeOf(policy, STRUCTURE_SETS, STRUCTURE_WORDS)
-    this.#create = create
+    this.store = storeOf(policy, STRUCTURE_SETS, STRUCTURE_WORDS)
+    this.create = create
   }
 
   /** @returns a record, or -1 */
   find(streamId: number, index: number): number {
-    return this.#store.find(streamId, index, 0, 0)
+    return this.store.find(streamId, index, 0, 0)
   }
 
   insert(streamId: number, index: number): number {
-    const at = this.#store.insert(streamId, index, 0, 0)
-    const { words } = this.#store
-    if (words[at + STRUCTURE_OBJECT] === 0) words[at + STRUCTURE_OBJECT] = this.#objects.push(this.#create())
+    const at = this.store.insert(streamId, index, 0, 0)
+    const { words } = this.store
+    if (words[at + STRUCTURE_OBJECT] === 0) words[at + STRUCTURE_OBJECT] = this.objects.push(this.create())
     return at
   }
 
   object(at: number): T {
-    return this.#objects[(this.#store.words[at + STRUCTURE_OBJECT] as number) - 1] as T
+    return this.objects[(this.store.words[at + STRUCTURE_OBJECT] as number) - 1] as T
   }
 
   status(at: number): number {
-    return this.#store.words[at + STRUCTURE_STATUS] as number
+    return this.store.words[at + STRUCTURE_STATUS] as number
   }
 
   setStatus(at: number, status: number): void {
-    this.#store.words[at + STRUCTURE_STATUS] = status
+    this.store.words[at + STRUCTURE_STATUS] = status
   }
 
   dropWhere(isDropped: (streamId: number, index: number) => boolean): void {
-    this.#store.dropWhere(isDropped)
+    this.store.dropWhere(isDropped)
   }
 
   clear(): void {
-    this.#store.clear()
-    this.#objects.length = 0
+    this.store.clear()
+    this.objects.length = 0
   }
 }
 
@@ -212,8 +211,16 @@ export class Caches {
 }
 
 const SIZE_LG2 = 0x3f
+/** Bits of a leaf that attributes come from; above them the shareability of leaves without one, counted from -1. */
+const LEAF_ATTRIBUTES = 0xfff
+const SHARING_SHIFT = 12
 const ALL_ACCESS = ACCESS_READ | ACCESS_WRITE | ACCESS_EXEC
+const READ_WRITE = ACCESS_READ | ACCESS_WRITE
 // V8 loads a binding of another module from memory at each use, one of its own not.
+const WRITE = ACCESS_WRITE
+const EXEC = ACCESS_EXEC
+const PRIV = ACCESS_PRIV
+const CLEAN = INFO_CLEAN
 const PA_HI = PAGE_PA_HI
 const PA_LO = PAGE_PA_LO
 const IPA_HI = PAGE_IPA_HI
@@ -225,6 +232,87 @@ const PRIVILEGED_SHIFT = INFO_PRIVILEGED_SHIFT
 const STAGE2_SHIFT = INFO_STAGE2_SHIFT
 const SIZE1_SHIFT = INFO_SIZE1_SHIFT
 const SIZE2_SHIFT = INFO_SIZE2_SHIFT
+
+/** What {@link LastTransaction} needs of the translator. */
+interface TranslationParts {
+  readonly caches: Caches
+  readonly result: TranslationResult
+  readonly streams: { entry: DeviceEntry }
+  readonly contexts: { context: ContextEntry }
+  readonly stage1: Stage1Walk
+  readonly stage2: Stage2Walk
+}
+
+/**
+ * Structures of the last transaction with stage 1, as long as caches hold them. The next one with the same StreamID
+ * and SubstreamID goes from here straight to its page.
+ */
+export class LastTransaction {
+  entry: DeviceEntry
+  context: ContextEntry
+  private readonly parts: TranslationParts
+  private readonly caches: Caches
+  private readonly pages: PageCache
+  private readonly result: TranslationResult
+  private device = -1
+  private pasid = 0
+  private configuration = -1
+  private tag = 0
+  private globalTag = 0
+  private regime = 0
+  /** Neither STE nor CD make anything else of addresses and attributes. */
+  private isPlain = false
+  private alwaysPrivileged = 0
+
+  constructor(parts: TranslationParts) {
+    this.parts = parts
+    this.caches = parts.caches
+    this.pages = parts.caches.pages
+    this.result = parts.result
+    this.entry = parts.streams.entry
+    this.context = parts.contexts.context
+  }
+
+  remember({ device, pasid }: Transaction, entry: DeviceEntry, context: ContextEntry): void {
+    const { stage1 } = context
+    this.entry = entry
+    this.context = context
+    this.device = device
+    this.pasid = pasid
+    this.configuration = this.caches.configuration
+    this.tag = context.tag
+    this.globalTag = context.globalTag
+    this.regime = context.regime
+    const changesAddress = stage1.topByteIgnoredLower || stage1.topByteIgnoredUpper
+    this.isPlain = !entry.overrides && !changesAddress && !stage1.asksPrivilege
+    this.alwaysPrivileged = stage1.singlePrivilege ? PRIV : 0
+  }
+
+  matches(device: number, pasid: number): boolean {
+    return device === this.device && pasid === this.pasid && this.configuration === this.caches.configuration
+  }
+
+  /** Whether a page is kept that allows the access as it stands; then the result is filled. */
+  finds(hi: number, lo: number, access: number): boolean {
+    if (!this.isPlain) return false
+    const at = this.pages.find(hi | 0, lo | 0, this.tag, this.globalTag, this.regime)
+    if (at < 0) return false
+    const words = this.pages.store.words
+    const info = words[at + INFO] as number
+    const needed = (access & (EXEC | WRITE)) === EXEC ? EXEC : access & READ_WRITE
+    const grants = ((access | this.alwaysPrivileged) & PRIV) !== 0 ? info >> PRIVILEGED_SHIFT : info
+    const allowed = grants & (grants >> STAGE2_SHIFT) & ALL_ACCESS
+    if ((allowed & needed) !== needed || ((info & CLEAN) !== 0 && (needed & WRITE) !== 0)) return false
+    fill(this.result, words, at, info, allowed, hi, lo)
+    const { streams, contexts, stage1, stage2 } = this.parts
+    streams.entry = this.entry
+    contexts.context = this.context
+    stage2.config = this.entry.stage2Config
+    recallLeaves(words, at, stage1, stage2)
+    this.result.fault = null
+    return true
+  }
+}
 
 /** The result of a transaction out of a page's record; the walks have the leaves as if they had found them. */
 export function recallPage(
@@ -238,21 +326,39 @@ export function recallPage(
   const { words } = pages.store
   const info = words[kept + INFO] as number
   const grants = stage1.privileged ? info >> PRIVILEGED_SHIFT : info
+  fill(result, words, kept, info, grants & (grants >> STAGE2_SHIFT) & ALL_ACCESS, hi, lo)
+  recallLeaves(words, kept, stage1, stage2)
+}
+
+function recallLeaves(words: Int32Array, at: number, stage1: Stage1Walk, stage2: Stage2Walk): void {
+  const leaf = words[at + LEAF1] as number
+  stage1.leafLo = leaf
+  stage1.sharing = (leaf >> SHARING_SHIFT) - 1
+  stage2.leafLo = words[at + LEAF2] as number
+}
+
+function fill(
+  result: TranslationResult,
+  words: Int32Array,
+  at: number,
+  info: number,
+  allowed: number,
+  hi: number,
+  lo: number,
+): void {
   const size1 = (info >> SIZE1_SHIFT) & SIZE_LG2
   const size2 = (info >> SIZE2_SHIFT) & SIZE_LG2
   const sizeLg2 = size2 === 0 || size1 < size2 ? size1 : size2
   const maskLo = sizeLg2 < 32 ? (1 << sizeLg2) - 1 : -1
   const maskHi = sizeLg2 < 32 ? 0 : (1 << (sizeLg2 - 32)) - 1
-  result.paHi = ((words[kept + PA_HI] as number) | (hi & maskHi)) >>> 0
-  result.paLo = ((words[kept + PA_LO] as number) | (lo & maskLo)) >>> 0
-  result.ipaHi = ((words[kept + IPA_HI] as number) | (hi & maskHi)) >>> 0
-  result.ipaLo = ((words[kept + IPA_LO] as number) | (lo & maskLo)) >>> 0
-  result.allowed = grants & (grants >> STAGE2_SHIFT) & ALL_ACCESS
+  result.paHi = ((words[at + PA_HI] as number) | (hi & maskHi)) >>> 0
+  result.paLo = ((words[at + PA_LO] as number) | (lo & maskLo)) >>> 0
+  result.ipaHi = ((words[at + IPA_HI] as number) | (hi & maskHi)) >>> 0
+  result.ipaLo = ((words[at + IPA_LO] as number) | (lo & maskLo)) >>> 0
+  result.allowed = allowed
   result.stage1SizeLg2 = size1
   result.stage2SizeLg2 = size2
   result.sizeLg2 = sizeLg2
-  stage1.leafLo = words[kept + LEAF1] as number
-  stage2.leafLo = words[kept + LEAF2] as number
 }
 
 /** Keeps what a transaction has found by walking. */
@@ -278,7 +384,7 @@ export function keepPage(
   words[at + PA_LO] = result.paLo & maskLo
   words[at + IPA_HI] = result.ipaHi & maskHi
   words[at + IPA_LO] = result.ipaLo & maskLo
-  words[at + LEAF1] = stage1.leafLo
+  words[at + LEAF1] = (stage1.leafLo & LEAF_ATTRIBUTES) | ((stage1.sharing + 1) << SHARING_SHIFT)
   words[at + LEAF2] = stage2.leafLo
   const { nested } = stage1
   const isClean = stage1.isClean || (nested && stage2.isClean)
@@ -287,12 +393,8 @@ export function keepPage(
     (stage1.allowedTo(true) << PRIVILEGED_SHIFT) |
     ((nested ? stage2.allowedTo(false) : ALL_ACCESS) << STAGE2_SHIFT) |
     ((nested ? stage2.allowedTo(true) : ALL_ACCESS) << (STAGE2_SHIFT + PRIVILEGED_SHIFT)) |
-    (isClean ? INFO_CLEAN : 0) |
+    (isClean ? CLEAN : 0) |
     (stage1SizeLg2 << SIZE1_SHIFT) |
     (stage2SizeLg2 << SIZE2_SHIFT) |
     (stage1.shape << INFO_SHAPE_SHIFT)
-}
-
-function storeOf(policy: CachePolicy, sets: number, dataWords: number): CacheStore {
-  return new CacheStore({ policy, sets: policy === "hoard" ? HOARD_SETS : sets, ways: WAYS, dataWords })
 }

@@ -4,7 +4,7 @@
  * Without caches an STE is read anew for each transaction. Its checks and its decoding run again only when its
  * words or a register changed: comparing eight words costs less than checking them.
  */
-import type { PhysicalMemory } from "@iommu/core"
+import { NO_PASID, type PhysicalMemory } from "@iommu/core"
 import * as ste from "../spec/device-table.ts"
 import { EVENTS } from "../spec/events.ts"
 import { GRANULE_LG2_TG0, stage2LevelFits, stage2StartLevel } from "../spec/page-tables.ts"
@@ -24,6 +24,9 @@ export const WORLD_EL2_E2H = 2
 
 /** {@link StreamTable.find} found an STE that aborts without an event. */
 export const ABORT = -1
+
+/** {@link DeviceEntry.contextOf}: stage 1 is skipped. */
+export const SKIP_STAGE1 = -1
 
 /** A valid STE, decoded. */
 export class DeviceEntry {
@@ -54,6 +57,20 @@ export class DeviceEntry {
   merges = false
   /** Attributes of the input, with the overrides of MTCFG, ALLOCCFG and SHCFG. */
   input: number = DEFAULT_INPUT
+
+  /**
+   * Which CD a transaction uses. §5.2 S1CDMax, S1DSS.
+   * @returns an index, {@link SKIP_STAGE1}, or minus the number of the event
+   */
+  contextOf(pasid: number): number {
+    if (!this.stage1) return pasid === NO_PASID ? SKIP_STAGE1 : -EVENTS.C_BAD_SUBSTREAMID
+    if (pasid === NO_PASID) {
+      if (this.s1CdMax === 0 || this.s1Dss === ste.S1DSS_SSID0) return 0
+      return this.s1Dss === ste.S1DSS_BYPASS ? SKIP_STAGE1 : -EVENTS.F_STREAM_DISABLED
+    }
+    if (this.s1CdMax === 0 || pasid < 0 || pasid >= 2 ** this.s1CdMax) return -EVENTS.C_BAD_SUBSTREAMID
+    return pasid === 0 && this.s1Dss === ste.S1DSS_SSID0 ? -EVENTS.F_STREAM_DISABLED : pasid
+  }
 }
 
 /** Words of an STE that have a meaning here. */
@@ -63,160 +80,160 @@ export class StreamTable {
   /** The STE found last. */
   entry: DeviceEntry = new DeviceEntry()
   trace: Tracer | null = null
-  readonly #memory: PhysicalMemory
-  readonly #registers: Registers
-  readonly #site: FaultSite
-  readonly #caches: Caches
+  private readonly memory: PhysicalMemory
+  private readonly registers: Registers
+  private readonly site: FaultSite
+  private readonly caches: Caches
   /** Registers in the form the look-up needs. */
-  #generation = -1
-  #baseHi = 0
-  #baseLo = 0
-  #sizeLg2 = 0
-  #split = 0
-  #twoLevel = false
-  #outputShift = 0
+  private generation = -1
+  private baseHi = 0
+  private baseLo = 0
+  private sizeLg2 = 0
+  private split = 0
+  private twoLevel = false
+  private outputShift = 0
   /** The STE decoded last, and what came out. */
-  readonly #decoded = new Int32Array(WORDS_USED)
-  #status = 0
-  #fresh = false
+  private readonly decoded = new Int32Array(WORDS_USED)
+  private status = 0
+  private fresh = false
 
   constructor(memory: PhysicalMemory, registers: Registers, site: FaultSite, caches: Caches) {
-    this.#memory = memory
-    this.#registers = registers
-    this.#site = site
-    this.#caches = caches
+    this.memory = memory
+    this.registers = registers
+    this.site = site
+    this.caches = caches
   }
 
   /** @returns 0 with {@link entry} filled, {@link ABORT}, or the number of the event */
   find(streamId: number): number {
-    if (this.#caches.isOn) return this.#findKept(streamId)
-    const at = this.#locate(streamId)
+    if (this.caches.isOn) return this.findKept(streamId)
+    const at = this.locate(streamId)
     if (at < 0) return -at
     this.entry.streamId = streamId
-    return this.#matches(at) ? this.#status : this.#decode(at)
+    return this.matches(at) ? this.status : this.decode(at)
   }
 
-  #findKept(streamId: number): number {
-    const { streams } = this.#caches
+  private findKept(streamId: number): number {
+    const { streams } = this.caches
     const kept = streams.find(streamId, 0)
     if (kept >= 0) {
       this.entry = streams.object(kept)
       return streams.status(kept)
     }
-    const at = this.#locate(streamId)
+    const at = this.locate(streamId)
     if (at < 0) return -at
     const record = streams.insert(streamId, 0)
-    this.#caches.configuration++
+    this.caches.configuration++
     this.entry = streams.object(record)
     this.entry.streamId = streamId
-    const status = this.#decode(at)
+    const status = this.decode(at)
     streams.setStatus(record, status)
     return status
   }
 
   /** Word index of an STE, or minus the number of the event. */
-  #locate(streamId: number): number {
-    if (this.#generation !== this.#registers.generation) this.#readRegisters()
-    if (this.#sizeLg2 < 32 && streamId >>> this.#sizeLg2 !== 0) return -EVENTS.C_BAD_STREAMID
-    let tableHi = this.#baseHi
-    let tableLo = this.#baseLo
+  private locate(streamId: number): number {
+    if (this.generation !== this.registers.generation) this.readRegisters()
+    if (this.sizeLg2 < 32 && streamId >>> this.sizeLg2 !== 0) return -EVENTS.C_BAD_STREAMID
+    let tableHi = this.baseHi
+    let tableLo = this.baseLo
     let index = streamId
-    if (this.#twoLevel) {
-      const status = this.#level1(streamId)
+    if (this.twoLevel) {
+      const status = this.level1(streamId)
       if (status !== 0) return -status
-      tableHi = this.#site.fetchHi
-      tableLo = this.#site.fetchLo
-      index = streamId & ((1 << this.#split) - 1)
+      tableHi = this.site.fetchHi
+      tableLo = this.site.fetchLo
+      index = streamId & ((1 << this.split) - 1)
     }
-    const at = this.#read(tableHi | (index >>> 26), tableLo | (index << 6))
+    const at = this.read(tableHi | (index >>> 26), tableLo | (index << 6))
     if (at < 0) return -EVENTS.F_STE_FETCH
     if (this.trace !== null) this.trace.ste(tableHi, tableLo, index, at)
     return at
   }
 
-  #readRegisters(): void {
-    const r = this.#registers
+  private readRegisters(): void {
+    const r = this.registers
     const cfg = r.get("STRTAB_BASE_CFG")
     const literal = cfg & reg.STRTAB_BASE_CFG_LOG2SIZE
     const split = (cfg & reg.STRTAB_BASE_CFG_SPLIT) >>> reg.STRTAB_BASE_CFG_SPLIT_SHIFT
     const fmt = (cfg & reg.STRTAB_BASE_CFG_FMT) >>> reg.STRTAB_BASE_CFG_FMT_SHIFT
-    this.#generation = r.generation
-    this.#fresh = false
-    this.#outputShift = r.features.oasBits - 32
-    this.#sizeLg2 = Math.min(literal, r.features.sidSize)
-    this.#split = split === 8 || split === 10 ? split : 6
-    this.#twoLevel = r.features.twoLevelStreamTable && fmt === reg.STRTAB_FMT_2LVL
+    this.generation = r.generation
+    this.fresh = false
+    this.outputShift = r.features.oasBits - 32
+    this.sizeLg2 = Math.min(literal, r.features.sidSize)
+    this.split = split === 8 || split === 10 ? split : 6
+    this.twoLevel = r.features.twoLevelStreamTable && fmt === reg.STRTAB_FMT_2LVL
     // The table is aligned by its literal size, §6.3.24.
-    const alignLg2 = this.#twoLevel ? Math.max(6, literal - this.#split + 3) : literal + 6
+    const alignLg2 = this.twoLevel ? Math.max(6, literal - this.split + 3) : literal + 6
     const base = r.get64("STRTAB_BASE") & ~((1n << BigInt(alignLg2)) - 1n)
-    this.#baseHi = Number(base >> 32n) & reg.STRTAB_BASE_ADDR_HI
-    this.#baseLo = Number(base & BigInt(reg.STRTAB_BASE_ADDR_LO)) | 0
+    this.baseHi = Number(base >> 32n) & reg.STRTAB_BASE_ADDR_HI
+    this.baseLo = Number(base & BigInt(reg.STRTAB_BASE_ADDR_LO)) | 0
   }
 
   /** Leaves the Level 2 array's address in the site. Out of bounds is C_BAD_STREAMID, §5.1.1. */
-  #level1(streamId: number): number {
-    const index = streamId >>> this.#split
-    const kept = this.#caches.streamTables.find(0, index, this.#split)
+  private level1(streamId: number): number {
+    const index = streamId >>> this.split
+    const kept = this.caches.streamTables.find(0, index, this.split)
     if (kept >= 0) {
-      const { words } = this.#caches.streamTables.store
-      return this.#follow(
+      const { words } = this.caches.streamTables.store
+      return this.follow(
         streamId,
         words[kept + DESCRIPTOR_HI] as number,
         words[kept + DESCRIPTOR_LO] as number,
       )
     }
-    const at = this.#read(this.#baseHi | (index >>> 29), this.#baseLo | (index << 3))
+    const at = this.read(this.baseHi | (index >>> 29), this.baseLo | (index << 3))
     if (at < 0) return EVENTS.F_STE_FETCH
-    const { words } = this.#memory
-    if (this.trace !== null) this.trace.l1std(this.#baseHi, this.#baseLo, index, at)
-    this.#caches.streamTables.insert(0, index, this.#split, words[at + 1], words[at])
-    return this.#follow(streamId, words[at + 1], words[at])
+    const { words } = this.memory
+    if (this.trace !== null) this.trace.l1std(this.baseHi, this.baseLo, index, at)
+    this.caches.streamTables.insert(0, index, this.split, words[at + 1], words[at])
+    return this.follow(streamId, words[at + 1], words[at])
   }
 
-  #follow(streamId: number, high: number, low: number): number {
+  private follow(streamId: number, high: number, low: number): number {
     const span = low & ste.L1STD_SPAN
-    if (span === 0 || span > ste.L1STD_SPAN_LAST || span > this.#split + 1) return EVENTS.C_BAD_STREAMID
-    if ((streamId & ((1 << this.#split) - 1)) >>> (span - 1) !== 0) return EVENTS.C_BAD_STREAMID
-    this.#site.fetchHi = high & ste.L1STD_L2PTR_HI
-    this.#site.fetchLo = low & ste.L1STD_L2PTR_LO & -(1 << (span + 5))
+    if (span === 0 || span > ste.L1STD_SPAN_LAST || span > this.split + 1) return EVENTS.C_BAD_STREAMID
+    if ((streamId & ((1 << this.split) - 1)) >>> (span - 1) !== 0) return EVENTS.C_BAD_STREAMID
+    this.site.fetchHi = high & ste.L1STD_L2PTR_HI
+    this.site.fetchLo = low & ste.L1STD_L2PTR_LO & -(1 << (span + 5))
     return 0
   }
 
   /** Word index of a structure, or -1 with the site's fetch address set; beyond the OAS no memory answers. */
-  #read(hi: number, lo: number): number {
-    const at = hi >>> this.#outputShift === 0 ? this.#memory.find(hi, lo) : -1
+  private read(hi: number, lo: number): number {
+    const at = hi >>> this.outputShift === 0 ? this.memory.find(hi, lo) : -1
     if (at < 0) {
-      this.#site.fetchHi = hi
-      this.#site.fetchLo = lo
+      this.site.fetchHi = hi
+      this.site.fetchLo = lo
     }
     return at
   }
 
-  #matches(at: number): boolean {
-    const w = this.#memory.words
-    const d = this.#decoded
+  private matches(at: number): boolean {
+    const w = this.memory.words
+    const d = this.decoded
     const low = (w[at] ^ d[0]) | (w[at + 1] ^ d[1]) | (w[at + 2] ^ d[2]) | (w[at + 3] ^ d[3])
     const high = (w[at + 4] ^ d[4]) | (w[at + 5] ^ d[5]) | (w[at + 6] ^ d[6]) | (w[at + 7] ^ d[7])
-    return (low | high) === 0 && this.#fresh
+    return (low | high) === 0 && this.fresh
   }
 
-  #decode(at: number): number {
-    for (let i = 0; i < WORDS_USED; i++) this.#decoded[i] = this.#memory.words[at + i]
-    this.#fresh = true
-    this.#status = this.#classify()
-    return this.#status
+  private decode(at: number): number {
+    for (let i = 0; i < WORDS_USED; i++) this.decoded[i] = this.memory.words[at + i]
+    this.fresh = true
+    this.status = this.classify()
+    return this.status
   }
 
-  #classify(): number {
-    const w = this.#decoded
-    const { features } = this.#registers
-    if ((w[0] & ste.V) === 0) return this.#bad("V is 0")
+  private classify(): number {
+    const w = this.decoded
+    const { features } = this.registers
+    if ((w[0] & ste.V) === 0) return this.bad("V is 0")
     const config = (w[0] & ste.CONFIG) >>> ste.CONFIG_SHIFT
     const e = this.entry
     e.answersWithPasid = (w[2] & ste.PPAR) !== 0
     if ((config & ste.CONFIG_BYPASS) === 0) return ABORT
     const reason = illegal(w, config, features)
-    if (reason !== null) return this.#bad(reason)
+    if (reason !== null) return this.bad(reason)
     e.stage1 = (config & ste.CONFIG_S1_BIT) !== 0
     e.stage2 = (config & ste.CONFIG_S2_BIT) !== 0
     e.s1Fmt = (w[0] & ste.S1FMT) >>> ste.S1FMT_SHIFT
@@ -225,7 +242,7 @@ export class StreamTable {
     e.s1CdMax = features.ssidSize === 0 ? 0 : w[1] >>> ste.S1CDMAX_SHIFT
     e.s1Dss = w[2] & ste.S1DSS
     e.stallsOff = (w[2] & ste.S1STALLD) !== 0
-    e.world = this.#world(w[2], config)
+    e.world = this.world(w[2], config)
     e.privCfg = features.permissionOverrides ? (w[3] & ste.PRIVCFG) >>> ste.PRIVCFG_SHIFT : 0
     e.instCfg = features.permissionOverrides ? (w[3] & ste.INSTCFG) >>> ste.INSTCFG_SHIFT : 0
     e.overrides = e.privCfg >= ste.PRIVCFG_UNPRIVILEGED || e.instCfg >= ste.INSTCFG_DATA
@@ -240,15 +257,15 @@ export class StreamTable {
     return 0
   }
 
-  #bad(reason: string): number {
+  private bad(reason: string): number {
     this.entry.reason = reason
     return EVENTS.C_BAD_STE
   }
 
-  #world(word2: number, config: number): number {
-    if (strwUnused(config, this.#registers.features)) return WORLD_EL1
+  private world(word2: number, config: number): number {
+    if (strwUnused(config, this.registers.features)) return WORLD_EL1
     if ((word2 & ste.STRW) >>> ste.STRW_SHIFT !== ste.STRW_EL2) return WORLD_EL1
-    return (this.#registers.get("CR2") & reg.CR2_E2H) !== 0 ? WORLD_EL2_E2H : WORLD_EL2
+    return (this.registers.get("CR2") & reg.CR2_E2H) !== 0 ? WORLD_EL2_E2H : WORLD_EL2
   }
 }
 

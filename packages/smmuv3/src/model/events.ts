@@ -256,8 +256,28 @@ export class Reporter {
     return `${happened} for ${what} at IPA ${hex64(fromHalves(ipaHi, ipaLo))}`
   }
 
-  get unreadable(): string {
-    return `no memory behind the fetch at ${hex64(fromHalves(this.#site.fetchHi, this.#site.fetchLo))}`
+  /** What is wrong with the structure that the event names. */
+  explain(event: number, stePart: string, cdPart: string): string {
+    switch (event) {
+      case ev.EVENTS.C_BAD_STREAMID:
+        return "the Stream table has no entry for the StreamID"
+      case ev.EVENTS.C_BAD_STE:
+        return `the STE is ILLEGAL: ${stePart}`
+      case ev.EVENTS.C_BAD_CD:
+        return `the CD is ILLEGAL: ${cdPart}`
+      case ev.EVENTS.F_STREAM_DISABLED:
+        return this.#transaction.pasid === NO_PASID
+          ? "STE.S1DSS terminates transactions without SubstreamID"
+          : "STE.S1DSS reserves CD 0 for transactions without SubstreamID"
+      default:
+        return `no memory behind the fetch at ${hex64(fromHalves(this.#site.fetchHi, this.#site.fetchLo))}`
+    }
+  }
+
+  /** The end of a held transaction, by an abort or as a success without effect. */
+  terminated(completes: boolean): Fault {
+    const fault = this.abort("software terminated the stalled transaction")
+    return completes ? { ...fault, completes } : fault
   }
 
   #record(event: number, stag: number | null): bigint[] {

@@ -22,8 +22,7 @@ import type { Features } from "./options.ts"
 import type { Registers } from "./registers.ts"
 import { REGIME_NESTED } from "./tlb.ts"
 import type { Tracer } from "./trace.ts"
-import type { FaultSite, Geometry } from "./transaction.ts"
-import { Stage1Config } from "./walk-stage1.ts"
+import { type FaultSite, type Geometry, Stage1Config } from "./transaction.ts"
 import type { Stage2Walk } from "./walk-stage2.ts"
 
 // V8 loads a binding of another module from memory at each use, one of its own not.
@@ -58,16 +57,16 @@ export class ContextTable {
   /** The CD found last. */
   context: ContextEntry = new ContextEntry()
   trace: Tracer | null = null
-  readonly #memory: PhysicalMemory
-  readonly #registers: Registers
-  readonly #site: FaultSite
-  readonly #stage2: Stage2Walk
-  readonly #caches: Caches
-  readonly #decoded = new Int32Array(WORDS_USED)
-  #generation = -1
-  #world = WORLD_EL1
-  #stallsOff = false
-  #status = 0
+  private readonly memory: PhysicalMemory
+  private readonly registers: Registers
+  private readonly site: FaultSite
+  private readonly stage2: Stage2Walk
+  private readonly caches: Caches
+  private readonly decoded = new Int32Array(WORDS_USED)
+  private generation = -1
+  private world = WORLD_EL1
+  private stallsOff = false
+  private status = 0
 
   constructor(
     memory: PhysicalMemory,
@@ -76,66 +75,66 @@ export class ContextTable {
     stage2: Stage2Walk,
     caches: Caches,
   ) {
-    this.#memory = memory
-    this.#registers = registers
-    this.#site = site
-    this.#stage2 = stage2
-    this.#caches = caches
+    this.memory = memory
+    this.registers = registers
+    this.site = site
+    this.stage2 = stage2
+    this.caches = caches
   }
 
   /** @returns 0 with {@link context} filled, or the number of the event */
   find(entry: DeviceEntry, index: number): number {
-    if (this.#caches.isOn) return this.#findKept(entry, index)
-    const at = this.#locate(entry, index)
+    if (this.caches.isOn) return this.findKept(entry, index)
+    const at = this.locate(entry, index)
     if (at < 0) return -at
-    return this.#matches(entry, at) ? this.#status : this.#decode(entry, at)
+    return this.matches(entry, at) ? this.status : this.decode(entry, at)
   }
 
-  #findKept(entry: DeviceEntry, index: number): number {
-    const { contexts } = this.#caches
+  private findKept(entry: DeviceEntry, index: number): number {
+    const { contexts } = this.caches
     const kept = contexts.find(entry.streamId, index)
     if (kept >= 0) {
       this.context = contexts.object(kept)
       return contexts.status(kept)
     }
-    const at = this.#locate(entry, index)
+    const at = this.locate(entry, index)
     if (at < 0) return -at
     const record = contexts.insert(entry.streamId, index)
-    this.#caches.configuration++
+    this.caches.configuration++
     this.context = contexts.object(record)
-    const status = this.#decode(entry, at)
+    const status = this.decode(entry, at)
     contexts.setStatus(record, status)
     return status
   }
 
   /** Word index of a CD, or minus the number of the event. */
-  #locate(entry: DeviceEntry, index: number): number {
+  private locate(entry: DeviceEntry, index: number): number {
     let tableHi = entry.s1ContextHi
     let tableLo = entry.s1ContextLo
     let inTable = index
     if (entry.s1CdMax !== 0) {
       if (entry.s1Fmt === S1FMT_4KB_L2 || entry.s1Fmt === S1FMT_64KB_L2) {
-        const status = this.#level1(entry, index, leafLg2(entry.s1Fmt))
+        const status = this.level1(entry, index, leafLg2(entry.s1Fmt))
         if (status !== 0) return -status
         inTable = index & ((1 << leafLg2(entry.s1Fmt)) - 1)
-        tableHi = this.#site.fetchHi
-        tableLo = this.#site.fetchLo
+        tableHi = this.site.fetchHi
+        tableLo = this.site.fetchLo
       } else {
         tableLo &= -(1 << (entry.s1CdMax + 6))
       }
     }
-    const at = this.#fetch(entry, tableHi, tableLo | (inTable << 6))
-    if (at >= 0 && this.trace !== null) this.trace.cd(this.#site.fetchHi, this.#site.fetchLo, inTable, at)
+    const at = this.fetch(entry, tableHi, tableLo | (inTable << 6))
+    if (at >= 0 && this.trace !== null) this.trace.cd(this.site.fetchHi, this.site.fetchLo, inTable, at)
     return at
   }
 
   /** Leaves the leaf table's address in the site. */
-  #level1(entry: DeviceEntry, index: number, leaf: number): number {
-    const { contextTables } = this.#caches
+  private level1(entry: DeviceEntry, index: number, leaf: number): number {
+    const { contextTables } = this.caches
     const kept = contextTables.find(entry.streamId, index >>> leaf, leaf)
     if (kept >= 0) {
       const { words } = contextTables.store
-      return this.#follow(
+      return this.follow(
         entry,
         leaf,
         words[kept + DESCRIPTOR_HI] as number,
@@ -145,70 +144,70 @@ export class ContextTable {
     // The table is aligned to its size, and to 64 bytes.
     const alignLg2 = Math.max(6, entry.s1CdMax - leaf + 3)
     const tableLo = entry.s1ContextLo & -(1 << alignLg2)
-    const at = this.#fetch(entry, entry.s1ContextHi, tableLo | ((index >>> leaf) << 3))
+    const at = this.fetch(entry, entry.s1ContextHi, tableLo | ((index >>> leaf) << 3))
     if (at < 0) return -at
-    const { words } = this.#memory
-    if (this.trace !== null) this.trace.l1cd(this.#site.fetchHi, this.#site.fetchLo, index >>> leaf, at)
+    const { words } = this.memory
+    if (this.trace !== null) this.trace.l1cd(this.site.fetchHi, this.site.fetchLo, index >>> leaf, at)
     contextTables.insert(entry.streamId, index >>> leaf, leaf, words[at + 1], words[at])
-    return this.#follow(entry, leaf, words[at + 1], words[at])
+    return this.follow(entry, leaf, words[at + 1], words[at])
   }
 
-  #follow(entry: DeviceEntry, leaf: number, high: number, low: number): number {
+  private follow(entry: DeviceEntry, leaf: number, high: number, low: number): number {
     if ((low & cd.L1CD_V) === 0) return EVENTS.C_BAD_SUBSTREAMID
     const pointerHi = high & cd.L1CD_L2PTR_HI
     // Beyond the IAS stage 2 refuses by itself; beyond the OAS this is C_BAD_SUBSTREAMID. §3.4.3.
-    if (!entry.stage2 && pointerHi >>> (this.#registers.features.oasBits - 32) !== 0) {
+    if (!entry.stage2 && pointerHi >>> (this.registers.features.oasBits - 32) !== 0) {
       return EVENTS.C_BAD_SUBSTREAMID
     }
-    this.#site.fetchHi = pointerHi
-    this.#site.fetchLo = low & cd.L1CD_L2PTR_LO & -(1 << (leaf + 6))
+    this.site.fetchHi = pointerHi
+    this.site.fetchLo = low & cd.L1CD_L2PTR_LO & -(1 << (leaf + 6))
     return 0
   }
 
   /** Word index of a structure, its physical address in the site; or minus the number of the event. */
-  #fetch(entry: DeviceEntry, hi: number, lo: number): number {
-    const site = this.#site
+  private fetch(entry: DeviceEntry, hi: number, lo: number): number {
+    const site = this.site
     site.fetchHi = hi
     site.fetchLo = lo
     if (entry.stage2) {
-      let status = this.#stage2.walk(hi, lo, READ)
-      if (status === 0 && this.#stage2.forbidsTable()) status = EVENTS.F_PERMISSION
+      let status = this.stage2.walk(hi, lo, READ)
+      if (status === 0 && this.stage2.forbidsTable()) status = EVENTS.F_PERMISSION
       if (status !== 0) {
         site.stage2(CLASS_CD, hi, lo, true)
         return -status
       }
-      site.fetchHi = this.#stage2.outHi
-      site.fetchLo = this.#stage2.outLo
+      site.fetchHi = this.stage2.outHi
+      site.fetchLo = this.stage2.outLo
     }
-    const at = this.#memory.find(site.fetchHi, site.fetchLo)
+    const at = this.memory.find(site.fetchHi, site.fetchLo)
     return at < 0 ? -EVENTS.F_CD_FETCH : at
   }
 
-  #matches(entry: DeviceEntry, at: number): boolean {
-    if (this.#generation !== this.#registers.generation) return false
-    if (this.#world !== entry.world || this.#stallsOff !== entry.stallsOff) return false
-    const w = this.#memory.words
-    const d = this.#decoded
+  private matches(entry: DeviceEntry, at: number): boolean {
+    if (this.generation !== this.registers.generation) return false
+    if (this.world !== entry.world || this.stallsOff !== entry.stallsOff) return false
+    const w = this.memory.words
+    const d = this.decoded
     const low = (w[at] ^ d[0]) | (w[at + 1] ^ d[1]) | (w[at + 2] ^ d[2])
     const high = (w[at + 5] ^ d[5]) | (w[at + 6] ^ d[6]) | (w[at + 7] ^ d[7])
     return (low | high | (w[at + 3] ^ d[3]) | (w[at + 4] ^ d[4])) === 0
   }
 
-  #decode(entry: DeviceEntry, at: number): number {
-    for (let i = 0; i < WORDS_USED; i++) this.#decoded[i] = this.#memory.words[at + i]
-    this.#generation = this.#registers.generation
-    this.#world = entry.world
-    this.#stallsOff = entry.stallsOff
-    this.#status = this.#classify()
+  private decode(entry: DeviceEntry, at: number): number {
+    for (let i = 0; i < WORDS_USED; i++) this.decoded[i] = this.memory.words[at + i]
+    this.generation = this.registers.generation
+    this.world = entry.world
+    this.stallsOff = entry.stallsOff
+    this.status = this.classify()
     setTags(this.context, entry)
-    return this.#status
+    return this.status
   }
 
-  #classify(): number {
-    const w = this.#decoded
-    const { features } = this.#registers
+  private classify(): number {
+    const w = this.decoded
+    const { features } = this.registers
     const c = this.context
-    const reason = illegal(w, this.#world, this.#stallsOff, features)
+    const reason = illegal(w, this.world, this.stallsOff, features)
     if (reason !== null) {
       c.reason = reason
       return EVENTS.C_BAD_CD
@@ -220,7 +219,7 @@ export class ContextTable {
     c.unshared = (w[1] & cd.ASET) !== 0
     c.mairLo = w[6]
     c.mairHi = w[7]
-    configureStage1(c.stage1, w, this.#world, features)
+    configureStage1(c.stage1, w, this.world, features)
     return 0
   }
 }

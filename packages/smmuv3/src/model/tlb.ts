@@ -247,13 +247,28 @@ export class PageCache extends RangeCache {
    * @param globalTag the same with ASET in the place of the ASID, §3.17.1
    */
   find(hi: number, lo: number, tag: number, globalTag: number, regime: number): number {
+    const at = this.findKind(this.kinds[0] as number, hi, lo, tag, globalTag, regime)
+    return at >= 0 || this.kindCount < 2 ? at : this.findOther(hi, lo, tag, globalTag, regime)
+  }
+
+  private findKind(
+    kind: number,
+    hi: number,
+    lo: number,
+    tag: number,
+    globalTag: number,
+    regime: number,
+  ): number {
+    return kind <= SIZE_LG2
+      ? this.findSized(kind, hi, lo, tag, regime)
+      : this.findSized(kind & SIZE_LG2, hi, lo, globalTag, regime | REGIME_GLOBAL)
+  }
+
+  private findOther(hi: number, lo: number, tag: number, globalTag: number, regime: number): number {
     const { kinds } = this
-    for (let n = 0; n < this.kindCount; n++) {
+    for (let n = 1; n < this.kindCount; n++) {
       const kind = kinds[n] as number
-      const at =
-        kind <= SIZE_LG2
-          ? this.findSized(kind, hi, lo, tag, regime)
-          : this.findSized(kind & SIZE_LG2, hi, lo, globalTag, regime | REGIME_GLOBAL)
+      const at = this.findKind(kind, hi, lo, tag, globalTag, regime)
       if (at < 0) continue
       kinds[n] = kinds[0] as number
       kinds[0] = kind
@@ -339,7 +354,8 @@ export class TableCache extends RangeCache {
   }
 }
 
-function storeOf(policy: CachePolicy, sets: number, dataWords: number): CacheStore {
+/** Sets under `exact`; a hoard begins small and grows. */
+export function storeOf(policy: CachePolicy, sets: number, dataWords: number): CacheStore {
   return new CacheStore({ policy, sets: policy === "hoard" ? HOARD_SETS : sets, ways: WAYS, dataWords })
 }
 

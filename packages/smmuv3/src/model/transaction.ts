@@ -5,7 +5,7 @@
  */
 import { ACCESS_EXEC, ACCESS_PRIV, ACCESS_WRITE, NO_PASID } from "@iommu/core"
 import { CLASS_IN, CLASS_TT } from "../spec/events.ts"
-import { ADDRESS_48, ADDRESS_LPA, ADDRESS_LPA2 } from "../spec/page-tables.ts"
+import { ADDRESS_48, ADDRESS_LPA, ADDRESS_LPA2, LAST_LEVEL } from "../spec/page-tables.ts"
 
 // V8 loads a binding of another module from memory at each use, one of its own not.
 const PRIV = ACCESS_PRIV
@@ -128,6 +128,55 @@ export class Geometry {
     this.sharing = ds ? shape.sharing : -1
     const plain = granuleLg2 === 12 && !ds && !shape.bigEndian
     this.quick = plain && inputBits >= 32 && (startLevel === 0 || startLevel === 1)
+  }
+
+  /** log2 of the bytes that a table of a level covers. */
+  coveredLg2(level: number): number {
+    return this.stride + 3 + (LAST_LEVEL + 1 - level) * this.stride
+  }
+}
+
+/** Bit 55 of an address picks the range, as bit 23 of its high half. */
+export const UPPER_RANGE = 1 << 23
+
+/** What tags translations through a CD, in the form that caches use. §3.17. */
+export interface ContextTags {
+  readonly tag: number
+  readonly globalTag: number
+  readonly regime: number
+}
+
+/** Both ranges of a CD, decoded. */
+export class Stage1Config {
+  /** TTB0 and TTB1. */
+  readonly lower: Geometry = new Geometry()
+  readonly upper: Geometry = new Geometry()
+  /** CD fields as they are in effect. */
+  topByteIgnoredLower = false
+  topByteIgnoredUpper = false
+  unprivilegedOffLower = false
+  unprivilegedOffUpper = false
+  /** Descriptor bits that limit what lies below; 0 with HAD. */
+  limitsLower = 0
+  limitsUpper = 0
+  accessFaultsOff = false
+  updateAccess = false
+  updateDirty = false
+  writeExecuteNever = false
+  privilegedAccessNever = false
+  panCoversExecute = false
+  /** EL2 without E2H has one privilege level and one range. */
+  singlePrivilege = false
+
+  /** E0PD of either range. */
+  get asksPrivilege(): boolean {
+    return this.unprivilegedOffLower || this.unprivilegedOffUpper
+  }
+
+  /** Bits 63:32 of an address without its top byte, where that is ignored. §3.4.1. */
+  withoutTopByte(vaHi: number): number {
+    const ignored = (vaHi & UPPER_RANGE) !== 0 ? this.topByteIgnoredUpper : this.topByteIgnoredLower
+    return ignored ? (vaHi << 8) >> 8 : vaHi
   }
 }
 

@@ -11,7 +11,7 @@ import { addressHi, descriptorKind, KIND_INVALID, KIND_LEAF, swap32 } from "../s
 import type { Caches } from "./caches.ts"
 import { shapeOf, TABLE_HI, TABLE_LIMITS, TABLE_LO, TABLE_PA_HI, TABLE_PA_KNOWN, TABLE_PA_LO } from "./tlb.ts"
 import type { Tracer } from "./trace.ts"
-import { type FaultSite, Geometry } from "./transaction.ts"
+import { type ContextTags, type FaultSite, type Geometry, Stage1Config, UPPER_RANGE } from "./transaction.ts"
 import type { Stage2Walk } from "./walk-stage2.ts"
 
 // V8 loads a binding of another module from memory at each use, one of its own not.
@@ -35,38 +35,6 @@ const EXEC = ACCESS_EXEC
 const UXN_HI = pte.S1_UXN_HI
 const PXN_HI = pte.S1_PXN_HI
 
-/** Bit 55 of an address picks the range, as bit 23 of its high half. */
-const UPPER_RANGE = 1 << 23
-
-/** Both ranges of a CD, decoded. */
-export class Stage1Config {
-  /** TTB0 and TTB1. */
-  readonly lower: Geometry = new Geometry()
-  readonly upper: Geometry = new Geometry()
-  /** CD fields as they are in effect. */
-  topByteIgnoredLower = false
-  topByteIgnoredUpper = false
-  unprivilegedOffLower = false
-  unprivilegedOffUpper = false
-  /** Descriptor bits that limit what lies below; 0 with HAD. */
-  limitsLower = 0
-  limitsUpper = 0
-  accessFaultsOff = false
-  updateAccess = false
-  updateDirty = false
-  writeExecuteNever = false
-  privilegedAccessNever = false
-  panCoversExecute = false
-  /** EL2 without E2H has one privilege level and one range. */
-  singlePrivilege = false
-
-  /** Bits 63:32 of an address without its top byte, where that is ignored. §3.4.1. */
-  withoutTopByte(vaHi: number): number {
-    const ignored = (vaHi & UPPER_RANGE) !== 0 ? this.topByteIgnoredUpper : this.topByteIgnoredLower
-    return ignored ? (vaHi << 8) >> 8 : vaHi
-  }
-}
-
 export class Stage1Walk {
   /** Of the transaction under way. */
   config: Stage1Config = new Stage1Config()
@@ -74,9 +42,8 @@ export class Stage1Walk {
   nested = false
   /** Whether the transaction is privileged, after STE.PRIVCFG. */
   privileged = false
-  /** Tags of tables in caches. */
-  tag = 0
-  regime = 0
+  /** Tags of what caches hold. */
+  context: ContextTags = { tag: 0, globalTag: 0, regime: 0 }
   trace: Tracer | null = null
 
   /** Valid after {@link walk} gave 0. */
@@ -91,40 +58,47 @@ export class Stage1Walk {
   limits = 0
   sharing = -1
   level = 0
-  #usesUpper = false
+  private usesUpper = false
 
-  readonly #memory: PhysicalMemory
-  readonly #words: Uint32Array
-  readonly #site: FaultSite
-  readonly #stage2: Stage2Walk
-  readonly #caches: Caches
+  private readonly memory: PhysicalMemory
+  private readonly words: Uint32Array
+  private readonly site: FaultSite
+  private readonly stage2: Stage2Walk
+  private readonly caches: Caches
 
   constructor(memory: PhysicalMemory, site: FaultSite, stage2: Stage2Walk, caches: Caches) {
-    this.#memory = memory
-    this.#words = memory.words
-    this.#site = site
-    this.#stage2 = stage2
-    this.#caches = caches
+    this.memory = memory
+    this.words = memory.words
+    this.site = site
+    this.stage2 = stage2
+    this.caches = caches
   }
 
   /** What the leaf found last allows, ACCESS_* bits. */
   allowedTo(privileged: boolean): number {
-    const low = this.#dirtyable(this.leafHi) ? this.leafLo & ~AP2 : this.leafLo
-    return this.#permissions(this.leafHi, low, this.limits, privileged || this.config.singlePrivilege)
+    const low = this.dirtyable(this.leafHi) ? this.leafLo & ~AP2 : this.leafLo
+    return this.permissions(this.leafHi, low, this.limits, privileged || this.config.singlePrivilege)
   }
 
   /** A write to the leaf found last has a dirty state to update. */
   get isClean(): boolean {
-    return this.#dirtyable(this.leafHi) && (this.leafLo & AP2) !== 0
+    return this.dirtyable(this.leafHi) && (this.leafLo & AP2) !== 0
+  }
+
+  /** Record of a page, or -1. E0PD is not kept with pages (§5.4.1), so where it counts the walk decides. */
+  findPage(vaHi: number, vaLo: number): number {
+    if (!this.privileged && this.config.asksPrivilege) return -1
+    const { tag, globalTag, regime } = this.context
+    return this.caches.pages.find(this.config.withoutTopByte(vaHi), vaLo, tag, globalTag, regime)
   }
 
   /** Granule and level of the leaf found last. */
   get shape(): number {
     const { upper, lower } = this.config
-    return shapeOf((this.#usesUpper ? upper : lower).stride + 3, this.level)
+    return shapeOf((this.usesUpper ? upper : lower).stride + 3, this.level)
   }
 
-  #dirtyable(high: number): boolean {
+  private dirtyable(high: number): boolean {
     return this.config.updateDirty && (high & DBM_HI) !== 0
   }
 
@@ -135,28 +109,28 @@ export class Stage1Walk {
   walk(vaHi: number, vaLo: number, need: number): number {
     const upper = (vaHi & UPPER_RANGE) !== 0
     const g = upper ? this.config.upper : this.config.lower
-    if (!g.enabled || !this.#inRange(g, upper, vaHi, vaLo)) return EVENTS.F_TRANSLATION
+    if (!g.enabled || !this.inRange(g, upper, vaHi, vaLo)) return EVENTS.F_TRANSLATION
     if (!this.privileged && (upper ? this.config.unprivilegedOffUpper : this.config.unprivilegedOffLower)) {
       return EVENTS.F_TRANSLATION
     }
     this.sharing = g.sharing
-    this.#usesUpper = upper
-    const quick = g.quick && this.trace === null && !this.#caches.isOn
-    if (quick && this.#walk4K(g, upper ? this.config.limitsUpper : this.config.limitsLower, vaHi, vaLo, need))
+    this.usesUpper = upper
+    const quick = g.quick && this.trace === null && !this.caches.isOn
+    if (quick && this.walk4K(g, upper ? this.config.limitsUpper : this.config.limitsLower, vaHi, vaLo, need))
       return 0
-    return this.#walkAll(g, upper, this.config.withoutTopByte(vaHi), vaLo, need)
+    return this.walkAll(g, upper, this.config.withoutTopByte(vaHi), vaLo, need)
   }
 
   /** As in stage 2: the shape that nearly all tables have, unrolled, and success alone. */
-  #walk4K(g: Geometry, limitMask: number, vaHi: number, vaLo: number, need: number): boolean {
-    const words = this.#words
+  private walk4K(g: Geometry, limitMask: number, vaHi: number, vaLo: number, need: number): boolean {
+    const words = this.words
     const outputShift = g.outputBits - 32
     let tableHi = g.rootHi
     let tableLo = g.rootLo
     let mask = g.rootMask
     let limits = 0
     if (g.startLevel === 0) {
-      const at = this.#find(tableHi, tableLo | (((vaHi >>> 7) & mask) << 3))
+      const at = this.find(tableHi, tableLo | (((vaHi >>> 7) & mask) << 3))
       if (at < 0) return false
       tableLo = words[at] | 0
       limits = words[at + 1] | 0
@@ -165,63 +139,63 @@ export class Stage1Walk {
       tableLo &= ADDR_LO
       mask = 511
     }
-    let at = this.#find(tableHi, tableLo | ((((vaHi << 2) | (vaLo >>> 30)) & mask) << 3))
+    let at = this.find(tableHi, tableLo | ((((vaHi << 2) | (vaLo >>> 30)) & mask) << 3))
     if (at < 0) return false
     let low = words[at] | 0
     let high = words[at + 1] | 0
     if ((low & TYPE) !== TYPE_TABLE || (high & ADDR_HI) >>> outputShift !== 0) return false
     limits |= high
-    at = this.#find(high & ADDR_HI, (low & ADDR_LO) | (((vaLo >>> 21) & 511) << 3))
+    at = this.find(high & ADDR_HI, (low & ADDR_LO) | (((vaLo >>> 21) & 511) << 3))
     if (at < 0) return false
     low = words[at] | 0
     high = words[at + 1] | 0
     if ((high & ADDR_HI) >>> outputShift !== 0) return false
     if ((low & TYPE) !== TYPE_TABLE) {
-      if ((low & (TYPE | AF)) !== (TYPE_BLOCK | AF) || !this.#allows(high, low, limits & limitMask, need))
+      if ((low & (TYPE | AF)) !== (TYPE_BLOCK | AF) || !this.allows(high, low, limits & limitMask, need))
         return false
-      this.#accept(low, high & ADDR_HI, vaHi, vaLo, 21)
+      this.accept(low, high & ADDR_HI, vaHi, vaLo, 21)
       return true
     }
     limits |= high
-    at = this.#find(high & ADDR_HI, (low & ADDR_LO) | (((vaLo >>> 12) & 511) << 3))
+    at = this.find(high & ADDR_HI, (low & ADDR_LO) | (((vaLo >>> 12) & 511) << 3))
     if (at < 0) return false
     low = words[at] | 0
     high = words[at + 1] | 0
     if ((low & (TYPE | AF)) !== (TYPE_PAGE | AF) || (high & ADDR_HI) >>> outputShift !== 0) return false
-    if (!this.#allows(high, low, limits & limitMask, need)) return false
-    this.#accept(low, high & ADDR_HI, vaHi, vaLo, 12)
+    if (!this.allows(high, low, limits & limitMask, need)) return false
+    this.accept(low, high & ADDR_HI, vaHi, vaLo, 12)
     return true
   }
 
   /** Word index of a descriptor, through stage 2 where that is on; -1 for whatever goes wrong. */
-  #find(hi: number, lo: number): number {
-    if (!this.nested) return this.#memory.find(hi, lo)
-    const stage2 = this.#stage2
+  private find(hi: number, lo: number): number {
+    if (!this.nested) return this.memory.find(hi, lo)
+    const stage2 = this.stage2
     if (stage2.config.protectTables || stage2.walk(hi, lo, READ) !== 0) return -1
-    return this.#memory.find(stage2.outHi, stage2.outLo)
+    return this.memory.find(stage2.outHi, stage2.outLo)
   }
 
   /** Whether a leaf allows the access as it stands; keeps what it allows. */
-  #allows(high: number, low: number, limits: number, need: number): boolean {
-    if (this.#dirtyable(high)) return false
-    this.allowed = this.#permissions(high, low, limits, this.privileged)
+  private allows(high: number, low: number, limits: number, need: number): boolean {
+    if (this.dirtyable(high)) return false
+    this.allowed = this.permissions(high, low, limits, this.privileged)
     return (this.allowed & need) === need
   }
 
   /** Every form, every fault, in the order of §7.3.22. */
-  #walkAll(g: Geometry, upper: boolean, vaHi: number, vaLo: number, need: number): number {
+  private walkAll(g: Geometry, upper: boolean, vaHi: number, vaLo: number, need: number): number {
     const limitMask = upper ? this.config.limitsUpper : this.config.limitsLower
-    const site = this.#site
+    const site = this.site
     let limits = 0
     let tableHi = g.rootHi
     let tableLo = g.rootLo
     let level = g.startLevel
     let shift = g.rootShift
     let mask = g.rootMask
-    const kept = this.#caches.isOn ? this.#findTable(g, vaHi, vaLo) : -1
+    const kept = this.caches.isOn ? this.findTable(g, vaHi, vaLo) : -1
     let located = false
     if (kept >= 0) {
-      const { words } = this.#caches.tables.store
+      const { words } = this.caches.tables.store
       tableHi = words[kept + TABLE_HI] as number
       tableLo = words[kept + TABLE_LO] as number
       limits = words[kept + TABLE_LIMITS] as number
@@ -229,7 +203,7 @@ export class Stage1Walk {
       site.fetchLo = words[kept + TABLE_PA_LO] as number
       located = words[kept + TABLE_PA_KNOWN] !== 0
       level = this.level
-      shift = g.stride + 3 + (pte.LAST_LEVEL - level) * g.stride
+      shift = g.coveredLg2(level) - g.stride
       mask = g.indexMask
     }
     for (;;) {
@@ -240,17 +214,17 @@ export class Stage1Walk {
         site.fetchLo |= index << 3
         located = false
       } else {
-        const status = this.#locate(entryHi, entryLo)
+        const status = this.locate(entryHi, entryLo)
         if (status !== 0) return status
-        if (this.#caches.isOn && level > g.startLevel) {
-          this.#keepTable(g, level, vaHi, vaLo, tableHi, tableLo, limits)
+        if (this.caches.isOn && level > g.startLevel) {
+          this.keepTable(g, level, vaHi, vaLo, tableHi, tableLo, limits)
         }
       }
       const { fetchHi, fetchLo } = site
-      const at = this.#memory.find(fetchHi, fetchLo)
-      if (at < 0) return this.#unreadable()
-      const low = g.bigEndian ? swap32(this.#words[at + 1]) : this.#words[at] | 0
-      const high = g.bigEndian ? swap32(this.#words[at]) : this.#words[at + 1] | 0
+      const at = this.memory.find(fetchHi, fetchLo)
+      if (at < 0) return this.unreadable()
+      const low = g.bigEndian ? swap32(this.words[at + 1]) : this.words[at] | 0
+      const high = g.bigEndian ? swap32(this.words[at]) : this.words[at + 1] | 0
       if (this.trace !== null) {
         this.trace.descriptor(1, g, level, fetchHi, fetchLo - (index << 3), index, high, low)
       }
@@ -260,8 +234,8 @@ export class Stage1Walk {
       if (tableHi >>> (g.outputBits - 32) !== 0) return EVENTS.F_ADDR_SIZE
       if (kind === KIND_LEAF) {
         this.level = level
-        const fault = this.#check(at, entryHi, entryLo, high, low, limits, g.bigEndian, need)
-        if (fault === 0) this.#accept(this.leafLo, tableHi, vaHi, vaLo, shift)
+        const fault = this.check(at, entryHi, entryLo, high, low, limits, g.bigEndian, need)
+        if (fault === 0) this.accept(this.leafLo, tableHi, vaHi, vaLo, shift)
         return fault
       }
       limits |= high & limitMask
@@ -273,12 +247,11 @@ export class Stage1Walk {
   }
 
   /** Record of the deepest table that is known, or -1; its level is left in {@link level}. */
-  #findTable(g: Geometry, vaHi: number, vaLo: number): number {
-    const granuleLg2 = g.stride + 3
+  private findTable(g: Geometry, vaHi: number, vaLo: number): number {
+    const { tag, regime } = this.context
     for (let level = pte.LAST_LEVEL; level > g.startLevel; level--) {
-      const coveredLg2 = granuleLg2 + (pte.LAST_LEVEL + 1 - level) * g.stride
-      const shape = shapeOf(granuleLg2, level)
-      const at = this.#caches.tables.find(coveredLg2, vaHi, vaLo, this.tag, this.regime, shape)
+      const shape = shapeOf(g.stride + 3, level)
+      const at = this.caches.tables.find(g.coveredLg2(level), vaHi, vaLo, tag, regime, shape)
       if (at < 0) continue
       this.level = level
       return at
@@ -287,7 +260,7 @@ export class Stage1Walk {
   }
 
   /** The physical address is the site's, and serves for the whole table where a stage 2 page covers that. */
-  #keepTable(
+  private keepTable(
     g: Geometry,
     level: number,
     vaHi: number,
@@ -297,20 +270,20 @@ export class Stage1Walk {
     limits: number,
   ): void {
     const granuleLg2 = g.stride + 3
-    const coveredLg2 = granuleLg2 + (pte.LAST_LEVEL + 1 - level) * g.stride
-    const { tables } = this.#caches
-    const at = tables.insert(coveredLg2, vaHi, vaLo, this.tag, this.regime, shapeOf(granuleLg2, level))
+    const { tag, regime } = this.context
+    const { tables } = this.caches
+    const at = tables.insert(g.coveredLg2(level), vaHi, vaLo, tag, regime, shapeOf(granuleLg2, level))
     const { words } = tables.store
     words[at + TABLE_HI] = tableHi
     words[at + TABLE_LO] = tableLo
     words[at + TABLE_LIMITS] = limits
-    words[at + TABLE_PA_KNOWN] = !this.nested || this.#stage2.sizeLg2 >= granuleLg2 ? 1 : 0
-    words[at + TABLE_PA_HI] = this.#site.fetchHi
-    words[at + TABLE_PA_LO] = this.#site.fetchLo & -(1 << granuleLg2)
+    words[at + TABLE_PA_KNOWN] = !this.nested || this.stage2.sizeLg2 >= granuleLg2 ? 1 : 0
+    words[at + TABLE_PA_HI] = this.site.fetchHi
+    words[at + TABLE_PA_LO] = this.site.fetchLo & -(1 << granuleLg2)
   }
 
   /** Bits above the range must equal bit 55, without the top byte where it is ignored. §3.4.1. */
-  #inRange(g: Geometry, upper: boolean, vaHi: number, vaLo: number): boolean {
+  private inRange(g: Geometry, upper: boolean, vaHi: number, vaLo: number): boolean {
     const ignored = upper ? this.config.topByteIgnoredUpper : this.config.topByteIgnoredLower
     const top = ignored ? (vaHi << 8) >> 8 : vaHi
     const sign = upper ? -1 : 0
@@ -318,34 +291,34 @@ export class Stage1Walk {
     return top === sign && (vaLo ^ sign) >>> g.inputBits === 0
   }
 
-  #throughStage2(ipaHi: number, ipaLo: number, need: number): number {
-    let status = this.#stage2.walk(ipaHi, ipaLo, need)
-    if (status === 0 && this.#stage2.forbidsTable()) status = EVENTS.F_PERMISSION
-    if (status !== 0) this.#site.stage2(CLASS_TT, ipaHi, ipaLo, need === ACCESS_READ)
+  private throughStage2(ipaHi: number, ipaLo: number, need: number): number {
+    let status = this.stage2.walk(ipaHi, ipaLo, need)
+    if (status === 0 && this.stage2.forbidsTable()) status = EVENTS.F_PERMISSION
+    if (status !== 0) this.site.stage2(CLASS_TT, ipaHi, ipaLo, need === ACCESS_READ)
     return status
   }
 
   /** Leaves the physical address of a descriptor in the site. */
-  #locate(hi: number, lo: number): number {
-    const site = this.#site
+  private locate(hi: number, lo: number): number {
+    const site = this.site
     site.fetchHi = hi
     site.fetchLo = lo
     if (!this.nested) return 0
-    const status = this.#throughStage2(hi, lo, ACCESS_READ)
+    const status = this.throughStage2(hi, lo, ACCESS_READ)
     if (status !== 0) return status
-    site.fetchHi = this.#stage2.outHi
-    site.fetchLo = this.#stage2.outLo
+    site.fetchHi = this.stage2.outHi
+    site.fetchLo = this.stage2.outLo
     return 0
   }
 
   /** A stage 1 table that no memory answers for is CLASS TT, §7.3.12. */
-  #unreadable(): number {
-    this.#site.cls = CLASS_TT
+  private unreadable(): number {
+    this.site.cls = CLASS_TT
     return EVENTS.F_WALK_EABT
   }
 
   /** Access flag, permissions and their hardware update, in the order of §7.3.22. */
-  #check(
+  private check(
     at: number,
     entryHi: number,
     entryLo: number,
@@ -357,19 +330,19 @@ export class Stage1Walk {
   ): number {
     if ((low & pte.AF) === 0 && !this.config.updateAccess && !this.config.accessFaultsOff)
       return EVENTS.F_ACCESS
-    const dirtyable = this.#dirtyable(high)
-    const allowed = this.#permissions(high, dirtyable ? low & ~pte.S1_AP2 : low, limits, this.privileged)
+    const dirtyable = this.dirtyable(high)
+    const allowed = this.permissions(high, dirtyable ? low & ~pte.S1_AP2 : low, limits, this.privileged)
     if ((allowed & need) !== need) return EVENTS.F_PERMISSION
     let updated = low
     if (this.config.updateAccess) updated |= pte.AF
     if (dirtyable && (need & ACCESS_WRITE) !== 0) updated &= ~pte.S1_AP2
     if (updated !== low) {
       if (this.nested) {
-        const status = this.#throughStage2(entryHi, entryLo, ACCESS_WRITE)
+        const status = this.throughStage2(entryHi, entryLo, ACCESS_WRITE)
         if (status !== 0) return status
       }
-      if (bigEndian) this.#words[at + 1] = swap32(updated)
-      else this.#words[at] = updated
+      if (bigEndian) this.words[at + 1] = swap32(updated)
+      else this.words[at] = updated
     }
     this.allowed = allowed
     this.leafHi = high
@@ -378,7 +351,7 @@ export class Stage1Walk {
     return 0
   }
 
-  #permissions(high: number, low: number, limits: number, privileged: boolean): number {
+  private permissions(high: number, low: number, limits: number, privileged: boolean): number {
     const writable = (low & AP2) === 0 && (limits & NO_WRITE_HI) === 0
     const userExecutes = ((high & UXN_HI) | (limits & XN_TABLE_HI)) === 0
     if (this.config.singlePrivilege) {
@@ -402,7 +375,7 @@ export class Stage1Walk {
     return data | (executes ? EXEC : 0)
   }
 
-  #accept(low: number, baseHi: number, vaHi: number, vaLo: number, shift: number): void {
+  private accept(low: number, baseHi: number, vaHi: number, vaLo: number, shift: number): void {
     this.sizeLg2 = shift
     this.leafLo = low
     if (shift < 32) {

@@ -55,18 +55,18 @@ export class Stage2Walk {
   /** The leaf's descriptor, with its updates. */
   leafHi = 0
   leafLo = 0
-  #leafLevel = 0
+  private leafLevel = 0
 
-  readonly #memory: PhysicalMemory
-  readonly #words: Uint32Array
-  readonly #site: FaultSite
-  readonly #caches: Caches
+  private readonly memory: PhysicalMemory
+  private readonly words: Uint32Array
+  private readonly site: FaultSite
+  private readonly caches: Caches
 
   constructor(memory: PhysicalMemory, site: FaultSite, caches: Caches) {
-    this.#memory = memory
-    this.#words = memory.words
-    this.#site = site
-    this.#caches = caches
+    this.memory = memory
+    this.words = memory.words
+    this.site = site
+    this.caches = caches
   }
 
   /** What the leaf found last allows, ACCESS_* bits. */
@@ -75,12 +75,12 @@ export class Stage2Walk {
   }
 
   allowedTo(privileged: boolean): number {
-    return this.#permissions(this.leafHi, this.leafLo, privileged)
+    return this.permissions(this.leafHi, this.leafLo, privileged)
   }
 
   /** A write to the leaf found last has a dirty state to update. */
   get isClean(): boolean {
-    return this.#dirtyable(this.leafHi) && (this.leafLo & pte.S2_AP_WRITE) === 0
+    return this.dirtyable(this.leafHi) && (this.leafLo & pte.S2_AP_WRITE) === 0
   }
 
   /**
@@ -88,55 +88,61 @@ export class Stage2Walk {
    * @returns 0 or the number of the event
    */
   walk(ipaHi: number, ipaLo: number, need: number): number {
-    if (this.#caches.isOn) return this.#walkKept(ipaHi, ipaLo, need)
+    if (this.caches.isOn) return this.walkKept(ipaHi, ipaLo, need)
     const quick = this.config.geometry.quick && this.trace === null && need <= DATA_ACCESS
-    return quick && this.#walk4K(ipaHi, ipaLo, need) ? 0 : this.#walkAll(ipaHi, ipaLo, need)
+    return quick && this.walk4K(ipaHi, ipaLo, need) ? 0 : this.walkAll(ipaHi, ipaLo, need)
   }
 
-  #walkKept(ipaHi: number, ipaLo: number, need: number): number {
-    const { stage2Pages } = this.#caches
+  private walkKept(ipaHi: number, ipaLo: number, need: number): number {
+    const { stage2Pages } = this.caches
     const kept = stage2Pages.find(ipaHi, ipaLo, this.config.vmid)
     if (kept >= 0) {
       const { words } = stage2Pages.store
       const high = words[kept + LEAF_HI] as number
       const low = words[kept + LEAF_LO] as number
-      if ((this.#permissions(high, low, this.privileged) & need) !== need) return EVENTS.F_PERMISSION
+      if ((this.permissions(high, low, this.privileged) & need) !== need) return EVENTS.F_PERMISSION
       if ((need & WRITE) === 0 || (low & pte.S2_AP_WRITE) !== 0) {
         const baseHi = words[kept + LEAF_BASE_HI] as number
-        this.#accept(high, low, baseHi, ipaHi, ipaLo, stage2Pages.sizeLg2)
+        this.accept(high, low, baseHi, ipaHi, ipaLo, stage2Pages.sizeLg2)
         return 0
       }
     }
-    const status = this.#walkAll(ipaHi, ipaLo, need)
-    if (status === 0) this.#keepPage(ipaHi, ipaLo)
+    const status = this.walkAll(ipaHi, ipaLo, need)
+    if (status === 0) this.keepPage(ipaHi, ipaLo)
     return status
   }
 
-  #keepPage(ipaHi: number, ipaLo: number): void {
-    const { stage2Pages } = this.#caches
+  private keepPage(ipaHi: number, ipaLo: number): void {
+    const { stage2Pages } = this.caches
     const at = stage2Pages.insert(this.sizeLg2, ipaHi, ipaLo, this.config.vmid)
     const { words } = stage2Pages.store
     words[at + LEAF_HI] = this.leafHi
     words[at + LEAF_LO] = this.leafLo
     words[at + LEAF_BASE_HI] = this.outHi
-    words[at + LEAF_SHAPE] = shapeOf(this.config.geometry.stride + 3, this.#leafLevel)
+    words[at + LEAF_SHAPE] = shapeOf(this.config.geometry.stride + 3, this.leafLevel)
   }
 
   /** Record of the deepest table that is known, or -1; its level is left in #leafLevel. */
-  #findTable(g: Geometry, ipaHi: number, ipaLo: number): number {
+  private findTable(g: Geometry, ipaHi: number, ipaLo: number): number {
     const granuleLg2 = g.stride + 3
     for (let level = pte.LAST_LEVEL; level > g.startLevel; level--) {
-      const coveredLg2 = granuleLg2 + (pte.LAST_LEVEL + 1 - level) * g.stride
       const shape = shapeOf(granuleLg2, level)
-      const at = this.#caches.stage2Tables.find(coveredLg2, ipaHi, ipaLo, this.config.vmid << 16, 0, shape)
+      const at = this.caches.stage2Tables.find(
+        g.coveredLg2(level),
+        ipaHi,
+        ipaLo,
+        this.config.vmid << 16,
+        0,
+        shape,
+      )
       if (at < 0) continue
-      this.#leafLevel = level
+      this.leafLevel = level
       return at
     }
     return -1
   }
 
-  #keepTable(
+  private keepTable(
     g: Geometry,
     level: number,
     ipaHi: number,
@@ -145,10 +151,9 @@ export class Stage2Walk {
     tableLo: number,
   ): void {
     const granuleLg2 = g.stride + 3
-    const coveredLg2 = granuleLg2 + (pte.LAST_LEVEL + 1 - level) * g.stride
-    const { stage2Tables } = this.#caches
+    const { stage2Tables } = this.caches
     const tag = this.config.vmid << 16
-    const at = stage2Tables.insert(coveredLg2, ipaHi, ipaLo, tag, 0, shapeOf(granuleLg2, level))
+    const at = stage2Tables.insert(g.coveredLg2(level), ipaHi, ipaLo, tag, 0, shapeOf(granuleLg2, level))
     stage2Tables.store.words[at + TABLE_HI] = tableHi
     stage2Tables.store.words[at + TABLE_LO] = tableLo
   }
@@ -157,10 +162,10 @@ export class Stage2Walk {
    * The shape that nearly all tables have, unrolled: 15 ns against 29 of the complete walk. It knows success
    * alone; whatever else it meets, the complete walk meets again and answers.
    */
-  #walk4K(ipaHi: number, ipaLo: number, need: number): boolean {
+  private walk4K(ipaHi: number, ipaLo: number, need: number): boolean {
     const g = this.config.geometry
-    const memory = this.#memory
-    const words = this.#words
+    const memory = this.memory
+    const words = this.words
     const outputShift = g.outputBits - 32
     let tableHi = g.rootHi
     let tableLo = g.rootLo
@@ -188,7 +193,7 @@ export class Stage2Walk {
     const wanted = AF | (need << S2_AP_SHIFT)
     if ((low & TYPE) !== TYPE_TABLE) {
       if ((low & (TYPE | wanted)) !== (TYPE_BLOCK | wanted)) return false
-      this.#accept(high, low, high & ADDR_HI, ipaHi, ipaLo, 21)
+      this.accept(high, low, high & ADDR_HI, ipaHi, ipaLo, 21)
       return true
     }
     at = memory.find(high & ADDR_HI, (low & ADDR_LO) | (((ipaLo >>> 12) & 511) << 3))
@@ -197,12 +202,12 @@ export class Stage2Walk {
     high = words[at + 1] | 0
     if ((low & (TYPE_PAGE | wanted)) !== (TYPE_PAGE | wanted)) return false
     if ((high & ADDR_HI) >>> outputShift !== 0) return false
-    this.#accept(high, low, high & ADDR_HI, ipaHi, ipaLo, 12)
+    this.accept(high, low, high & ADDR_HI, ipaHi, ipaLo, 12)
     return true
   }
 
   /** Every form, every fault, in the order of §7.3.22. */
-  #walkAll(ipaHi: number, ipaLo: number, need: number): number {
+  private walkAll(ipaHi: number, ipaLo: number, need: number): number {
     const g = this.config.geometry
     const { inputBits } = g
     if (inputBits >= 32 ? ipaHi >>> (inputBits - 32) !== 0 : ipaHi !== 0 || ipaLo >>> inputBits !== 0) {
@@ -213,39 +218,39 @@ export class Stage2Walk {
     let shift = g.rootShift
     let mask = g.rootMask
     let level = g.startLevel
-    const kept = this.#caches.isOn ? this.#findTable(g, ipaHi, ipaLo) : -1
+    const kept = this.caches.isOn ? this.findTable(g, ipaHi, ipaLo) : -1
     if (kept >= 0) {
-      const { words } = this.#caches.stage2Tables.store
+      const { words } = this.caches.stage2Tables.store
       tableHi = words[kept + TABLE_HI] as number
       tableLo = words[kept + TABLE_LO] as number
-      level = this.#leafLevel
-      shift = g.stride + 3 + (pte.LAST_LEVEL - level) * g.stride
+      level = this.leafLevel
+      shift = g.coveredLg2(level) - g.stride
       mask = g.indexMask
     }
     for (;;) {
       const index =
         (shift >= 32 ? ipaHi >>> (shift - 32) : (ipaLo >>> shift) | (ipaHi << (32 - shift))) & mask
       const entryLo = tableLo | (index << 3)
-      const at = this.#memory.find(tableHi, entryLo)
-      if (at < 0) return this.#unreadable(tableHi, entryLo)
-      const low = g.bigEndian ? swap32(this.#words[at + 1]) : this.#words[at] | 0
-      const high = g.bigEndian ? swap32(this.#words[at]) : this.#words[at + 1] | 0
+      const at = this.memory.find(tableHi, entryLo)
+      if (at < 0) return this.unreadable(tableHi, entryLo)
+      const low = g.bigEndian ? swap32(this.words[at + 1]) : this.words[at] | 0
+      const high = g.bigEndian ? swap32(this.words[at]) : this.words[at + 1] | 0
       if (this.trace !== null) this.trace.descriptor(2, g, level, tableHi, tableLo, index, high, low)
       const kind = descriptorKind(low, level, g.firstBlockLevel)
       if (kind === KIND_INVALID) return EVENTS.F_TRANSLATION
       tableHi = addressHi(high, low, g.addressForm)
       if (tableHi >>> (g.outputBits - 32) !== 0) return EVENTS.F_ADDR_SIZE
       if (kind === KIND_LEAF) {
-        this.#leafLevel = level
-        const status = this.#check(at, high, low, need)
-        if (status === 0) this.#accept(high, this.leafLo, tableHi, ipaHi, ipaLo, shift)
+        this.leafLevel = level
+        const status = this.check(at, high, low, need)
+        if (status === 0) this.accept(high, this.leafLo, tableHi, ipaHi, ipaLo, shift)
         return status
       }
       tableLo = low & g.addressMaskLo
       shift -= g.stride
       mask = g.indexMask
       level++
-      if (this.#caches.isOn) this.#keepTable(g, level, ipaHi, ipaLo, tableHi, tableLo)
+      if (this.caches.isOn) this.keepTable(g, level, ipaHi, ipaLo, tableHi, tableLo)
     }
   }
 
@@ -256,47 +261,54 @@ export class Stage2Walk {
     return this.config.forceWriteBack ? (type & 0x10) === 0 : (type & 0x30) === 0
   }
 
-  #unreadable(hi: number, lo: number): number {
-    this.#site.fetchHi = hi
-    this.#site.fetchLo = lo
+  private unreadable(hi: number, lo: number): number {
+    this.site.fetchHi = hi
+    this.site.fetchLo = lo
     return EVENTS.F_WALK_EABT
   }
 
   /** Access flag, permissions and their hardware update, in the order of §7.3.22. */
-  #check(at: number, high: number, low: number, need: number): number {
+  private check(at: number, high: number, low: number, need: number): number {
     if ((low & pte.AF) === 0 && !this.config.updateAccess && !this.config.accessFaultsOff)
       return EVENTS.F_ACCESS
-    if ((this.#permissions(high, low, this.privileged) & need) !== need) return EVENTS.F_PERMISSION
+    if ((this.permissions(high, low, this.privileged) & need) !== need) return EVENTS.F_PERMISSION
     let updated = low
     if (this.config.updateAccess) updated |= pte.AF
-    if (this.#dirtyable(high) && (need & ACCESS_WRITE) !== 0) updated |= pte.S2_AP_WRITE
+    if (this.dirtyable(high) && (need & ACCESS_WRITE) !== 0) updated |= pte.S2_AP_WRITE
     if (updated !== low) {
-      if (this.config.geometry.bigEndian) this.#words[at + 1] = swap32(updated)
-      else this.#words[at] = updated
+      if (this.config.geometry.bigEndian) this.words[at + 1] = swap32(updated)
+      else this.words[at] = updated
     }
     this.leafLo = updated
     return 0
   }
 
-  #dirtyable(high: number): boolean {
+  private dirtyable(high: number): boolean {
     return this.config.updateDirty && (high & DBM_HI) !== 0
   }
 
-  #permissions(high: number, low: number, privileged: boolean): number {
+  private permissions(high: number, low: number, privileged: boolean): number {
     let allowed = (low >>> S2_AP_SHIFT) & DATA_ACCESS
-    if (this.#dirtyable(high)) allowed |= WRITE
-    return this.#executable(high, privileged) ? allowed | EXEC : allowed
+    if (this.dirtyable(high)) allowed |= WRITE
+    return this.executable(high, privileged) ? allowed | EXEC : allowed
   }
 
   /** XN[1:0]: 0 all, 1 unprivileged alone, 2 nobody, 3 privileged alone; without XNX bit 54 alone. §D8.4. */
-  #executable(high: number, privileged: boolean): boolean {
+  private executable(high: number, privileged: boolean): boolean {
     if ((high & XN_HI) === 0) return true
     if (!this.config.xnx) return (high & pte.S2_XN1_HI) === 0
     if ((high & pte.S2_XN0_HI) === 0) return false
     return ((high & pte.S2_XN1_HI) !== 0) === privileged
   }
 
-  #accept(high: number, low: number, baseHi: number, ipaHi: number, ipaLo: number, shift: number): void {
+  private accept(
+    high: number,
+    low: number,
+    baseHi: number,
+    ipaHi: number,
+    ipaLo: number,
+    shift: number,
+  ): void {
     this.leafHi = high
     this.leafLo = low
     this.sizeLg2 = shift
