@@ -15,7 +15,7 @@ const SCRATCH = 0x4000n
 const HOST = 0x5000n
 const GCR3 = 0x9000n
 const GUEST = 0xa000n
-const MEMORY_BYTES = 0xf000
+const MEMORY_BYTES = 0x4_0000
 const HOST_PAGE = 0x50_1000n
 const GUEST_PAGE = 0x1f_0000n
 
