@@ -11,8 +11,8 @@ export default defineConfig({
     root: `${import.meta.dirname}/../..`,
     include: VENDORS.map(vendor => `packages/${vendor}/test/**/*.test.ts`),
     testTimeout: 120_000,
-    // Coverage needs no million: a branch that a hundred thousand steps do not reach deserves a test of its own.
-    env: { FUZZ_STEPS: "100000" },
+    // Coverage needs no million: a branch that this many random cases do not reach deserves a test of its own.
+    env: { FUZZ_STEPS: "50000", METAMORPHIC_CASES: "10000" },
     coverage: {
       provider: "v8",
       include: VENDORS.map(parts),

@@ -85,4 +85,6 @@ function configure(memory: PhysicalMemory, how: Configuration): void {
   if (stages !== "second") store(memory, gcr3, stage1Root | 1, 0)
 }
 
-defineMetamorphic({ describe, it }, format, { seed: 20261123, cases: 100_000 })
+const cases = Number(process.env["METAMORPHIC_CASES"] ?? 100_000)
+
+defineMetamorphic({ describe, it }, format, { seed: 20261123, cases })

@@ -92,4 +92,6 @@ function configure(memory: PhysicalMemory, how: Configuration): void {
   store(memory, guestConfigAt + 8, stage1Root, 0)
 }
 
-defineMetamorphic({ describe, it }, format, { seed: 20261123, cases: 100_000 })
+const cases = Number(process.env["METAMORPHIC_CASES"] ?? 100_000)
+
+defineMetamorphic({ describe, it }, format, { seed: 20261123, cases })

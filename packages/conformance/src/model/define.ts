@@ -1,6 +1,7 @@
 import type { TestRunner } from "../target.ts"
 import { liveUpdatesChapter, scopesChapter } from "./caching.ts"
 import { handshakesChapter } from "./handshakes.ts"
+import { hooksChapter } from "./hooks.ts"
 import { logChapter } from "./log.ts"
 import { queueChapter } from "./queue.ts"
 import { registersChapter } from "./registers.ts"
@@ -16,6 +17,7 @@ export function defineModelConformance(runner: TestRunner, target: ModelTarget):
       "command queue": queueChapter,
       "fault log": logChapter,
       structures: structuresChapter,
+      hooks: hooksChapter,
       ...(target.caching === null
         ? {}
         : { "invalidation scopes": scopesChapter, "live updates": liveUpdatesChapter }),

@@ -41,6 +41,10 @@ function refusesEachBit(
     const outcome = request(machine, asked)
     assertTrue(!outcome.ok, `bit ${bit} is refused`)
     assertEqual(outcome.fault.reason, reason, `bit ${bit}`)
+    machine.model.trace = () => {}
+    const traced = request(machine, asked)
+    machine.model.trace = null
+    assertEqual(traced.ok ? "allowed" : traced.fault.reason, reason, `bit ${bit}, with someone looking on`)
     flip(machine, at, bit)
     assertEqual(showAnswer(answer(machine, asked)), showAnswer(pa), `after flipping back bit ${bit}`)
   }
