@@ -146,6 +146,86 @@ describe("random tables", () => {
   })
 })
 
+describe("random requests of devices with a TLB", () => {
+  it("get an answer of PCIe, and faults of the book", () => {
+    fc.assert(
+      fc.property(
+        fc.integer(),
+        fc.nat(3),
+        fc.array(request, { minLength: 1, maxLength: 20 }),
+        (seed, mode, requests) => {
+          const model = vtdModel({ memory: plausibleMemory(seed) })
+          const answers: number[] = []
+          model.connect(0, {
+            invalidate: () => true,
+            pageGroupResponse: (_g, _p, code) => answers.push(code),
+          })
+          enable(model, mode)
+          for (const { device, pasid, hi, lo, access } of requests) {
+            expect([0, 1, 2]).toContain(model.translationRequest(device, pasid, hi, lo, access))
+            model.translatedRequest(device, pasid, hi, lo, access)
+            const name = model.atsFault === null ? "" : FAULT_REASONS.get(model.atsFault.code)?.name
+            expect(name).toBe(model.atsFault?.reason ?? "")
+            const [read, write] = [(access & 1) !== 0, (access & 2) !== 0]
+            const address = (BigInt(hi) << 32n) | BigInt(lo)
+            const common = { address, read, write, execute: false, privileged: false, group: lo & 511 }
+            model.pageRequest({ device: 0, pasid: pasid < 0 ? null : pasid, last: true, ...common })
+            expect([undefined, 0, 1]).toContain(answers.pop())
+          }
+        },
+      ),
+      RUNS,
+    )
+  })
+
+  it("may do with a translation what they may do without", () => {
+    const setup = fc.record({
+      levels: fc.constantFrom(3, 4, 5),
+      pgtt: fc.constantFrom(1n, 2n, 3n),
+      ssade: fc.boolean(),
+      eafe: fc.boolean(),
+      snoop: fc.boolean(),
+    })
+    const flip = fc.tuple(fc.nat(1000), fc.nat(63))
+    let granted = 0
+    fc.assert(
+      fc.property(setup, fc.array(flip, { maxLength: 3 }), (how, flips) => {
+        const { unit, entries } = mappedUnit(how)
+        unit.set(0x2000n, 4n)
+        for (const [entry, bit] of flips) {
+          const address = entries[entry % entries.length] as bigint
+          unit.put(address, unit.get(address) ^ (1n << BigInt(bit)))
+        }
+        const { model } = unit
+        for (const place of PLACES) {
+          const [hi, lo] = [Number(place >> 32n), Number(place & 0xffff_ffffn)]
+          const status = model.translationRequest(0, NO_PASID, hi, lo, ACCESS_READ | ACCESS_WRITE)
+          const { allowed, addressHi, addressLo, sizeLg2 } = model.completion
+          const fault = model.atsFault?.code ?? 0
+          const [read, write] = [unit.dma(place, ACCESS_READ), unit.dma(place, ACCESS_WRITE)]
+          const codes = [read, write].map(outcome => (outcome.ok ? 0 : outcome.fault.code))
+          if (status !== 0) {
+            expect(codes).toContain(fault)
+            continue
+          }
+          const base = (BigInt(addressHi) << 32n) | BigInt(addressLo)
+          const pa = base + (place & ((1n << BigInt(sizeLg2)) - 1n))
+          for (const [bit, outcome] of [
+            [ACCESS_READ, read],
+            [ACCESS_WRITE, write],
+          ] as const) {
+            if ((allowed & bit) !== 0) expect(outcome).toMatchObject({ ok: true, pa })
+            else if (how.snoop) expect(outcome.ok).toBe(false)
+            if ((allowed & bit) !== 0) granted++
+          }
+        }
+      }),
+      { ...RUNS, numRuns: 60 },
+    )
+    expect(granted).toBeGreaterThan(100)
+  })
+})
+
 const PLACES = [0x1000n, 0x3f_f000n, 0x4000_1000n, 0x7fff_ffff_f000n, 0x1234_5678_9000n, 0x1234_5678_a000n]
 
 /** Every place mapped to a page of its own, in the stages that PGTT asks for; flags set in every other table. */
