@@ -177,6 +177,16 @@ describe("a translation request", () => {
     expect(m.events()).toHaveLength(1)
   })
 
+  it("is aborted for a PASID beyond the CD table", () => {
+    const m = new Ats()
+    m.recreate(ENABLED, reg.CR2_REC_CFG_ATS)
+    m.stage1({ S1CDMax: 4n, S1DSS: 2n })
+    expect(m.request(VA, RW, 16).status).toBe(ATS_COMPLETER_ABORT)
+    expect(m.model.atsFault).toMatchObject({ reason: "C_BAD_SUBSTREAMID", pasid: 16 })
+    expect(m.model.atsFault?.detail).toContain("SubstreamID")
+    expect(m.events()).toEqual([[0x1_0001_0008n, 0n, 0n, 0n]])
+  })
+
   it("is not recorded where IDR0.ATSRECERR is 0", () => {
     const m = new Ats({ IDR0: EVERYTHING.IDR0 & ~(1 << 23) })
     m.recreate(ENABLED, reg.CR2_REC_CFG_ATS)
@@ -230,6 +240,7 @@ describe("a translation request", () => {
     const all = { status: ATS_SUCCESS, address: 0n, size: 52, allowed: RW }
     expect(m.request(VA)).toEqual(all)
     expect(m.request(VA, RW | ACCESS_EXEC | ACCESS_PRIV)).toEqual(all)
+    expect(m.request(VA, ACCESS_READ)).toEqual(all)
     expect(m.request(1n << 52n)).toMatchObject({ status: ATS_SUCCESS, allowed: 0 })
     m.map(m.s2, SHAPE_4K, IPA, PAGE | S2_PAGE)
     m.nested({ S1CDMax: 4n, S1DSS: 1n })

@@ -159,6 +159,11 @@ describe("a stalled transaction", () => {
     expect([m.send(1, VA), m.held]).toEqual([HELD, 3])
   })
 
+  it("is held alone where IDR5.STALL_MAX says nothing", () => {
+    const m = new Stalling({ IDR5: EVERYTHING.IDR5 & 0xffff })
+    expect([m.send(1, VA), m.held, m.send(1, VA), m.held]).toEqual([HELD, 1, HELD, undefined])
+  })
+
   it("waits without overflow while the Event queue is full, and is recorded when there is room", () => {
     const m = new Stalling({ IDR5: (EVERYTHING.IDR5 & 0xffff) | (200 << 16) })
     for (let i = 0; i < 128; i++) m.send(1, VA)

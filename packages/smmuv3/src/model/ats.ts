@@ -156,8 +156,9 @@ export class AtsService {
     // A stage 1 that grants nothing keeps stage 2 out of it, §3.9.1.2.
     if (granted(allowed, asked, entry.instCfg) === 0) return this.#deny()
     if (!entry.stage2) {
-      if (usesStage1)
-        this.#markDirty(allowed, asked, () => stage1.walk(transaction.hi, transaction.lo, ACCESS_WRITE))
+      // Nothing translates: both permissions, whatever NW says. §13.6.4.
+      if (!usesStage1) return this.#complete(ipaHi, ipaLo, sizeLg2, READ_WRITE, asked)
+      this.#markDirty(allowed, asked, () => stage1.walk(transaction.hi, transaction.lo, ACCESS_WRITE))
       return this.#complete(ipaHi, ipaLo, sizeLg2, granted(allowed, asked, entry.instCfg), asked)
     }
     const status = stage2.walk(ipaHi, ipaLo, 0)

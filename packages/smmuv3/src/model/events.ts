@@ -265,6 +265,8 @@ export class Reporter {
         return `the STE is ILLEGAL: ${stePart}`
       case ev.EVENTS.C_BAD_CD:
         return `the CD is ILLEGAL: ${cdPart}`
+      case ev.EVENTS.C_BAD_SUBSTREAMID:
+        return "the SubstreamID leads to no CD"
       case ev.EVENTS.F_STREAM_DISABLED:
         return this.#transaction.pasid === NO_PASID
           ? "STE.S1DSS terminates transactions without SubstreamID"

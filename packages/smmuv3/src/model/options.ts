@@ -135,6 +135,7 @@ export class Features {
   readonly ds: boolean
   /** Virtual addresses of 52 bits. */
   readonly va52: boolean
+  /** Transactions that can be stalled at once; an SMMU that stalls holds one at least. */
   readonly stallMax: number
   /** Minor revision of the architecture: 1 is SMMUv3.1. */
   readonly minor: number
@@ -189,7 +190,7 @@ export class Features {
     this.iasBits = (r0.TTF & 1n) !== 0n ? Math.max(40, this.oasBits) : this.oasBits
     this.ds = r5.DS === 1n
     this.va52 = r5.VAX !== 0n && this.minor > 0
-    this.stallMax = Number(r5.STALL_MAX)
+    this.stallMax = Math.max(1, Number(r5.STALL_MAX))
     this.#granules =
       (r5.GRAN4K === 1n ? 1 << 12 : 0) | (r5.GRAN16K === 1n ? 1 << 14 : 0) | (r5.GRAN64K === 1n ? 1 << 16 : 0)
   }
