@@ -14,6 +14,19 @@
  */
 export type CachePolicy = "exact" | "hoard" | "none"
 
+/** Policies of a model's two kinds of caches, where they differ. */
+export interface CachePolicies {
+  /** Device and PASID table entries, context descriptors and the tables that lead to them. */
+  readonly structures: CachePolicy
+  /** Translations and paging structures. */
+  readonly translations: CachePolicy
+}
+
+/** @param given one policy for all caches, or one for each kind; `exact` when left out */
+export function cachePolicies(given: CachePolicy | CachePolicies = "exact"): CachePolicies {
+  return typeof given === "string" ? { structures: given, translations: given } : given
+}
+
 /** Words of a record that identify it. */
 const KEY_WORDS = 4
 /** Word of a record before its key: 0 empty, 1 in use. */
