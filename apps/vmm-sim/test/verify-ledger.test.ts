@@ -100,6 +100,38 @@ describe("the ledger", () => {
     expect(explain("amd", comparison(read, beyond))).toBeNull()
   })
 
+  it("explains C_BAD_STE of a StreamID that the Stream table does not have", () => {
+    const beyond = refused(null, "C_BAD_STREAMID", 0x02)
+    const badSte = [0x8_0000_0004n, 0n, 0n, 0n]
+    expect(explain("smmuv3", comparison(faultRow({ words: badSte }), beyond))).toEqual(["smmuv3-span"])
+    const recorded = refused([0x8_0000_0002n, 0n, 0n, 0n], "C_BAD_STREAMID", 0x02)
+    expect(explain("smmuv3", comparison(faultRow({ words: badSte }), recorded))).toEqual(["smmuv3-span"])
+    const illegal = refused([0x8_0000_0004n, 0n, 0n, 0n], "C_BAD_STE", 0x04)
+    expect(explain("smmuv3", comparison(faultRow({ words: badSte }), illegal))).toBeNull()
+    for (const words of [
+      null,
+      [],
+      [0x9_0000_0004n, 0n, 0n, 0n],
+      [0x8_0000_0003n, 0n, 0n, 0n],
+      [0x8_0000_0004n, 0n, 0n, 8n],
+    ]) {
+      expect(explain("smmuv3", comparison(faultRow({ words }), beyond))).toBeNull()
+    }
+  })
+
+  it("explains the address of a CD in the word before its own", () => {
+    const ours = refused([0x8_0000_0009n, 0n, 0n, 0x4000_1000n], "F_CD_FETCH", 0x09)
+    const at = (...words: bigint[]): FaultRow => faultRow({ words: [0x8_0000_0009n, ...words] })
+    expect(explain("smmuv3", comparison(at(0n, 0x4000_1000n, 0n), ours))).toEqual(["smmuv3-cd-fetch-address"])
+    expect(explain("smmuv3", comparison(at(0n, 0x4000_2000n, 0n), ours))).toBeNull()
+    expect(explain("smmuv3", comparison(at(0n, 0x4000_1000n, 8n), ours))).toBeNull()
+    expect(explain("smmuv3", comparison(at(8n, 0x4000_1000n, 0n), ours))).toBeNull()
+    const steFetch = refused([0x8_0000_0003n, 0n, 0n, 0x4000_1000n], "F_STE_FETCH", 0x03)
+    expect(
+      explain("smmuv3", comparison(faultRow({ words: [0x8_0000_0003n, 0n, 0x4000_1000n, 0n] }), steFetch)),
+    ).toBeNull()
+  })
+
   it("explains a legacy VT-d reason by the scalable reason of the same condition alone", () => {
     const missing = refused([0n, 0n], "SSS.2", 0x79)
     expect(explain("vtd", comparison(faultRow({ code: 6n }), missing))).toEqual(["vtd-legacy-reasons"])

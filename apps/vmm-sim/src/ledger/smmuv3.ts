@@ -2,7 +2,8 @@
  * QEMU's slips in SMMUv3. Book: IHI 0070 G.b.
  *
  * An event record in 64-bit words (§7.3.13): word 1 has RnW in bit 35, S2 in 39, CLASS in 41:40, TTRnW in 44;
- * word 2 is InputAddr; word 3 has IPA in 55:12.
+ * word 2 is InputAddr; word 3 has IPA in 55:12. All records have the event's number in word 0 bits 7:0 and the
+ * StreamID in 63:32; F_CD_FETCH (§7.3.10) has the address of the CD in word 3.
  */
 import type { Finding } from "../verify/finding.ts"
 import type { LedgerEntry } from "./entry.ts"
@@ -14,6 +15,10 @@ const CLASS = 3n << 40n
 const CLASS_TT = 1n << 40n
 const CLASS_IN = 2n << 40n
 const PAGE_OFFSET = 0xfffn
+const EVENT = 0xffn
+const EVENT_C_BAD_STE = 0x04n
+const EVENT_F_CD_FETCH = 0x09n
+const WHOLE_WORD = (1n << 64n) - 1n
 /** Which 4 KiB page of the largest table, one of 64 KiB. */
 const TABLE_PAGES = 0xf000n
 /** Alignment of a CD, the smallest structure that stage 1 fetches (§5.4). */
@@ -99,7 +104,40 @@ export const SMMUV3_SLIPS: readonly LedgerEntry[] = [
         isSilent(finding, "F_PERMISSION", isStage2),
     },
   },
+  {
+    id: "smmuv3-span",
+    vendor: "smmuv3",
+    qemu: "A StreamID beyond the Span of its L1STD is C_BAD_STE.",
+    book: "It is outside of the Stream table: C_BAD_STREAMID, recorded where CR2.RECINVSID says so.",
+    section: "IHI 0070 G.b §7.3.3",
+    slip: { kind: "answer", explains: isBadSteForStreamId },
+  },
+  {
+    id: "smmuv3-cd-fetch-address",
+    vendor: "smmuv3",
+    qemu: "F_CD_FETCH of older versions has the address of the CD in word 2, where other records have InputAddr.",
+    book: "FetchAddr is in word 3; word 2 is RES0.",
+    section: "IHI 0070 G.b §7.3.10",
+    slip: {
+      kind: "record",
+      mask: [0n, 0n, WHOLE_WORD, WHOLE_WORD],
+      matches: (ours, qemu) =>
+        (ours[0] & EVENT) === EVENT_F_CD_FETCH && qemu[2] === ours[3] && qemu[3] === 0n,
+    },
+  },
 ]
+
+/** QEMU recorded C_BAD_STE, which has nothing but the StreamID, where the model has no STE to look at. */
+function isBadSteForStreamId(finding: Finding): boolean {
+  if (finding.table !== "faults" || finding.outcome.ok) return false
+  const { fault } = finding.outcome
+  const record = finding.row.words ?? []
+  return (
+    fault.reason === "C_BAD_STREAMID" &&
+    record[0] === ((BigInt(fault.device) << 32n) | EVENT_C_BAD_STE) &&
+    record.slice(1).every(word => word === 0n)
+  )
+}
 
 /** QEMU refused without a record where the model recorded a fault of the input address. */
 function isSilent(

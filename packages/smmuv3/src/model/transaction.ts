@@ -137,7 +137,7 @@ export class Geometry {
 }
 
 /** Bit 55 of an address picks the range, as bit 23 of its high half. */
-export const UPPER_RANGE = 1 << 23
+export const UPPER_RANGE: number = 1 << 23
 
 /** What tags translations through a CD, in the form that caches use. §3.17. */
 export interface ContextTags {
