@@ -464,6 +464,7 @@ describe("device-TLB invalidations, §6.5.2.5, §6.5.2.6", () => {
     ["8 GiB", 0xffff_f001n, 0n, 33],
     ["16 GiB", 0x1_ffff_f001n, 0n, 34],
     ["everything (Table 28)", 0x7fff_ffff_ffff_f001n, 0n, 64],
+    ["all ones, which has no meaning in PCIe: everything", 0xffff_ffff_ffff_f001n, 0n, 64],
   ]
   it.each(sizes)("without PASID: %s", (_, word, address, sizeLg2) => {
     const { unit, device } = connected()
@@ -523,6 +524,15 @@ describe("device-TLB invalidations, §6.5.2.5, §6.5.2.6", () => {
     expect(unit.model.mmio.read32(FSTS)).toBe(0x40)
     expect((unit.model.mmio.read64(0xb0) >> 32n) & 0xffffn).toBe(0x420n)
     expect(other.asked.length + device.asked.length).toBe(2)
+  })
+
+  it("with PASID time out as well, and behind a wrong descriptor", () => {
+    const { unit, device } = connected()
+    device.isAlive = false
+    submit(unit, [8n | (0x310n << 16n) | (5n << 32n), 0x5000n], [0xfn])
+    expect(unit.model.mmio.read32(FSTS)).toBe(0x50)
+    expect(unit.model.mmio.read64(0xb0)).toBe((0x310n << 32n) | 3n)
+    expect(unit.model.mmio.read64(0x80)).toBe(32n)
   })
 
   it("page group responses go to the requester (§7.6.1)", () => {

@@ -2,6 +2,7 @@ import {
   ACCESS_PRIV,
   ACCESS_READ,
   ACCESS_WRITE,
+  createMemory,
   type Invalidation,
   isIommuError,
   NO_PASID,
@@ -380,6 +381,50 @@ describe("queued invalidation", () => {
     expect(messages).toHaveLength(2)
   })
 
+  it("crosses a multiple of 4 GiB, and so does the page request queue", () => {
+    const memory = createMemory([
+      { base: 0n, size: 0x1_0000n },
+      { base: 0xffff_f000n, size: 0x2000n },
+    ])
+    const model = vtdModel({ memory, caches: "none" })
+    const { mmio } = model
+    memory.write64(0x1000n, 0x2001n)
+    memory.write64(0x2000n, 0x3000n | 0x15n)
+    memory.write64(0x3000n, 0x4001n)
+    memory.write64(0x4000n, 1n | (2n << 2n) | (4n << 6n))
+    mmio.write64(RTADDR, 0x1000n | SCALABLE)
+    mmio.write32(GCMD, SRTP)
+    mmio.write64(0x90, 0xffff_f801n)
+    mmio.write64(0x88, 0x1000n)
+    mmio.write32(GCMD, (TE | QIE) >>> 0)
+    // The head is wherever it got to: a queue of no-ops (zeros) stops at once; the wait stands behind the boundary.
+    for (let at = 0xffff_f000n; at < 0x1_0000_0000n; at += 32n) memory.write64(at, 5n)
+    memory.write64(0x1_0000_0000n, 5n | (1n << 5n) | (0x99n << 32n))
+    memory.write64(0x1_0000_0008n, 0x8000n)
+    mmio.write32(0x34, 0x10)
+    mmio.write64(0x88, 0x1020n)
+    expect(memory.read64(0x8000n)).toBe(0x99n)
+    mmio.write64(0xd0, 0xffff_f001n)
+    mmio.write64(0xc0, 0x1000n)
+    mmio.write64(0xc8, 0x1000n)
+    const ask = { read: true, write: false, execute: false, privileged: false, last: true, group: 0 }
+    model.pageRequest({ device: 0, pasid: null, address: 0x5000n, ...ask })
+    expect(memory.read64(0x1_0000_0000n)).toBe(1n)
+  })
+
+  it("does not begin again inside of a hook, and loses the status of a wait that has no memory", () => {
+    const unit = new Unit()
+    enableQueue(unit, false)
+    const seen: string[] = []
+    unit.model.onInvalidate = ({ command }) => {
+      seen.push(command)
+      if (seen.length === 1) submit(unit, false, [0x12n])
+    }
+    submit(unit, false, [0x11n], [0x25n, HOLE])
+    expect(seen).toEqual(["cc_inv_dsc", "iotlb_inv_dsc"])
+    expect(unit.model.mmio.read32(0x34)).toBe(0)
+  })
+
   it("waits for the queue to be enabled, and rewinds the head when it is disabled", () => {
     const unit = new Unit()
     const { mmio } = unit.model
@@ -504,6 +549,13 @@ describe("register-based invalidation", () => {
       },
     ])
     expect((mmio.read64(0xf8) >> 57n) & 3n).toBe(3n)
+  })
+
+  it("is done for the domain where pages cannot be named", () => {
+    const { mmio } = new Unit({ ...LEGACY_ONLY, cap: LEGACY_ONLY.cap & ~(1n << 39n) }).model
+    mmio.write64(0xf0, 0x5000n)
+    mmio.write64(0xf8, (1n << 63n) | (3n << 60n) | (7n << 32n))
+    expect((mmio.read64(0xf8) >> 57n) & 3n).toBe(2n)
   })
 
   it("is refused in scalable mode, while the queue runs, and for a mask beyond MAMV", () => {

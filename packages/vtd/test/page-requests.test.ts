@@ -118,6 +118,17 @@ describe("page requests", () => {
     expect(messages).toHaveLength(1)
   })
 
+  it("keep the event pending until both PPR and PRO are served", () => {
+    const { mmio } = unit.model
+    mmio.write32(PECTL, 0x8000_0000)
+    for (let n = 0; n < 128; n++) unit.model.pageRequest(request())
+    expect(status()).toBe(3)
+    mmio.write32(PRS, 1)
+    expect(mmio.read32(PECTL)).toBe(0xc000_0000)
+    mmio.write32(PRS, 2)
+    expect(mmio.read32(PECTL)).toBe(0x8000_0000)
+  })
+
   it("wrap, in queues of 2^PQS pages", () => {
     const { mmio } = unit.model
     mmio.write64(PQA, QUEUE | 1n)

@@ -194,8 +194,8 @@ export class AtsPort {
 
   #answer(hi: number, lo: number, sizeLg2: number, allowed: number): void {
     const c = this.completion
-    c.addressHi = sizeLg2 > 32 ? hi & -(2 ** (sizeLg2 - 32)) : hi
-    c.addressLo = sizeLg2 >= 32 ? 0 : (lo & -(2 ** sizeLg2)) >>> 0
+    c.addressHi = hi
+    c.addressLo = (lo & -(1 << sizeLg2)) >>> 0
     c.sizeLg2 = sizeLg2
     c.allowed = allowed
     c.untranslatedOnly = false
@@ -236,5 +236,5 @@ function checkHostAddress(t: Transaction): number {
 function overlapsInterruptRange(result: VtdTranslationResult): boolean {
   const lg2 = Math.max(result.sizeLg2, INTERRUPT_RANGE_LG2)
   const first = INTERRUPT_RANGE * 2 ** INTERRUPT_RANGE_LG2
-  return result.paHi === 0 && (lg2 >= 32 || result.paLo >>> lg2 === first >>> lg2)
+  return result.paHi === 0 && result.paLo >>> lg2 === first >>> lg2
 }

@@ -291,7 +291,7 @@ export class CommandQueue {
    */
   #timeOut(): void {
     const r = this.#registers
-    if ((r.get("FSTS") & reg.ITE) === 0) r.setHi("IQERCD", this.#late)
+    r.setHi("IQERCD", this.#late)
     this.#late = NONE
     this.#log.setStatus(reg.ITE)
   }

@@ -15,7 +15,6 @@ import {
   lo32,
   type Mmio,
   type PageRequest,
-  type PhysicalMemory,
   type WalkStep,
 } from "@iommu/core"
 import { FRCD_BYTES } from "../spec/events.ts"
@@ -108,10 +107,6 @@ export class VtdModel implements IommuModel, AtsModel {
     this.#pageRequests = new PageRequestQueue(this.transaction, this.#registers, this.log, this.#devices)
     this.#registers.onWrite = (offset, value) => this.#written(offset, value)
     this.mmio = this.#registers
-  }
-
-  get memory(): PhysicalMemory {
-    return this.transaction.memory
   }
 
   get trace(): ((step: WalkStep) => void) | null {
