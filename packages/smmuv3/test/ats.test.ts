@@ -221,6 +221,9 @@ describe("a translation request", () => {
     const m = new Ats({ IDR5: 0x2000_0040 | 5 })
     m.ste(1, { Config: 6n, EATS: FULL, ...plainStage2(m.s2), S2TG: 1n, S2SL0: 1n, S2T0SZ: 24n })
     expect(m.request(VA)).toMatchObject({ status: ATS_SUCCESS, size: 16, allowed: 0 })
+    const middle = new Ats({ IDR5: 0x2000_0060 | 5 })
+    middle.stage1({}, { TG0: 2n, T0SZ: 17n })
+    expect(middle.request(VA)).toMatchObject({ status: ATS_SUCCESS, size: 14, allowed: 0 })
   })
 
   it("is denied by a read-only stage for writes only", () => {

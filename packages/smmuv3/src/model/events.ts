@@ -41,37 +41,33 @@ interface EventFields {
   readonly site: FaultSite
 }
 
-const LAYOUTS: Partial<Record<ev.EventName, BitLayout<FieldSpecs>>> = {
-  C_BAD_STREAMID: ev.C_BAD_STREAMID,
-  F_STE_FETCH: ev.F_STE_FETCH,
-  C_BAD_STE: ev.C_BAD_STE,
-  F_BAD_ATS_TREQ: ev.F_BAD_ATS_TREQ,
-  F_STREAM_DISABLED: ev.F_STREAM_DISABLED,
-  F_TRANSL_FORBIDDEN: ev.F_TRANSL_FORBIDDEN,
-  C_BAD_SUBSTREAMID: ev.C_BAD_SUBSTREAMID,
-  F_CD_FETCH: ev.F_CD_FETCH,
-  C_BAD_CD: ev.C_BAD_CD,
-  F_WALK_EABT: ev.F_WALK_EABT,
-  F_TRANSLATION: ev.F_TRANSLATION,
-  F_ADDR_SIZE: ev.F_ADDR_SIZE,
-  F_ACCESS: ev.F_ACCESS,
-  F_PERMISSION: ev.F_PERMISSION,
-}
+/** Of each event that arises here, by its number. */
+const LAYOUTS: ReadonlyMap<number, BitLayout<FieldSpecs>> = new Map<number, BitLayout<FieldSpecs>>([
+  [ev.EVENTS.C_BAD_STREAMID, ev.C_BAD_STREAMID],
+  [ev.EVENTS.F_STE_FETCH, ev.F_STE_FETCH],
+  [ev.EVENTS.C_BAD_STE, ev.C_BAD_STE],
+  [ev.EVENTS.F_BAD_ATS_TREQ, ev.F_BAD_ATS_TREQ],
+  [ev.EVENTS.F_STREAM_DISABLED, ev.F_STREAM_DISABLED],
+  [ev.EVENTS.F_TRANSL_FORBIDDEN, ev.F_TRANSL_FORBIDDEN],
+  [ev.EVENTS.C_BAD_SUBSTREAMID, ev.C_BAD_SUBSTREAMID],
+  [ev.EVENTS.F_CD_FETCH, ev.F_CD_FETCH],
+  [ev.EVENTS.C_BAD_CD, ev.C_BAD_CD],
+  [ev.EVENTS.F_WALK_EABT, ev.F_WALK_EABT],
+  [ev.EVENTS.F_TRANSLATION, ev.F_TRANSLATION],
+  [ev.EVENTS.F_ADDR_SIZE, ev.F_ADDR_SIZE],
+  [ev.EVENTS.F_ACCESS, ev.F_ACCESS],
+  [ev.EVENTS.F_PERMISSION, ev.F_PERMISSION],
+])
 
-const NAMES: ReadonlyMap<number, ev.EventName> = new Map(
-  Object.entries(ev.EVENTS).map(([name, number]) => [number, name as ev.EventName]),
-)
-
-function eventName(event: number): ev.EventName {
-  const name = NAMES.get(event)
-  if (name === undefined) throw new Error(`bug: no event 0x${event.toString(16)}`)
-  return name
+function layoutOf(event: number): BitLayout<FieldSpecs> {
+  const layout = LAYOUTS.get(event)
+  if (layout === undefined) throw new Error(`bug: event 0x${event.toString(16)} does not arise`)
+  return layout
 }
 
 /** The four 64-bit words of a record. */
 function eventRecord(event: number, fields: EventFields): bigint[] {
-  const layout = LAYOUTS[eventName(event)]
-  if (layout === undefined) throw new Error(`bug: event 0x${event.toString(16)} has no layout`)
+  const layout = layoutOf(event)
   const { site } = fields
   const inStage2 = site.stage === 2
   const flag = (value: boolean): bigint => (value ? 1n : 0n)
@@ -236,7 +232,7 @@ export class Reporter {
   /** A fault with the record given, if any; the site is ready for the next transaction. */
   silent(event: number, detail: string, record: readonly bigint[] | null = null): Fault {
     const walk = event >= ev.EVENTS.F_WALK_EABT && event <= ev.EVENTS.F_PERMISSION
-    const fault = this.#fault(eventName(event), event, walk ? this.#site.stage : 0, record, detail)
+    const fault = this.#fault(layoutOf(event).name, event, walk ? this.#site.stage : 0, record, detail)
     // Here rather than before each transaction, most of which succeed.
     this.#site.reset()
     return fault

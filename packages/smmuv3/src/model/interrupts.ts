@@ -2,12 +2,7 @@
  * Interrupt messages. Arm IHI 0070 G.b §3.18. Wired interrupts are not modelled.
  */
 import { fromHalves, hi32, lo32, type PhysicalMemory } from "@iommu/core"
-import {
-  GERROR_MSI_GERROR_ABT_ERR,
-  IRQ_CTRL_EVENTQ_IRQEN,
-  IRQ_CTRL_GERROR_IRQEN,
-  IRQ_CTRL_PRIQ_IRQEN,
-} from "../spec/registers.ts"
+import { IRQ_CTRL_EVENTQ_IRQEN, IRQ_CTRL_GERROR_IRQEN, IRQ_CTRL_PRIQ_IRQEN } from "../spec/registers.ts"
 import type { Registers } from "./registers.ts"
 
 export class Interrupts {
@@ -35,15 +30,13 @@ export class Interrupts {
   }
 
   /**
-   * Activates a global error, unless it is active already, and signals it. §7.5.
-   * @param error a GERROR_* bit
+   * Activates a global error and signals it. §7.5.
+   * @param error a GERROR_* bit that is not active: nothing that can raise it goes on while it is
    */
   globalError(error: number): void {
     const r = this.#registers
-    if (((r.get("GERROR") ^ r.get("GERRORN")) & error) !== 0) return
     r.set("GERROR", r.get("GERROR") ^ error)
-    const enabled = (r.get("IRQ_CTRLACK") & IRQ_CTRL_GERROR_IRQEN) !== 0
-    if (!enabled || error === GERROR_MSI_GERROR_ABT_ERR) return
+    if ((r.get("IRQ_CTRLACK") & IRQ_CTRL_GERROR_IRQEN) === 0) return
     this.message(r.get64("GERROR_IRQ_CFG0"), r.get("GERROR_IRQ_CFG1"))
   }
 
