@@ -6,6 +6,7 @@ import {
   ACCESS_WRITE,
   ATS_SUCCESS,
   ATS_UNSUPPORTED_REQUEST,
+  type CachePolicy,
   hi32,
   lo32,
   NO_PASID,
@@ -52,12 +53,18 @@ function hostDevice(leaf: bigint, had = 0n): { machine: Machine; level1: bigint;
   return { machine, level1, root }
 }
 
+interface GuestOptions {
+  readonly level?: 1 | 2
+  readonly hostFlags?: bigint
+  readonly caches?: CachePolicy
+}
+
 /** A guest leaf at level 1 or 2 for PASID 1, over host tables of 2 MiB pages. */
 function guestDevice(
   leaf: bigint,
-  { level = 1, hostFlags = 0n } = {},
+  { level = 1, hostFlags = 0n, caches = "none" }: GuestOptions = {},
 ): { machine: Machine; leafTable: bigint } {
-  const machine = new Machine()
+  const machine = new Machine({ caches })
   const leafTable = machine.table({ 0: leaf })
   let root = leafTable
   for (let above = level + 1; above <= 4; above++) root = machine.table({ 0: root | PRWU })
@@ -146,6 +153,35 @@ describe("attributes of guest pages", () => {
     expect(machine.entry(leafTable, 0) & (A | D)).toBe(0n)
     machine.write(1, 0n, 1)
     expect(machine.entry(leafTable, 0) & (A | D)).toBe(A | D)
+  })
+})
+
+describe("attributes of a translation's result", () => {
+  const word = (machine: Machine, pasid: number, iova = 0n): number | null =>
+    machine.read(1, iova, pasid).ok ? machine.model.result.attributes : null
+
+  it.each(["none", "exact", "hoard"] as const)("with caches %s: U, FC, PAT index, G", caches => {
+    const { machine } = guestDevice(0x30_0000n | PRWU | G | PCD | PWT, { hostFlags: FC, caches })
+    // FC; PAT index 3; G; guest tables.
+    const expected = 0b110_1110
+    expect([word(machine, 1), word(machine, 1), word(machine, 1)]).toEqual([expected, expected, expected])
+  })
+
+  it.each(["none", "exact", "hoard"] as const)(
+    "with caches %s: of host pages, also behind another guest page",
+    caches => {
+      const { machine, leafTable } = guestDevice(0x30_0000n | PRWU | PAT, { hostFlags: FC | U, caches })
+      machine.set(leafTable, { 1: 0x30_1000n | PRWU })
+      expect([word(machine, 1, 0n), word(machine, 1, 0x1000n)]).toEqual([0b101_0011, 0b100_0011])
+      expect([word(machine, NO_PASID, 0x20_0000n), word(machine, NO_PASID, 0x20_0000n)]).toEqual([3, 3])
+    },
+  )
+
+  it("is 0 for a request that passes", () => {
+    const { machine } = guestDevice(0x30_0000n | PRWU, { hostFlags: FC })
+    word(machine, 1)
+    machine.dte(1, 0n, 0n, 0n, 0n)
+    expect(word(machine, NO_PASID)).toBe(0)
   })
 })
 

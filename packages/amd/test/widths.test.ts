@@ -163,6 +163,13 @@ describe("guest addresses", () => {
     },
   )
 
+  it("do not exist in a unit without GTSup, whatever CONTROL.GTEn says", () => {
+    const machine = new Machine({ extFeatures: EVERYTHING & ~bit(4) })
+    guestDevice(machine, {})
+    expect(flagsOf(machine.read(1, 0n, 1))).toBe(0x005n)
+    expect(machine.read(1, 0x1234n)).toMatchObject({ ok: true, pa: 0x1234n, stage1Size: 0n })
+  })
+
   it("that become guest physical ones beyond the host's Mode fault there: GN = 0, the address is the page's", () => {
     const machine = new Machine()
     const large = Object.fromEntries(Array.from({ length: 32 }, (_, n) => [n, page(BigInt(n) << 21n)]))

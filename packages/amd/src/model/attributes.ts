@@ -4,7 +4,7 @@
  *
  * The probe walks as a transaction does, but marks nothing accessed or dirty and logs nothing.
  */
-import { ACCESS_EXEC, ACCESS_PRIV, ACCESS_READ, ACCESS_WRITE } from "@iommu/core"
+import { ACCESS_EXEC, ACCESS_PRIV, ACCESS_READ, ACCESS_WRITE, type TranslationResult } from "@iommu/core"
 import * as dte from "../spec/device-table.ts"
 import * as pte from "../spec/page-tables.ts"
 import type { DeviceEntries } from "./device-entry.ts"
@@ -21,7 +21,50 @@ import {
   type Transaction,
 } from "./transaction.ts"
 import type { GuestWalk } from "./walk-stage1.ts"
-import { type HostWalk, READ, WRITE } from "./walk-stage2.ts"
+import type { HostWalk } from "./walk-stage2.ts"
+
+/**
+ * {@link TranslationResult.attributes} of the AMD model: U and FC of the host leaf in bits 0 and 1; then, with guest
+ * tables, the PAT index in bits 4:2, G in bit 5, and bit 6 set. 0 for a request that passes untranslated.
+ */
+export interface AmdTranslationResult extends TranslationResult {
+  attributes: number
+}
+
+export const ATTRIBUTE_U: number = 1 << 0
+export const ATTRIBUTE_FC: number = 1 << 1
+export const ATTRIBUTE_PAT_SHIFT = 2
+export const ATTRIBUTE_PAT_MASK = 7
+export const ATTRIBUTE_G: number = 1 << 5
+export const ATTRIBUTE_GUEST: number = 1 << 6
+
+const SMALL_PAGE_LG2 = 12
+/** U and FC stand side by side in a leaf. */
+const HOST_SHIFT = 27
+const HOST_MASK = 3
+const { V1_IR_HI, V1_IW_HI, V2_G, V2_PAT, V2_PAT_LARGE, V2_PCD, V2_PWT } = pte
+
+/** @param permissions of the host walk, see {@link HostWalk.permissions} */
+export function hostAttributes(permissions: number): number {
+  return (permissions >>> HOST_SHIFT) & HOST_MASK
+}
+
+/** The bits of {@link HostWalk.permissions} that {@link hostAttributes} made the attributes of. */
+export function permissionsOf(attributes: number): number {
+  return (attributes & HOST_MASK) << HOST_SHIFT
+}
+
+/**
+ * PAT stands elsewhere in the leaf of a large page (AMD 24593 §5.4).
+ * @param leaf low half of the guest leaf
+ */
+export function guestAttributes(permissions: number, leaf: number, sizeLg2: number): number {
+  const pat = sizeLg2 === SMALL_PAGE_LG2 ? V2_PAT : V2_PAT_LARGE
+  const index =
+    ((leaf & V2_PWT) === 0 ? 0 : 1) | ((leaf & V2_PCD) === 0 ? 0 : 2) | ((leaf & pat) === 0 ? 0 : 4)
+  const global = (leaf & V2_G) === 0 ? 0 : ATTRIBUTE_G
+  return hostAttributes(permissions) | (index << ATTRIBUTE_PAT_SHIFT) | global | ATTRIBUTE_GUEST
+}
 
 /** Attributes of an address as the tables give them. */
 export interface AmdAttributes {
@@ -91,10 +134,8 @@ export class TableProbe {
 
   // Result.
   allowed = 0
-  forceCoherent = false
-  untranslatedOnly = false
-  /** Low half of the guest leaf. */
-  private guestLeaf = 0
+  /** As in {@link AmdTranslationResult}. */
+  word = 0
 
   constructor(
     transaction: Transaction,
@@ -110,9 +151,14 @@ export class TableProbe {
     this.host = host
   }
 
+  /** U of the host leaf. */
+  get untranslatedOnly(): boolean {
+    return (this.word & ATTRIBUTE_U) !== 0
+  }
+
   /** True where a guest leaf says so: the translation is the same for every PASID of the device. */
   get global(): boolean {
-    return this.entries.usesGuest && (this.guestLeaf & pte.V2_G) !== 0
+    return (this.word & ATTRIBUTE_G) !== 0
   }
 
   /**
@@ -130,9 +176,7 @@ export class TableProbe {
     guest.accessedBit = 0
     guest.dirtyBit = 0
     this.allowed = 0
-    this.forceCoherent = false
-    this.untranslatedOnly = false
-    this.guestLeaf = 0
+    this.word = 0
     const status = this.entries.usesGuest
       ? this.throughGuest(hi, lo, privilege)
       : this.throughHost(hi, lo, ACCESS_READ | ACCESS_WRITE)
@@ -145,11 +189,11 @@ export class TableProbe {
 
   /** The last {@link probe} as attributes. */
   attributes(): AmdAttributes {
-    const leaf = this.guestLeaf
+    const { word } = this
     return {
-      forceCoherent: this.forceCoherent,
+      forceCoherent: (word & ATTRIBUTE_FC) !== 0,
       tablesNotSnooped: (this.transaction.dteFlags & dte.SD) !== 0,
-      patIndex: this.entries.usesGuest && this.allowed !== 0 ? patIndex(leaf, this.guest.sizeLg2) : null,
+      patIndex: (word & ATTRIBUTE_GUEST) === 0 ? null : (word >>> ATTRIBUTE_PAT_SHIFT) & ATTRIBUTE_PAT_MASK,
       global: this.global,
       untranslatedOnly: this.untranslatedOnly,
       allowed: this.allowed,
@@ -164,12 +208,11 @@ export class TableProbe {
       return host.status
     }
     const { permissions } = host
-    const read = (permissions & READ) === 0 ? 0 : ACCESS_READ
-    const write = (permissions & WRITE) === 0 ? 0 : ACCESS_WRITE
+    const read = (permissions & V1_IR_HI) === 0 ? 0 : ACCESS_READ
+    const write = (permissions & V1_IW_HI) === 0 ? 0 : ACCESS_WRITE
     const rights = (read | write) & limit
     this.allowed = read === 0 ? rights : rights | (limit & ACCESS_EXEC)
-    this.forceCoherent = (permissions & pte.V1_FC_HI) !== 0
-    this.untranslatedOnly = (permissions & pte.V1_U_HI) !== 0
+    this.word = hostAttributes(permissions)
     return OK
   }
 
@@ -179,23 +222,18 @@ export class TableProbe {
     if (found !== OK) return found
     const walked = guest.walk(pasids.cr3Hi, pasids.cr3Lo, hi, lo, privilege)
     if (walked !== OK) return walked
-    this.guestLeaf = guest.leafLow
-    const write = (guest.permissions & WRITE) === 0 ? 0 : ACCESS_WRITE
+    const { leafLow, sizeLg2 } = guest
+    const write = (guest.permissions & V1_IW_HI) === 0 ? 0 : ACCESS_WRITE
     const execute = guest.executable ? ACCESS_EXEC : 0
     const status = this.throughHost(guest.gpaHi, guest.gpaLo, ACCESS_READ | write | execute)
-    if (status === OK && this.allowed !== 0 && guest.supervisor) this.allowed |= privilege & ACCESS_PRIV
-    return status
+    if (status !== OK) return status
+    this.word = guestAttributes(this.host.permissions, leafLow, sizeLg2)
+    if (this.allowed !== 0 && guest.supervisor) this.allowed |= privilege & ACCESS_PRIV
+    return OK
   }
 }
 
 /** What an ATC is told by a completion without rights; the other refusals are errors of the tables. */
 export function isRefusal(status: number): boolean {
   return status === NOT_PRESENT || status === NO_PERMISSION
-}
-
-/** PAT stands elsewhere in the leaf of a large page (AMD 24593 §5.4). */
-function patIndex(leaf: number, sizeLg2: number): number {
-  const pat = sizeLg2 === 12 ? pte.V2_PAT : pte.V2_PAT_LARGE
-  const index = ((leaf & pte.V2_PCD) === 0 ? 0 : 2) | ((leaf & pte.V2_PWT) === 0 ? 0 : 1)
-  return (leaf & pat) === 0 ? index : index | 4
 }

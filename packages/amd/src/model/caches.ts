@@ -23,7 +23,9 @@ export const PA_LO = 1
 export const GPA_HI = 2
 export const GPA_LO = 3
 export const INFO = 4
-const PAGE_WORDS = 5
+/** See attributes.ts. */
+export const ATTRIBUTES = 5
+const PAGE_WORDS = 6
 
 // INFO. What all tables grant, and what the guest's alone do: ACCESS bits, with GRANT_USER in the place of PRIV.
 export const GRANTS_MASK = 0xf
@@ -51,7 +53,10 @@ export const CR3_HI = 0
 export const CR3_LO = 1
 const CR3_WORDS = 2
 
+const PAGE_LG2 = 12
 const PAGE_MASK = -4096
+/** The size of a range stands above bits 63:44 of its address. */
+const SIZE_KEY_SHIFT = 20
 const DTE_WORDS = dte.DTE_BYTES / 4
 
 /** Sets and ways under `exact`; a hoard begins small and grows. */
@@ -86,15 +91,11 @@ export class RangeCache {
    * @returns index of the record in the store's words, or -1
    */
   findSized(sizeLg2: number, tag: number, pasid: number, hi: number, lo: number): number {
-    return sizeLg2 < 32
-      ? this.store.find((lo & -(1 << sizeLg2)) | sizeLg2, hi, tag, pasid)
-      : this.store.find(sizeLg2, hi & -(1 << (sizeLg2 - 32)), tag, pasid)
+    return this.store.find(pageKey(sizeLg2, hi, lo), sizeKey(sizeLg2, hi), tag, pasid)
   }
 
   insert(sizeLg2: number, tag: number, pasid: number, hi: number, lo: number): number {
-    return sizeLg2 < 32
-      ? this.store.insert((lo & -(1 << sizeLg2)) | sizeLg2, hi, tag, pasid)
-      : this.store.insert(sizeLg2, hi & -(1 << (sizeLg2 - 32)), tag, pasid)
+    return this.store.insert(pageKey(sizeLg2, hi, lo), sizeKey(sizeLg2, hi), tag, pasid)
   }
 
   /** Keeps a directory entry: where the table below it is, and what the levels down to it grant. */
@@ -121,7 +122,7 @@ export class RangeCache {
       (k0, k1, k2, k3) =>
         (k2 & dte.DOMAIN_ID_MASK) === domainId &&
         k3 === pasid &&
-        meets(range, k1, k0 & ~LG2_MASK, k0 & LG2_MASK),
+        meets(range, (k1 << PAGE_LG2) | (k0 >>> (32 - PAGE_LG2)), k0 << PAGE_LG2, k1 >>> SIZE_KEY_SHIFT),
     )
   }
 
@@ -213,6 +214,7 @@ export class RecentPages {
     words[slot + RECENT_PAGE + GPA_HI] = (from[at + GPA_HI] as number) | offsetHi
     words[slot + RECENT_PAGE + GPA_LO] = (from[at + GPA_LO] as number) | offsetLo
     words[slot + RECENT_PAGE + INFO] = from[at + INFO] as number
+    words[slot + RECENT_PAGE + ATTRIBUTES] = from[at + ATTRIBUTES] as number
     this.isEmpty = false
   }
 
@@ -320,6 +322,18 @@ export class Caches {
 
 function storeOf(policy: CachePolicy, sets: number, dataWords: number): CacheStore {
   return new CacheStore({ policy, sets: policy === "hoard" ? HOARD_SETS : sets, ways: WAYS, dataWords })
+}
+
+/** The first word of a key: bits 43:12 of the range's address. Neighbouring pages have neighbouring keys. */
+function pageKey(sizeLg2: number, hi: number, lo: number): number {
+  const page = (lo >>> PAGE_LG2) | (hi << (32 - PAGE_LG2))
+  return sizeLg2 < 44 ? page & -(1 << (sizeLg2 - PAGE_LG2)) : 0
+}
+
+/** The second: bits 63:44, and the size. */
+function sizeKey(sizeLg2: number, hi: number): number {
+  const high = hi >>> PAGE_LG2
+  return (sizeLg2 <= 44 ? high : high & -(1 << (sizeLg2 - 44))) | (sizeLg2 << SIZE_KEY_SHIFT)
 }
 
 /** Two aligned ranges meet when the smaller one lies in the larger. */

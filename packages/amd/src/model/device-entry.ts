@@ -117,7 +117,8 @@ export class DeviceEntries {
     this.hostLevels = hats === HATS_NONE ? 0 : Math.min(4 + hats, dte.MODE_MAX)
     this.accessedBit = (efrHi & reg.EFR_HASup_HI) !== 0 ? pte.V1_A : 0
     this.dirtyBit = (efrHi & reg.EFR_HDSup_HI) !== 0 ? pte.V1_D : 0
-    this.guestEnabled = (control & reg.CONTROL_GTEn) !== 0 && (efr & reg.EFR_GTSup) !== 0
+    this.guestEnabled =
+      (control & reg.CONTROL_GTEn) !== 0 && (efr & reg.EFR_GTSup) !== 0 && (efr & reg.EFR_GTSup) !== 0
     this.configureGuest(controlHi, efr, efrHi)
   }
 

@@ -14,12 +14,11 @@ import {
   type Mmio,
   NO_PASID,
   type PageRequest,
-  type TranslationResult,
 } from "@iommu/core"
 import { PREFETCH_IOMMU_PAGES } from "../spec/commands.ts"
 import { DEVTAB_SEGMENTS, REGISTERS, type RegisterName } from "../spec/registers.ts"
 import { Ats } from "./ats.ts"
-import { type AmdAttributes, TableProbe } from "./attributes.ts"
+import { type AmdAttributes, type AmdTranslationResult, TableProbe } from "./attributes.ts"
 import { type AddressRange, Caches } from "./caches.ts"
 import { CommandBuffer, type CommandTarget } from "./commands.ts"
 import { DeviceEntries } from "./device-entry.ts"
@@ -40,7 +39,7 @@ const TABLE_BASES: readonly RegisterName[] = DEVTAB_SEGMENTS
 export class AmdModel implements IommuModel, AtsModel, RegisterEffects, CommandTarget {
   readonly vendor = "amd"
   readonly mmio: Mmio
-  readonly result: TranslationResult = {
+  readonly result: AmdTranslationResult = {
     paHi: 0,
     paLo: 0,
     sizeLg2: 0,
@@ -49,6 +48,7 @@ export class AmdModel implements IommuModel, AtsModel, RegisterEffects, CommandT
     ipaLo: 0,
     stage1SizeLg2: 0,
     stage2SizeLg2: 0,
+    attributes: 0,
     fault: null,
   }
   private readonly registers: Registers = new Registers()

@@ -2,17 +2,18 @@
  * One request from DeviceID and address to system physical address, in the book's order. AMD 48882 rev 3.10, §2.1
  * and §2.2.
  */
-import {
-  ACCESS_EXEC,
-  ACCESS_PRIV,
-  ACCESS_READ,
-  ACCESS_WRITE,
-  NO_PASID,
-  type TranslationResult,
-} from "@iommu/core"
+import { ACCESS_EXEC, ACCESS_PRIV, ACCESS_READ, ACCESS_WRITE, NO_PASID } from "@iommu/core"
 import * as dte from "../spec/device-table.ts"
 import * as reg from "../spec/registers.ts"
-import { SPECIAL_HI, specialAddress, THROUGH_TABLES, UNTRANSLATED } from "./attributes.ts"
+import {
+  type AmdTranslationResult,
+  guestAttributes,
+  hostAttributes,
+  SPECIAL_HI,
+  specialAddress,
+  THROUGH_TABLES,
+  UNTRANSLATED,
+} from "./attributes.ts"
 import * as cached from "./caches.ts"
 import { type Caches, type RecentPages, recentSlot } from "./caches.ts"
 import type { DeviceEntries } from "./device-entry.ts"
@@ -39,7 +40,7 @@ const HOST_READ = READ
 const HOST_WRITE = WRITE
 const NONE = NO_PASID
 const DEVICE_PRIV = ACCESS_PRIV
-const { HOST_TABLES, PA_HI, PA_LO, GPA_HI, GPA_LO, INFO, CLEAN } = cached
+const { HOST_TABLES, PA_HI, PA_LO, GPA_HI, GPA_LO, INFO, ATTRIBUTES, CLEAN } = cached
 const { RECENT_PAGE, RECENT_VALID } = cached
 const { GRANTS_MASK, GUEST_GRANTS_SHIFT, GRANT_USER, ALLOWED_SHIFT, ALLOWED_MASK } = cached
 const { SIZE_LG2_SHIFT, STAGE1_LG2_SHIFT, STAGE2_LG2_SHIFT, LG2_MASK } = cached
@@ -73,7 +74,7 @@ export class Translator {
   private readonly caches: Caches
   private readonly recent: RecentPages
   private readonly isCaching: boolean
-  readonly result: TranslationResult
+  readonly result: AmdTranslationResult
 
   constructor(
     registers: Registers,
@@ -84,7 +85,7 @@ export class Translator {
     host: HostWalk,
     events: EventLog,
     caches: Caches,
-    result: TranslationResult,
+    result: AmdTranslationResult,
   ) {
     this.dwords = registers.dwords
     this.transaction = transaction
@@ -190,6 +191,7 @@ export class Translator {
     r.paLo = ((words[at + PA_LO] as number) | offsetLo) >>> 0
     r.ipaHi = ((words[at + GPA_HI] as number) | offsetHi) >>> 0
     r.ipaLo = ((words[at + GPA_LO] as number) | offsetLo) >>> 0
+    r.attributes = words[at + ATTRIBUTES] as number
     r.sizeLg2 = (info >>> SIZE_LG2_SHIFT) & LG2_MASK
     r.allowed = (info >>> ALLOWED_SHIFT) & ALLOWED_MASK
     r.stage1SizeLg2 = (info >>> STAGE1_LG2_SHIFT) & LG2_MASK
@@ -227,6 +229,7 @@ export class Translator {
     const grants = guestGrants & (allowedOf(host.permissions) | HOST_INDIFFERENT)
     const sizes = (guest.sizeLg2 << STAGE1_LG2_SHIFT) | (host.sizeLg2 << STAGE2_LG2_SHIFT)
     const clean = guest.isClean || host.isClean ? CLEAN : 0
+    pages.store.words[at + ATTRIBUTES] = result.attributes
     pages.store.words[at + INFO] =
       grants |
       (guestGrants << GUEST_GRANTS_SHIFT) |
@@ -246,6 +249,7 @@ export class Translator {
     r.paLo = host.paLo >>> 0
     r.sizeLg2 = host.sizeLg2 === 0 ? PASS_SIZE_LG2 : host.sizeLg2
     r.allowed = allowedOf(host.permissions)
+    r.attributes = hostAttributes(host.permissions)
     r.ipaHi = hi >>> 0
     r.ipaLo = lo >>> 0
     r.stage1SizeLg2 = 0
@@ -274,6 +278,7 @@ export class Translator {
     r.sizeLg2 = host.sizeLg2 !== 0 && host.sizeLg2 < guest.sizeLg2 ? host.sizeLg2 : guest.sizeLg2
     const allowed = allowedOf(host.permissions & guest.permissions)
     r.allowed = guest.executable && (allowed & DEVICE_READ) !== 0 ? allowed | DEVICE_EXEC : allowed
+    r.attributes = guestAttributes(host.permissions, guest.leafLow, guest.sizeLg2)
     r.ipaHi = gpaHi
     r.ipaLo = gpaLo >>> 0
     r.stage1SizeLg2 = guest.sizeLg2
@@ -288,6 +293,7 @@ export class Translator {
     r.paLo = lo >>> 0
     r.sizeLg2 = PASS_SIZE_LG2
     r.allowed = DEVICE_READ | DEVICE_WRITE
+    r.attributes = 0
     r.ipaHi = hi >>> 0
     r.ipaLo = lo >>> 0
     r.stage1SizeLg2 = 0

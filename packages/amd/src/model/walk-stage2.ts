@@ -7,6 +7,7 @@
  */
 import { ACCESS_EXEC, ACCESS_READ, ACCESS_WRITE, type PhysicalMemory } from "@iommu/core"
 import * as pte from "../spec/page-tables.ts"
+import { hostAttributes, permissionsOf } from "./attributes.ts"
 import type { Caches, RangeCache } from "./caches.ts"
 import * as cached from "./caches.ts"
 import type { HostTrace } from "./trace.ts"
@@ -38,7 +39,7 @@ const TABLE_1 = 0x201
 const TABLE_2 = 0x401
 const TABLE_3 = 0x601
 
-const { HOST_TABLES, CLEAN, INFO, PA_HI, PA_LO, TABLE_HI, TABLE_LO, TABLE_RIGHTS } = cached
+const { HOST_TABLES, ATTRIBUTES, CLEAN, INFO, PA_HI, PA_LO, TABLE_HI, TABLE_LO, TABLE_RIGHTS } = cached
 
 /** Permission bits, at their places in the high half of an entry. */
 export const READ: number = pte.V1_IR_HI
@@ -262,7 +263,7 @@ export class HostWalk {
     if (at < 0) return this.walkThrough(hi, lo, need)
     const info = store.words[at + INFO] as number
     if ((info & CLEAN) !== 0 && (need & IW) !== 0) return this.walkThrough(hi, lo, need)
-    this.permissions = info << RIGHTS_SHIFT
+    this.permissions = (info << RIGHTS_SHIFT) | permissionsOf(store.words[at + ATTRIBUTES] as number)
     if ((this.permissions & need) !== need) {
       this.status = NO_PERMISSION
       return NO_PERMISSION
@@ -315,6 +316,7 @@ export class HostWalk {
     const grants = allowed | HOST_INDIFFERENT | (cached.GRANTS_MASK << cached.GUEST_GRANTS_SHIFT)
     const sizes = (this.sizeLg2 << cached.STAGE2_LG2_SHIFT) | (this.sizeLg2 << cached.SIZE_LG2_SHIFT)
     const clean = this.isClean ? CLEAN : 0
+    pages.store.words[at + ATTRIBUTES] = hostAttributes(this.permissions)
     pages.store.words[at + INFO] = grants | (allowed << cached.ALLOWED_SHIFT) | clean | sizes
   }
 
