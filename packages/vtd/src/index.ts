@@ -4,6 +4,7 @@
  */
 export type { VtdDriverOptions } from "./driver/hardware.ts"
 export { type VtdOps, vtdDriver } from "./driver/ops.ts"
+export { MEMORY_TYPE_MASK, SNOOPED, UC, WB, WC, WP, WT } from "./model/attributes.ts"
 export { type VtdModel, vtdModel } from "./model/device.ts"
 export {
   EVERYTHING,
