@@ -22,7 +22,7 @@ export const RAM_BYTES = 0x100_0000n
 
 /** A little memory at 2^45, for addresses that exist and yet exceed an output size. */
 export const HIGH_RAM: bigint = 1n << 45n
-export const HIGH_RAM_BYTES = 0x4000n
+const HIGH_RAM_BYTES = 0x4000n
 
 export type SteFields = Parameters<typeof ste.STE.encode>[0]
 export type CdFields = Parameters<typeof cd.CD.encode>[0]
