@@ -59,8 +59,9 @@ const PAGE_MASK = -4096
 const SIZE_KEY_SHIFT = 20
 const DTE_WORDS = dte.DTE_BYTES / 4
 
-/** Sets and ways under `exact`; a hoard begins small and grows. */
-const PAGE_SETS = 256
+/** Sets and ways under `exact`; a hoard begins small and grows. Host pages are also what each guest table lies in. */
+const HOST_PAGE_SETS = 1024
+const GUEST_PAGE_SETS = 256
 const TABLE_SETS = 64
 const SMALL_SETS = 32
 const HOARD_SETS = 8
@@ -136,8 +137,8 @@ export class PageCache extends RangeCache {
   private readonly sizes: Int32Array = new Int32Array(MAX_SIZES)
   private sizeCount = 0
 
-  constructor(policy: CachePolicy) {
-    super(policy, PAGE_SETS, PAGE_WORDS)
+  constructor(policy: CachePolicy, sets: number) {
+    super(policy, sets, PAGE_WORDS)
   }
 
   find(tag: number, pasid: number, hi: number, lo: number): number {
@@ -249,8 +250,8 @@ export class Caches {
     this.isOn = policy !== "none"
     this.entries = storeOf(policy, SMALL_SETS, DTE_WORDS)
     this.guestCr3s = storeOf(policy, SMALL_SETS, CR3_WORDS)
-    this.hostPages = new PageCache(policy)
-    this.guestPages = new PageCache(policy)
+    this.hostPages = new PageCache(policy, HOST_PAGE_SETS)
+    this.guestPages = new PageCache(policy, GUEST_PAGE_SETS)
     this.hostTables = new RangeCache(policy, TABLE_SETS, TABLE_WORDS)
     this.guestTables = new RangeCache(policy, TABLE_SETS, TABLE_WORDS)
   }
