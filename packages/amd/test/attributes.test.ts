@@ -147,6 +147,19 @@ describe("attributes of guest pages", () => {
     expect(allowed(0x30_0000n | P | RW, ACCESS_PRIV)).toBe(READ_WRITE | ACCESS_EXEC | ACCESS_PRIV)
   })
 
+  it("are none where no guest CR3 is, or the host tables do not have the page", () => {
+    const nothing = { forceCoherent: false, patIndex: null, global: false, allowed: 0 }
+    expect(guestDevice(0x30_0000n | PRWU | G).machine.model.attributesOf(1, 2, 0n)).toMatchObject(nothing)
+    expect(guestDevice(0x4000_0000n | PRWU | G).machine.model.attributesOf(1, 1, 0n)).toMatchObject(nothing)
+  })
+
+  it("give no right to a page that the host tables give none to", () => {
+    const { machine } = guestDevice(0x2e_0000n | PRWU | PCD)
+    const host = machine.entry(0x20_0020n, 0) & 0xf_ffff_ffff_f000n
+    machine.set(host, { 1: 0x20_0000n | 1n })
+    expect(machine.model.attributesOf(1, 1, 0n, ACCESS_PRIV)).toMatchObject({ allowed: 0, patIndex: 2 })
+  })
+
   it("are looked up without a mark in any table", () => {
     const { machine, leafTable } = guestDevice(0x30_0000n | PRWU)
     machine.model.attributesOf(1, 1, 0n)

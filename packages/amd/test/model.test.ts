@@ -23,6 +23,7 @@ import {
   page,
   pde,
   REG,
+  sized,
 } from "./machine.ts"
 
 const HOLE = 0x1_0000_0000n
@@ -570,7 +571,12 @@ describe("result and trace", () => {
 
   it("names the levels of GCR3 tables, and who may do what with a page", () => {
     const machine = new Machine()
-    const level1 = machine.table({ 0: page(0x4000n, 0n), 1: page(0x5000n, IW), 2: page(0x6000n, IR) })
+    const level1 = machine.table({
+      0: page(0x4000n, 0n),
+      1: page(0x5000n, IW),
+      2: page(0x6000n, IR),
+      4: sized(0x40_0000n, 0x4000n),
+    })
     machine.hostDevice(1, 1, level1)
     const gcr3 = machine.table()
     const upper = machine.table({ 1: gcr3 | 1n })
@@ -578,12 +584,13 @@ describe("result and trace", () => {
     machine.dte(2, DTE_V | DTE_TV | IRW | bit(55) | bit(56) | (((upper >> 12n) & 7n) << 58n), second, 0n, 0n)
     const steps: string[] = []
     machine.model.trace = step => steps.push(`${step.what}: ${step.meaning}`)
-    for (const iova of [0n, 0x1000n, 0x2000n]) machine.read(1, iova)
+    for (const iova of [0n, 0x1000n, 0x2000n, 0x4000n]) machine.read(1, iova)
     machine.read(2, 0n, 512)
     expect(steps.filter(step => !step.startsWith("DTE"))).toEqual([
       "level 1 PTE: 4 KiB page at 0x4000, no access",
       "level 1 PTE: 4 KiB page at 0x5000, write",
       "level 1 PTE: 4 KiB page at 0x6000, read",
+      "level 1 PTE: 16 KiB page at 0x400000, read, write",
       `level 1 GCR3 entry: GCR3 table at 0x${gcr3.toString(16)}`,
       "level 0 GCR3 entry: not valid",
     ])
