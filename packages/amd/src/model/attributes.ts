@@ -31,12 +31,12 @@ export interface AmdTranslationResult extends TranslationResult {
   attributes: number
 }
 
-export const ATTRIBUTE_U: number = 1 << 0
-export const ATTRIBUTE_FC: number = 1 << 1
-export const ATTRIBUTE_PAT_SHIFT = 2
-export const ATTRIBUTE_PAT_MASK = 7
-export const ATTRIBUTE_G: number = 1 << 5
-export const ATTRIBUTE_GUEST: number = 1 << 6
+const ATTRIBUTE_U = 1 << 0
+const ATTRIBUTE_FC = 1 << 1
+const ATTRIBUTE_PAT_SHIFT = 2
+const ATTRIBUTE_PAT_MASK = 7
+const ATTRIBUTE_G = 1 << 5
+const ATTRIBUTE_GUEST = 1 << 6
 
 const SMALL_PAGE_LG2 = 12
 /** U and FC stand side by side in a leaf. */
