@@ -170,13 +170,13 @@ export class Translator {
   /**
    * Answers by a cached translation, also with a refusal: only an entry that was not present needs no command when it
    * changes (§3.2, NpCache).
-   * @returns {@link AGAIN} when the tables have to be walked, to set D
+   * @returns {@link AGAIN} when the tables have to be walked, to set D: then they also refuse
    */
   private hit(words: Int32Array, at: number, hi: number, lo: number, access: number): number {
     const info = words[at + INFO] as number
+    if ((access & DEVICE_WRITE) !== 0 && (info & CLEAN) !== 0) return AGAIN
     if (((access ^ DEVICE_PRIV) & GRANTS_MASK & ~info) !== 0)
       return this.refuseCached(words, at, hi, lo, access)
-    if ((access & DEVICE_WRITE) !== 0 && (info & CLEAN) !== 0) return AGAIN
     const t = this.transaction
     this.recent.keep(t.device, t.pasid, hi, lo, words, at)
     const sizeLg2 = (info >>> SIZE_LG2_SHIFT) & LG2_MASK
