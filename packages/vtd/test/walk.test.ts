@@ -246,6 +246,33 @@ describe("legacy mode", () => {
   })
 })
 
+describe("zero-length reads: requests that name no access, §3.14", () => {
+  it("pass on write-only pages with ZLR, and are reads in all else", () => {
+    const without = capabilities({ ZLR: 0n }, {})
+    for (const [caps, code] of [
+      [EVERYTHING, 0],
+      [without, 0x86],
+    ] as const) {
+      const { unit, entries } = secondUnit(caps)
+      expect(unit.code(IOVA, 0)).toBe(0)
+      unit.put(entries[3] as bigint, PAGE | 2n)
+      expect([unit.code(IOVA, 0), unit.code(IOVA)]).toEqual([code, 0x86])
+      unit.put(entries[3] as bigint, 0n)
+      expect(unit.code(IOVA, 0)).toBe(0x79)
+    }
+    const legacy = legacyUnit()
+    legacy.unit.put(legacy.entries[3] as bigint, PAGE | 2n)
+    expect(legacy.unit.dma(IOVA, 0)).toMatchObject({ ok: true, pa: PAGE })
+  })
+
+  it("are recorded as reads, and complete in the interrupt range", () => {
+    const { unit } = secondUnit()
+    expect(unit.code(1n << 40n, 0)).toBe(0x79)
+    expect(unit.model.mmio.read32(0x22c) >>> 30).toBe(3)
+    expect(unit.code(0xfee0_1000n, 0)).toBe(0)
+  })
+})
+
 describe("the interrupt address range, §3.15", () => {
   it("takes writes without PASID as messages, past all tables; reads and AtomicOps are wrong (29h)", () => {
     const legacy = legacyUnit()

@@ -143,8 +143,7 @@ export class VtdModel implements IommuModel, AtsModel {
     t.pasid = pasid < 0 ? -1 : pasid
     t.iovaHi = iovaHi | 0
     t.iovaLo = iovaLo | 0
-    // A request that names no access reads.
-    t.access = (access & (ACCESS_READ | ACCESS_WRITE)) === 0 ? access | ACCESS_READ : access
+    t.access = (access & (ACCESS_READ | ACCESS_WRITE)) === 0 ? access | t.features.zeroLengthRead : access
     if (!this.enabled) {
       identity(t, result)
       result.fault = null

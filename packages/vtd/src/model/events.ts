@@ -126,7 +126,7 @@ function faultRecord(t: Transaction): bigint[] {
   const pages = t.request === REQUEST_PAGE
   // A translation request is a read, whatever it asks for.
   const asks = t.request === REQUEST_TRANSLATION
-  const read = asks || (!pages && (t.access & ACCESS_READ) !== 0)
+  const read = asks || (!pages && (t.access & (ACCESS_READ | ACCESS_WRITE)) !== ACCESS_WRITE)
   const atomic = read && !asks && (t.access & ACCESS_WRITE) !== 0
   const tagged = t.pasid >= 0 && t.features.pasid
   return FRCD.encode({

@@ -3,6 +3,7 @@
  * Intel VT-d 5.10 (D51397-018) §11.4.1 to §11.4.3; conditional reserved bits from chapter 9.
  */
 import {
+  ACCESS_READ,
   type CachePolicy,
   hi32,
   IommuError,
@@ -130,6 +131,8 @@ export class Features {
   readonly executeRequests: boolean
   readonly noWriteFlag: boolean
   readonly memoryTypes: boolean
+  /** What a request needs that names no access, a zero-length read: ACCESS_READ, or with ZLR nothing. §3.14. */
+  readonly zeroLengthRead: number
   readonly pasid: boolean
   readonly maxPasid: number
   readonly scalable: boolean
@@ -191,6 +194,7 @@ export class Features {
     this.executeRequests = ecap.ERS === 1n
     this.noWriteFlag = ecap.NWFS === 1n
     this.memoryTypes = ecap.MTS === 1n
+    this.zeroLengthRead = cap.ZLR === 1n ? 0 : ACCESS_READ
     this.pasid = ecap.PASID === 1n
     this.maxPasid = Math.min(2 ** (Number(ecap.PSS) + 1) - 1, pasid.PASID_MAX)
     this.scalable = ecap.SMTS === 1n
