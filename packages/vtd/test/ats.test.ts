@@ -354,6 +354,15 @@ describe("refused translation requests, Table 30", () => {
     expect(quiet.unit.model.mmio.read32(FSTS)).toBe(0)
   })
 
+  it("record PASID, privilege and execute of the request, always as a read", () => {
+    const { unit } = secondUnit()
+    unit.put(CONTEXT, DIRECTORY | 9n)
+    expect(ask(unit, IOVA, RW | ACCESS_PRIV | ACCESS_EXEC, 3)).toEqual({ status: UR, fault: 0x44 })
+    // F, T1, AT = 01b, PV 3, SCT.5; PP, EXE, PRIV; T2 = 0.
+    expect(unit.model.mmio.read64(0x228)).toBe(0xd000_0344_e000_0000n)
+    expect(unit.model.atsFault).toMatchObject({ pasid: 3, access: RW | ACCESS_PRIV | ACCESS_EXEC })
+  })
+
   it("UR without a record while remapping is off", () => {
     const { unit } = secondUnit()
     unit.model.mmio.write32(GCMD, 0)

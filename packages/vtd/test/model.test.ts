@@ -1,4 +1,5 @@
 import {
+  ACCESS_EXEC,
   ACCESS_PRIV,
   ACCESS_READ,
   ACCESS_WRITE,
@@ -226,6 +227,10 @@ describe("fault log", () => {
     expect(record(ACCESS_READ | ACCESS_WRITE, NO_PASID)).toMatchObject({ T1: 1n, T2: 1n })
     expect(record(ACCESS_READ | ACCESS_PRIV, 5)).toMatchObject({ T1: 1n, T2: 0n, PP: 1n, PV: 5n, PRIV: 1n })
     expect(record(ACCESS_WRITE | ACCESS_PRIV, NO_PASID)).toMatchObject({ PRIV: 0n, PP: 0n, PV: 0n })
+    // EXE is of reads with PASID alone.
+    expect(record(ACCESS_READ | ACCESS_EXEC, 5)).toMatchObject({ EXE: 1n, PP: 1n, T1: 1n })
+    expect(record(ACCESS_READ | ACCESS_EXEC, NO_PASID)).toMatchObject({ EXE: 0n, PP: 0n })
+    expect(record(ACCESS_READ | ACCESS_WRITE | ACCESS_EXEC, 5)).toMatchObject({ EXE: 0n, T2: 1n })
   })
 
   it("cuts the address at the largest width of the hardware", () => {
