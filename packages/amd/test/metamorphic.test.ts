@@ -62,8 +62,8 @@ const format: NestedFormat = {
   readsGuestConfig: false,
   fetchNeeds: () => ACCESS_READ,
   configure,
-  start: (memory, { config, variant }) => {
-    const model = amdModel({ memory, caches: "none" })
+  start: (memory, { config, variant }, caches) => {
+    const model = amdModel({ memory, caches })
     model.mmio.write64(DEVTAB_BASE, BigInt(config))
     const guestDirty = (variant & 4) === 0 ? 0n : GD_UPDATE_DIS
     const guestAccessed = (variant & 8) === 0 ? 0n : GA_UPDATE_DIS

@@ -63,8 +63,8 @@ const format: NestedFormat = {
   readsGuestConfig: true,
   fetchNeeds: () => ACCESS_READ,
   configure,
-  start: (memory, { config }) => {
-    const model = smmuv3Model({ memory, caches: "none" })
+  start: (memory, { config }, caches) => {
+    const model = smmuv3Model({ memory, caches })
     model.mmio.write64(STRTAB_BASE, BigInt(config))
     model.mmio.write32(STRTAB_BASE_CFG, 1)
     model.mmio.write32(CR0, 1)

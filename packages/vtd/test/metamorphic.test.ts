@@ -59,8 +59,8 @@ const format: NestedFormat = {
   // §3.8.1: with SSADE both permissions.
   fetchNeeds: variant => (((variant >>> 2) & 1) === 0 ? ACCESS_READ : ACCESS_READ | ACCESS_WRITE),
   configure,
-  start: (memory, { config }) => {
-    const model = vtdModel({ memory, hostAddressWidth: 46, caches: "none" })
+  start: (memory, { config }, caches) => {
+    const model = vtdModel({ memory, hostAddressWidth: 46, caches })
     model.mmio.write64(RTADDR, BigInt(config) | SCALABLE)
     model.mmio.write32(GCMD, 0x4000_0000)
     model.mmio.write32(GCMD, 0x8000_0000)

@@ -2,15 +2,7 @@
  * Relations between runs that hold whatever the tables are: two stages are the second after the first, an identity
  * stage drops out, a split page changes nothing but sizes, flags only grow.
  */
-import {
-  ACCESS_EXEC,
-  ACCESS_PRIV,
-  ACCESS_READ,
-  ACCESS_WRITE,
-  type IommuModel,
-  lo32,
-  NO_PASID,
-} from "@iommu/core"
+import { ACCESS_READ, ACCESS_WRITE, type IommuModel, lo32, NO_PASID } from "@iommu/core"
 import { assertEqual, assertTrue } from "../assert.ts"
 import { Random } from "../random.ts"
 import type { TestRunner } from "../target.ts"
@@ -26,28 +18,16 @@ import {
   randomWorld,
   wordAt,
 } from "./nested-world.ts"
+import { ask, nextRequest, PLAIN_ACCESSES, READ_WRITE, type Request } from "./requests.ts"
+import { cachesDoNotShow } from "./transparency.ts"
 
 export interface MetamorphicOptions {
   readonly seed: number
-  /** Transactions for the composition of stages; the other relations get a fifth of them each. */
+  /** Transactions for the composition of stages; the other relations get fewer. */
   readonly cases: number
 }
 
 const CASES_A_WORLD = 64
-const READ_WRITE = ACCESS_READ | ACCESS_WRITE
-/** What a first stage that lets everything through cannot refuse, whatever its features. */
-const PLAIN_ACCESSES = [ACCESS_READ, ACCESS_WRITE, READ_WRITE]
-const ACCESSES = [
-  ACCESS_READ,
-  ACCESS_READ,
-  ACCESS_WRITE,
-  ACCESS_WRITE,
-  READ_WRITE,
-  ACCESS_READ | ACCESS_PRIV,
-  ACCESS_WRITE | ACCESS_PRIV,
-  ACCESS_READ | ACCESS_EXEC,
-]
-
 /** Defines the relations for one vendor in the given runner. Failures name the seed of their world. */
 export function defineMetamorphic(
   { describe, it }: TestRunner,
@@ -68,6 +48,9 @@ export function defineMetamorphic(
     })
     it(`${fifth} transactions: an identity first stage drops out`, () => {
       eachWorld(fifth, options.seed + 2, random => firstDropsOut(format, random))
+    })
+    it(`${fifth / 2} transactions: caches change nothing while tables stay`, () => {
+      eachWorld(fifth / 2, options.seed + 4, random => cachesDoNotShow(format, random))
     })
     it(`${fifth} transactions: splitting a large page changes nothing but sizes`, () => {
       let splits = 0
@@ -90,23 +73,6 @@ function eachWorld(cases: number, seed: number, run: (random: Random) => void): 
       })
     }
   }
-}
-
-interface Request {
-  hi: number
-  lo: number
-  access: number
-}
-
-/** Addresses of 48 bits, now and then beyond. */
-function nextRequest(random: Random, asked: Request): void {
-  asked.hi = random.below(random.below(32) === 0 ? 0x1_0000_0000 : 0x8000)
-  asked.lo = random.below(0x1_0000_0000)
-  asked.access = random.pick(ACCESSES)
-}
-
-function ask(model: IommuModel, format: NestedFormat, { hi, lo, access }: Request): number {
-  return model.translate(format.device, NO_PASID, hi, lo, access)
 }
 
 interface Seen {

@@ -1,5 +1,5 @@
 /** What the relations between stages must know of a vendor: entries, structures and how to start a model. */
-import type { IommuModel, PhysicalMemory } from "@iommu/core"
+import type { CachePolicy, IommuModel, PhysicalMemory } from "@iommu/core"
 
 /** Bits of an entry beside its address, low and high half. */
 export type Flags = readonly [lo: number, hi: number]
@@ -29,8 +29,8 @@ export interface NestedFormat {
   readonly fetchNeeds: (variant: number) => number
   /** Writes device and PASID structures. */
   configure(memory: PhysicalMemory, how: Configuration): void
-  /** A running model over them, without caches. */
-  start(memory: PhysicalMemory, how: Configuration): IommuModel
+  /** A running model over them. */
+  start(memory: PhysicalMemory, how: Configuration, caches: CachePolicy): IommuModel
 }
 
 /** Addresses are numbers below 2^31. */

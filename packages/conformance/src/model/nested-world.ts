@@ -32,6 +32,7 @@ export interface NestedWorld {
   readonly second: IommuModel
   readonly guestConfig: number
   readonly variant: number
+  readonly configurations: Readonly<Record<Configuration["stages"], Configuration>>
   /** Pages of guest memory, by guest-physical address, that nothing leads to: for tables made by a test. */
   readonly spareGuestPages: readonly number[]
   readonly spareStage2Page: number
@@ -152,6 +153,13 @@ function newMemory(): PhysicalMemory {
   ])
 }
 
+/** Another memory of a world with the same words. */
+export function copyOf({ words }: PhysicalMemory): PhysicalMemory {
+  const copy = newMemory()
+  copy.words.set(words)
+  return copy
+}
+
 function storeEntry(memory: PhysicalMemory, at: number, address: number, [lo, hi]: Flags): void {
   store(memory, at, (address | lo) >>> 0, hi)
 }
@@ -250,8 +258,7 @@ function finish(format: NestedFormat, memory: PhysicalMemory, made: Finish): Nes
   const forFirst: Configuration = { ...common, stages: "first", config: CONFIG + configBytes }
   const forSecond: Configuration = { ...common, stages: "second", config: CONFIG + 2 * configBytes }
   for (const how of [forNested, forFirst, forSecond]) format.configure(memory, how)
-  const shadow = newMemory()
-  shadow.words.set(memory.words)
+  const shadow = copyOf(memory)
   const guestView = shadow.view([
     { base: CONFIG, size: 3 * configBytes, at: CONFIG },
     ...Array.from(host, ([base, at]): MemoryWindow => ({ base, size: PAGE, at })),
@@ -260,11 +267,12 @@ function finish(format: NestedFormat, memory: PhysicalMemory, made: Finish): Nes
     memory,
     shadow,
     guestView,
-    nested: format.start(memory, forNested),
-    first: format.start(guestView, forFirst),
-    second: format.start(shadow, forSecond),
+    nested: format.start(memory, forNested, "none"),
+    first: format.start(guestView, forFirst, "none"),
+    second: format.start(shadow, forSecond, "none"),
     guestConfig,
     variant,
+    configurations: { nested: forNested, first: forFirst, second: forSecond },
     spareGuestPages: made.spareGuestPages ?? [],
     largeStage2Entries: made.largeStage2Entries ?? [],
     stage1LeafTable: made.stage1LeafTable ?? 0,

@@ -1,0 +1,35 @@
+/** Random requests without PASID. */
+import { ACCESS_EXEC, ACCESS_PRIV, ACCESS_READ, ACCESS_WRITE, type IommuModel, NO_PASID } from "@iommu/core"
+import type { Random } from "../random.ts"
+import type { NestedFormat } from "./nested-format.ts"
+
+export const READ_WRITE: number = ACCESS_READ | ACCESS_WRITE
+/** What a first stage that lets everything through cannot refuse, whatever its features. */
+export const PLAIN_ACCESSES: readonly number[] = [ACCESS_READ, ACCESS_WRITE, READ_WRITE]
+export const ACCESSES: readonly number[] = [
+  ACCESS_READ,
+  ACCESS_READ,
+  ACCESS_WRITE,
+  ACCESS_WRITE,
+  READ_WRITE,
+  ACCESS_READ | ACCESS_PRIV,
+  ACCESS_WRITE | ACCESS_PRIV,
+  ACCESS_READ | ACCESS_EXEC,
+]
+
+export interface Request {
+  hi: number
+  lo: number
+  access: number
+}
+
+/** Addresses of 48 bits, now and then beyond. */
+export function nextRequest(random: Random, asked: Request): void {
+  asked.hi = random.below(random.below(32) === 0 ? 0x1_0000_0000 : 0x8000)
+  asked.lo = random.below(0x1_0000_0000)
+  asked.access = random.pick(ACCESSES)
+}
+
+export function ask(model: IommuModel, format: NestedFormat, { hi, lo, access }: Request): number {
+  return model.translate(format.device, NO_PASID, hi, lo, access)
+}
