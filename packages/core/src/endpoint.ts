@@ -19,7 +19,7 @@ export interface EndpointOptions {
   readonly ats?: boolean
   /** Asks for pages that are not there; needs {@link ats}. */
   readonly pri?: boolean
-  /** Translated requests carry the PASID: an optional feature of devices and IOMMUs. PCI Express Base 6.0 §10.2.4. */
+  /** Translated requests carry the PASID: an optional feature of devices and IOMMUs. PCI Express Base 6.0 chapter 10. */
   readonly pasidInTranslated?: boolean
 }
 

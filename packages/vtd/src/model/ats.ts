@@ -82,7 +82,7 @@ export class AtsDevices {
   }
 }
 
-/** The lowest zero from bit 12 on is the highest bit below the size. PCIe 6.0 §10.3.2.3 (S field). */
+/** The lowest zero from bit 12 on is the highest bit below the size. PCI Express Base 6.0 chapter 10, S field of an invalidation. */
 function rangeLg2(hi: number, lo: number): number {
   const zeroLo = ~(lo | 0xfff)
   if (zeroLo !== 0) return lowestBit(zeroLo) + 1
