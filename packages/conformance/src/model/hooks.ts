@@ -54,6 +54,26 @@ export function hooksChapter({ it }: TestRunner, target: ModelTarget): void {
     }
   }
 
+  it("a hook may submit commands itself", () => {
+    if (target.caching === null) return
+    const command = target.caching.commands.find(({ drops }) => drops.length > 0)
+    assertTrue(command !== undefined, "an invalidation")
+    const machine = target.create("none")
+    runSteps(machine, target.caching.start, "start")
+    const { queue } = target
+    let heard = 0
+    machine.model.onInvalidate = () => {
+      if (heard++ === 0) queue.submit(machine, [queue.wait(queue.scratch, 0x7777)])
+    }
+    command.issue(machine)
+    assertEqual(heard, 1, "invalidations")
+    assertEqual(
+      machine.memory.read64(queue.scratch) & 0xffff_ffffn,
+      0x7777n,
+      "what the hook submitted is done",
+    )
+  })
+
   it("a model goes on from another one's registers", () => {
     const [before, after] = [started(target), target.create("none")]
     const values: Record<string, bigint> = {}
