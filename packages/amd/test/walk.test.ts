@@ -661,7 +661,10 @@ describe("the unrolled host walk", () => {
           const run = (how: (walk: HostWalk) => void): unknown[] => {
             const machine = new Machine()
             const tables = randomTables(machine, entries)
-            const walk = new HostWalk(machine.memory, new Caches("none"))
+            const walk = new HostWalk(
+              machine.memory,
+              new Caches({ structures: "none", translations: "none" }),
+            )
             walk.accessedBit = (had & 1n) === 0n ? 0 : Number(A)
             walk.dirtyBit = (had & 2n) === 0n ? 0 : Number(D)
             const root = tables[2 * (mode - 1)] as bigint

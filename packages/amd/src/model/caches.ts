@@ -11,7 +11,7 @@
  * Devices with the same DomainID share all but the first. Entries that are not present are not kept: NpCache = 0.
  * Registers drop nothing: a new device table or another feature needs commands as any change does.
  */
-import { type CachePolicy, CacheStore } from "@iommu/core"
+import { type CachePolicies, type CachePolicy, CacheStore } from "@iommu/core"
 import * as dte from "../spec/device-table.ts"
 
 /** In the place of a PASID: host translations. */
@@ -236,7 +236,9 @@ export function recentSlot(device: number, pasid: number, hi: number, lo: number
  * domain that differ in them share nothing.
  */
 export class Caches {
-  /** False under `none`: nothing is looked up or kept. */
+  /** False where the policy for device table entries and guest CR3s is `none`. */
+  readonly keepsStructures: boolean
+  /** False where the policy for translations and directory entries is `none`: nothing is looked up or kept. */
   readonly isOn: boolean
   readonly recent: RecentPages = new RecentPages()
   readonly entries: CacheStore
@@ -246,14 +248,15 @@ export class Caches {
   readonly hostTables: RangeCache
   readonly guestTables: RangeCache
 
-  constructor(policy: CachePolicy) {
-    this.isOn = policy !== "none"
-    this.entries = storeOf(policy, SMALL_SETS, DTE_WORDS)
-    this.guestCr3s = storeOf(policy, SMALL_SETS, CR3_WORDS)
-    this.hostPages = new PageCache(policy, HOST_PAGE_SETS)
-    this.guestPages = new PageCache(policy, GUEST_PAGE_SETS)
-    this.hostTables = new RangeCache(policy, TABLE_SETS, TABLE_WORDS)
-    this.guestTables = new RangeCache(policy, TABLE_SETS, TABLE_WORDS)
+  constructor({ structures, translations }: CachePolicies) {
+    this.keepsStructures = structures !== "none"
+    this.isOn = translations !== "none"
+    this.entries = storeOf(structures, SMALL_SETS, DTE_WORDS)
+    this.guestCr3s = storeOf(structures, SMALL_SETS, CR3_WORDS)
+    this.hostPages = new PageCache(translations, HOST_PAGE_SETS)
+    this.guestPages = new PageCache(translations, GUEST_PAGE_SETS)
+    this.hostTables = new RangeCache(translations, TABLE_SETS, TABLE_WORDS)
+    this.guestTables = new RangeCache(translations, TABLE_SETS, TABLE_WORDS)
   }
 
   findEntry(device: number): number {

@@ -154,7 +154,7 @@ export class DeviceEntries {
 
   private fetch(device: number): number {
     const { caches, memory } = this
-    if (!caches.isOn) {
+    if (!caches.keepsStructures) {
       const at =
         this.hasLast && device === this.lastDevice && this.tracer === null ? this.lastAt : this.find(device)
       if (at < 0) return this.refuse(at)

@@ -6,6 +6,7 @@ import {
   type AtsCompletion,
   type AtsDevice,
   type AtsModel,
+  cachePolicies,
   type Fault,
   hi32,
   type Invalidation,
@@ -70,7 +71,7 @@ export class AmdModel implements IommuModel, AtsModel, RegisterEffects, CommandT
   constructor(options: AmdModelOptions) {
     const { memory, extFeatures = EVERYTHING, extFeatures2 = EVERYTHING_2 } = options
     const { registers, transaction } = this
-    const caches = new Caches(options.caches ?? "exact")
+    const caches = new Caches(cachePolicies(options.caches))
     this.caches = caches
     registers.set64("EXT_FEATURES", extFeatures)
     registers.set64("EXT_FEATURES2", extFeatures2)

@@ -1,5 +1,5 @@
 /** What a model is made of, and sets of capability registers. AMD 48882 rev 3.10, §3.4. */
-import type { CachePolicy, PhysicalMemory } from "@iommu/core"
+import type { CachePolicies, CachePolicy, PhysicalMemory } from "@iommu/core"
 import { EXT_FEATURES, EXT_FEATURES2 } from "../spec/registers.ts"
 
 export interface AmdModelOptions {
@@ -9,8 +9,8 @@ export interface AmdModelOptions {
   readonly extFeatures?: bigint
   /** Extended Feature 2 register; {@link EVERYTHING_2} when absent. */
   readonly extFeatures2?: bigint
-  /** How much is cached, `exact` when absent. */
-  readonly caches?: CachePolicy
+  /** How much is cached, `exact` when absent; structures are device table entries and guest CR3s. */
+  readonly caches?: CachePolicy | CachePolicies
 }
 
 const encode = (values: Parameters<typeof EXT_FEATURES.encode>[0]): bigint =>

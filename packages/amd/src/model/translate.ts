@@ -261,7 +261,7 @@ export class Translator {
     const { guest, host, pasids } = this
     const isOn = this.isCaching
     const { pasid } = this.entries
-    const found = isOn ? pasids.lookup(pasid, access) : pasids.find(pasid, access)
+    const found = this.caches.keepsStructures ? pasids.lookup(pasid, access) : pasids.find(pasid, access)
     if (found !== OK) return found
     const walked = isOn
       ? guest.walkThrough(pasid, pasids.cr3Hi, pasids.cr3Lo, hi, lo, access)

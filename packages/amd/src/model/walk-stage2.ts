@@ -159,44 +159,42 @@ export class HostWalk {
    * @returns as {@link access}
    */
   fetch(hi: number, lo: number): number {
-    const { memory, mode } = this
+    const { memory } = this
     let at = this.rootAt
     if (at < 0 || hi >>> this.beyondShift !== 0) return this.access(hi, lo, IR)
     const words = memory.words
     const accessed = this.accessedBit
-    const mask = KIND | accessed
     let permissions = this.rootPermissions
     let reserved = 0
-    if (mode === 4) {
+    if (this.mode === 4) {
       at += (hi >>> 6) & 0x3fe
       const low = words[at] as number
       const high = words[at + 1] as number
-      if ((low & mask) !== (TABLE_3 | accessed)) return this.access(hi, lo, IR)
+      if ((low & (KIND | accessed)) !== (TABLE_3 | accessed)) return this.access(hi, lo, IR)
       permissions &= high
       reserved |= high
       at = memory.find(high & ADDR_HI, low & ADDR_LO)
       if (at < 0) return this.access(hi, lo, IR)
     }
+    // What an entry is is judged at the end: whatever it points to, a look-up there stays within one page.
     at += ((hi << 3) | (lo >>> 29)) & 0x3fe
     const low3 = words[at] as number
     const high3 = words[at + 1] as number
-    if ((low3 & mask) !== (TABLE_2 | accessed)) return this.access(hi, lo, IR)
     at = memory.find(high3 & ADDR_HI, low3 & ADDR_LO)
     if (at < 0) return this.access(hi, lo, IR)
     at += (lo >>> 20) & 0x3fe
     const low2 = words[at] as number
     const high2 = words[at + 1] as number
-    if ((low2 & mask) !== (TABLE_1 | accessed)) return this.access(hi, lo, IR)
     at = memory.find(high2 & ADDR_HI, low2 & ADDR_LO)
     if (at < 0) return this.access(hi, lo, IR)
     at += (lo >>> 11) & 0x3fe
     const low = words[at] as number
     const high = words[at + 1] as number
-    permissions &= high3 & high2 & high
+    const kinds = ((low3 ^ TABLE_2) | (low2 ^ TABLE_1) | (low ^ LEAF)) & KIND
+    const marks = ~(low3 & low2 & low) & accessed
     reserved = ((reserved | high3 | high2) & TABLE_RESERVED_HI) | (high & LEAF_RESERVED_HI)
-    if ((low & mask) !== (LEAF | accessed) || reserved !== 0 || (permissions & IR) === 0) {
-      return this.access(hi, lo, IR)
-    }
+    permissions &= high3 & high2 & high
+    if ((kinds | marks | reserved) !== 0 || (permissions & IR) === 0) return this.access(hi, lo, IR)
     at = memory.find(high & ADDR_HI, (low & ADDR_LO) | (lo & 0xfff))
     return at < 0 ? this.access(hi, lo, IR) : at
   }
