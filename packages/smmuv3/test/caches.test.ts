@@ -744,3 +744,33 @@ describe("caches kept in step", () => {
     expect(steps).toEqual([])
   })
 })
+
+describe("policies of their own for structures and translations", () => {
+  it("keep the one and read the other anew", () => {
+    const structures = new Machine({}, undefined, { structures: "hoard", translations: "none" })
+    const translations = new Machine({}, undefined, { structures: "none", translations: "hoard" })
+    for (const m of [structures, translations]) {
+      const root = withStage1(m)
+      m.map(root, SHAPE_4K, 0x1000n, RAM | S1_PAGE | NG)
+      expect(lands(m, 1, 0x1000n)).toBe(RAM)
+      m.map(root, SHAPE_4K, 0x1000n, (RAM + 0x1000n) | S1_PAGE | NG)
+    }
+    expect(lands(structures, 1, 0x1000n)).toBe(RAM + 0x1000n)
+    expect(lands(translations, 1, 0x1000n)).toBe(RAM)
+    for (const m of [structures, translations]) m.ste(1, { Config: 0n })
+    expect(lands(structures, 1, 0x1000n)).toBe(RAM + 0x1000n)
+    expect(lands(translations, 1, 0x1000n)).toBe("ABORT")
+  })
+
+  it("tag translations with what the STE says now", () => {
+    const m = new Machine({}, undefined, { structures: "none", translations: "hoard" })
+    const root = m.alloc()
+    const cd = m.cd(plainCd(root))
+    m.ste(1, { Config: 5n, S1ContextPtr: cd >> 6n, S2VMID: 1n })
+    m.map(root, SHAPE_4K, 0x1000n, RAM | S1_PAGE | NG)
+    expect(lands(m, 1, 0x1000n)).toBe(RAM)
+    m.map(root, SHAPE_4K, 0x1000n, (RAM + 0x1000n) | S1_PAGE | NG)
+    m.ste(1, { Config: 5n, S1ContextPtr: cd >> 6n, S2VMID: 2n })
+    expect(lands(m, 1, 0x1000n)).toBe(RAM + 0x1000n)
+  })
+})

@@ -2,6 +2,7 @@
 import {
   ACCESS_READ,
   type AtsModel,
+  type CachePolicies,
   type CachePolicy,
   createMemory,
   type DmaOutcome,
@@ -45,7 +46,11 @@ export class Machine {
   readonly #end: bigint
 
   /** Tests change tables without telling the SMMU unless they ask for caches. */
-  constructor(id: Partial<IdRegisters> = {}, ramBytes: bigint = RAM_BYTES, caches: CachePolicy = "none") {
+  constructor(
+    id: Partial<IdRegisters> = {},
+    ramBytes: bigint = RAM_BYTES,
+    caches: CachePolicy | CachePolicies = "none",
+  ) {
     this.#end = RAM + ramBytes
     this.memory = createMemory([
       { base: RAM, size: ramBytes },

@@ -15,6 +15,7 @@ import {
   ACCESS_PRIV,
   ACCESS_READ,
   ACCESS_WRITE,
+  type CachePolicies,
   type CachePolicy,
   type CacheStore,
   type TranslationResult,
@@ -124,8 +125,9 @@ export class DescriptorCache {
 }
 
 export class Caches {
-  /** False under `none`: nothing is looked up or kept. */
-  readonly isOn: boolean
+  /** False under `none`: no structure, no translation is looked up or kept. */
+  readonly keepsStructures: boolean
+  readonly keepsTranslations: boolean
   readonly streams: DecodedCache<DeviceEntry>
   readonly streamTables: DescriptorCache
   readonly contexts: DecodedCache<ContextEntry>
@@ -137,16 +139,17 @@ export class Caches {
   /** Changes with the records of configuration. */
   configuration = 0
 
-  constructor(policy: CachePolicy) {
-    this.isOn = policy !== "none"
-    this.streams = new DecodedCache(policy, () => new DeviceEntry())
-    this.streamTables = new DescriptorCache(policy)
-    this.contexts = new DecodedCache(policy, () => new ContextEntry())
-    this.contextTables = new DescriptorCache(policy)
-    this.pages = new PageCache(policy)
-    this.stage2Pages = new Stage2PageCache(policy)
-    this.tables = new TableCache(policy)
-    this.stage2Tables = new TableCache(policy)
+  constructor({ structures, translations }: CachePolicies) {
+    this.keepsStructures = structures !== "none"
+    this.keepsTranslations = translations !== "none"
+    this.streams = new DecodedCache(structures, () => new DeviceEntry())
+    this.streamTables = new DescriptorCache(structures)
+    this.contexts = new DecodedCache(structures, () => new ContextEntry())
+    this.contextTables = new DescriptorCache(structures)
+    this.pages = new PageCache(translations)
+    this.stage2Pages = new Stage2PageCache(translations)
+    this.tables = new TableCache(translations)
+    this.stage2Tables = new TableCache(translations)
   }
 
   /**
@@ -294,7 +297,7 @@ export class LastTransaction {
 
   /** Whether a page is kept that allows the access as it stands; then the result is filled. */
   finds(hi: number, lo: number, access: number): boolean {
-    if (!this.isPlain) return false
+    if (!this.isPlain || !this.caches.keepsTranslations) return false
     const at = this.pages.find(hi | 0, lo | 0, this.tag, this.globalTag, this.regime)
     if (at < 0) return false
     const words = this.pages.store.words

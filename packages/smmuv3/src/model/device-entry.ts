@@ -106,7 +106,7 @@ export class StreamTable {
 
   /** @returns 0 with {@link entry} filled, {@link ABORT}, or the number of the event */
   find(streamId: number): number {
-    if (this.caches.isOn) return this.findKept(streamId)
+    if (this.caches.keepsStructures) return this.findKept(streamId)
     const at = this.locate(streamId)
     if (at < 0) return -at
     this.entry.streamId = streamId

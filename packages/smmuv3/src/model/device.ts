@@ -1,19 +1,20 @@
 /**
  * The SMMU as the machine around it sees it: registers to software, translation to devices.
  */
-import type {
-  AtsCompletion,
-  AtsDevice,
-  AtsModel,
-  Fault,
-  HoldingModel,
-  Invalidation,
-  IommuModel,
-  Mmio,
-  PageRequest,
-  Release,
-  TranslationResult,
-  WalkStep,
+import {
+  type AtsCompletion,
+  type AtsDevice,
+  type AtsModel,
+  cachePolicies,
+  type Fault,
+  type HoldingModel,
+  type Invalidation,
+  type IommuModel,
+  type Mmio,
+  type PageRequest,
+  type Release,
+  type TranslationResult,
+  type WalkStep,
 } from "@iommu/core"
 import { AtsPort, AtsService } from "./ats.ts"
 import { Caches } from "./caches.ts"
@@ -54,7 +55,7 @@ class SmmuV3Model implements IommuModel, AtsModel, HoldingModel {
     this.#registers = registers
     this.#interrupts = new Interrupts(options.memory, registers)
     const { memory } = options
-    this.#caches = new Caches(options.caches ?? "exact")
+    this.#caches = new Caches(cachePolicies(options.caches))
     this.#commands = new CommandQueue(
       memory,
       registers,

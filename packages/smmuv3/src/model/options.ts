@@ -2,7 +2,7 @@
  * What an implementation can do: its identification registers, and what follows from them.
  * Arm IHI 0070 G.b §6.3.1 to §6.3.8.
  */
-import type { CachePolicy, PhysicalMemory } from "@iommu/core"
+import type { CachePolicies, CachePolicy, PhysicalMemory } from "@iommu/core"
 import { ADDRESS_SIZE_BITS, IDR0, IDR1, IDR3, IDR5 } from "../spec/registers.ts"
 
 /** Values of the read-only registers that software finds. */
@@ -23,7 +23,7 @@ export interface SmmuV3ModelOptions {
   /** Capabilities; {@link EVERYTHING} where left out. */
   readonly id?: Partial<IdRegisters>
   /** What is kept of structures and translations until a command drops it; `exact` where left out. */
-  readonly caches?: CachePolicy
+  readonly caches?: CachePolicy | CachePolicies
 }
 
 const encode32 = (words: bigint[]): number => Number(words[0])

@@ -84,10 +84,12 @@ export class ContextTable {
 
   /** @returns 0 with {@link context} filled, or the number of the event */
   find(entry: DeviceEntry, index: number): number {
-    if (this.caches.isOn) return this.findKept(entry, index)
+    if (this.caches.keepsStructures) return this.findKept(entry, index)
     const at = this.locate(entry, index)
     if (at < 0) return -at
-    return this.matches(entry, at) ? this.status : this.decode(entry, at)
+    if (!this.matches(entry, at)) return this.decode(entry, at)
+    if (this.caches.keepsTranslations) setTags(this.context, entry)
+    return this.status
   }
 
   private findKept(entry: DeviceEntry, index: number): number {

@@ -165,7 +165,7 @@ export class Translator {
     if (context < 0) return this.refuseSubstream(-context, entry)
     const status = this.contexts.find(entry, context)
     if (status !== 0) return this.refuseContext(status, entry)
-    if (this.caches.isOn) this.last.remember(this.transaction, entry, this.contexts.context)
+    if (this.caches.keepsStructures) this.last.remember(this.transaction, entry, this.contexts.context)
     return this.withStage1(entry)
   }
 
@@ -223,7 +223,7 @@ export class Translator {
   private withStage1(entry: DeviceEntry): number {
     const s1 = this.enterStage1(entry)
     const t = this.transaction
-    const kept = this.caches.isOn ? s1.findPage(t.hi, t.lo) : -1
+    const kept = this.caches.keepsTranslations ? s1.findPage(t.hi, t.lo) : -1
     if (kept >= 0) {
       const info = this.caches.pages.store.words[kept + INFO] as number
       const grants = s1.privileged ? info >> PRIVILEGED_SHIFT : info
@@ -239,7 +239,7 @@ export class Translator {
     const done = entry.stage2
       ? this.throughStage2(entry, s1.outHi, s1.outLo, s1.sizeLg2, s1.allowed)
       : this.accept(s1.outHi, s1.outLo, s1.sizeLg2, 0, s1.allowed, s1.outHi, s1.outLo)
-    if (done === 0 && this.caches.isOn) {
+    if (done === 0 && this.caches.keepsTranslations) {
       keepPage(this.caches.pages, this.contexts.context, t, this.result, s1, this.stage2)
     }
     return done

@@ -115,7 +115,7 @@ export class Stage1Walk {
     }
     this.sharing = g.sharing
     this.usesUpper = upper
-    const quick = g.quick && this.trace === null && !this.caches.isOn
+    const quick = g.quick && this.trace === null && !this.caches.keepsTranslations
     if (quick && this.walk4K(g, upper ? this.config.limitsUpper : this.config.limitsLower, vaHi, vaLo, need))
       return 0
     return this.walkAll(g, upper, this.config.withoutTopByte(vaHi), vaLo, need)
@@ -192,7 +192,7 @@ export class Stage1Walk {
     let level = g.startLevel
     let shift = g.rootShift
     let mask = g.rootMask
-    const kept = this.caches.isOn ? this.findTable(g, vaHi, vaLo) : -1
+    const kept = this.caches.keepsTranslations ? this.findTable(g, vaHi, vaLo) : -1
     let located = false
     if (kept >= 0) {
       const { words } = this.caches.tables.store
@@ -216,7 +216,7 @@ export class Stage1Walk {
       } else {
         const status = this.locate(entryHi, entryLo)
         if (status !== 0) return status
-        if (this.caches.isOn && level > g.startLevel) {
+        if (this.caches.keepsTranslations && level > g.startLevel) {
           this.keepTable(g, level, vaHi, vaLo, tableHi, tableLo, limits)
         }
       }

@@ -88,7 +88,7 @@ export class Stage2Walk {
    * @returns 0 or the number of the event
    */
   walk(ipaHi: number, ipaLo: number, need: number): number {
-    if (this.caches.isOn) return this.walkKept(ipaHi, ipaLo, need)
+    if (this.caches.keepsTranslations) return this.walkKept(ipaHi, ipaLo, need)
     const quick = this.config.geometry.quick && this.trace === null && need <= DATA_ACCESS
     return quick && this.walk4K(ipaHi, ipaLo, need) ? 0 : this.walkAll(ipaHi, ipaLo, need)
   }
@@ -218,7 +218,7 @@ export class Stage2Walk {
     let shift = g.rootShift
     let mask = g.rootMask
     let level = g.startLevel
-    const kept = this.caches.isOn ? this.findTable(g, ipaHi, ipaLo) : -1
+    const kept = this.caches.keepsTranslations ? this.findTable(g, ipaHi, ipaLo) : -1
     if (kept >= 0) {
       const { words } = this.caches.stage2Tables.store
       tableHi = words[kept + TABLE_HI] as number
@@ -250,7 +250,7 @@ export class Stage2Walk {
       shift -= g.stride
       mask = g.indexMask
       level++
-      if (this.caches.isOn) this.keepTable(g, level, ipaHi, ipaLo, tableHi, tableLo)
+      if (this.caches.keepsTranslations) this.keepTable(g, level, ipaHi, ipaLo, tableHi, tableLo)
     }
   }
 
