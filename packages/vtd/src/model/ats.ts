@@ -20,6 +20,7 @@ import * as fr from "../spec/events.ts"
 import { attributesOf, SNOOPED } from "./attributes.ts"
 import { resolveEntries } from "./device-entry.ts"
 import type { FaultLog } from "./events.ts"
+import { findTranslation, prepareLookUp } from "./tlb.ts"
 import {
   MODE_PASS_THROUGH,
   REQUEST_TRANSLATED,
@@ -28,10 +29,8 @@ import {
 } from "./transaction.ts"
 import {
   checkOutput,
-  findTranslation,
   identity,
   isInterruptAddress,
-  prepareLookUp,
   translateResolved,
   type VtdTranslationResult,
 } from "./translate.ts"
@@ -216,7 +215,7 @@ export class AtsPort {
 
 /** From the IOTLB, as untranslated requests are, or from the tables. §6.5.2.5. */
 function translateOnce(t: Transaction, result: VtdTranslationResult): number {
-  if (t.caches.enabled) {
+  if (t.tlb.enabled) {
     prepareLookUp(t)
     if (findTranslation(t, result)) return checkOutput(t, result)
   }

@@ -226,9 +226,9 @@ export class CommandQueue {
         this.#dropTranslations(granularity, did, high1, low1, low1)
         return
       case cmd.P_IOTLB_INV:
-        if (granularity === cmd.P_IOTLB_PASID) this.#caches.dropPasidTranslations(did, pasid)
+        if (granularity === cmd.P_IOTLB_PASID) this.#caches.tlb.dropPasid(did, pasid)
         else
-          this.#caches.dropPasidPages(
+          this.#caches.tlb.dropPasidPages(
             did,
             pasid,
             high1,
@@ -276,9 +276,9 @@ export class CommandQueue {
    */
   #dropTranslations(granularity: number, domainId: number, hi: number, lo: number, flags: number): void {
     const mask = flags & cmd.AM_MASK_LO1
-    if (granularity === cmd.IOTLB_GLOBAL) this.#caches.dropTranslations()
-    else if (granularity === cmd.IOTLB_DOMAIN) this.#caches.dropDomain(domainId)
-    else this.#caches.dropPages(domainId, hi, lo, mask, (flags & cmd.IH_LO1) !== 0)
+    if (granularity === cmd.IOTLB_GLOBAL) this.#caches.tlb.dropAll()
+    else if (granularity === cmd.IOTLB_DOMAIN) this.#caches.tlb.dropDomain(domainId)
+    else this.#caches.tlb.dropPages(domainId, hi, lo, mask, (flags & cmd.IH_LO1) !== 0)
   }
 
   #notAnswered(device: number): void {

@@ -8,6 +8,7 @@ import {
   type AtsCompletion,
   type AtsDevice,
   type AtsModel,
+  cachePolicies,
   type Fault,
   hi32,
   type Invalidation,
@@ -92,7 +93,7 @@ export class VtdModel implements IommuModel, AtsModel {
     this.#hostAddressWidth = checkHostAddressWidth(options.hostAddressWidth ?? 52)
     this.#features = new Features(this.#capabilities, this.#hostAddressWidth)
     this.#registers = new Registers(this.#capabilities, this.#features)
-    this.#caches = new Caches(options.caches ?? "exact", this.#features.cachingMode)
+    this.#caches = new Caches(cachePolicies(options.caches), this.#features.cachingMode)
     this.transaction = new Transaction(options.memory, this.#features, this.#caches)
     this.log = new FaultLog(this.#registers)
     this.#queue = new CommandQueue(
@@ -138,6 +139,11 @@ export class VtdModel implements IommuModel, AtsModel {
   translate(device: number, pasid: number, iovaHi: number, iovaLo: number, access: number): number {
     const t = this.transaction
     const result = this.result
+    const isPlain = this.enabled && t.trace === null
+    if (isPlain && t.tlb.recent.find(device, pasid, iovaHi, iovaLo, access, result)) {
+      result.fault = null
+      return 0
+    }
     t.request = REQUEST_UNTRANSLATED
     t.device = device & 0xffff
     t.pasid = pasid < 0 ? -1 : pasid
@@ -295,7 +301,7 @@ export class VtdModel implements IommuModel, AtsModel {
     const t = this.transaction
     t.rootHi = this.#registers.getHi("RTADDR")
     t.rootLo = this.#registers.get("RTADDR")
-    this.#caches.forgetEntries()
+    this.#caches.forgetAnswers()
     this.#queue.ttm = (t.rootLo >>> reg.TTM_SHIFT) & reg.TTM_MASK
   }
 }

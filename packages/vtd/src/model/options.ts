@@ -4,6 +4,7 @@
  */
 import {
   ACCESS_READ,
+  type CachePolicies,
   type CachePolicy,
   hi32,
   IommuError,
@@ -31,8 +32,8 @@ export interface VtdModelOptions {
   readonly capabilities?: VtdCapabilities
   /** HAW, which platforms report in ACPI, not in a register: 32 to 52. Default 52. */
   readonly hostAddressWidth?: number
-  /** What the unit keeps of tables that it has read. Default `exact`. */
-  readonly caches?: CachePolicy
+  /** What the unit keeps of tables that it has read. Default `exact`, for all caches. */
+  readonly caches?: CachePolicy | CachePolicies
 }
 
 /** Every feature that the model has, and eight fault recording registers. */

@@ -125,13 +125,13 @@ export class PageRequestQueue {
 function invalidateImplicitly(t: Transaction): void {
   switch (t.mode) {
     case MODE_FIRST:
-      t.caches.dropPasidPages(t.domainId, t.effectivePasid, t.iovaHi, t.iovaLo, 0, false)
+      t.tlb.dropPasidPages(t.domainId, t.effectivePasid, t.iovaHi, t.iovaLo, 0, false)
       return
     case MODE_NESTED:
-      t.caches.dropDomain(t.domainId)
+      t.tlb.dropDomain(t.domainId)
       return
     default:
-      t.caches.dropPages(t.domainId, t.iovaHi, t.iovaLo, 0, false)
+      t.tlb.dropPages(t.domainId, t.iovaHi, t.iovaLo, 0, false)
   }
 }
 

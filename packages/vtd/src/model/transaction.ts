@@ -6,6 +6,7 @@ import type { CacheStore, PhysicalMemory, WalkStep } from "@iommu/core"
 import { ADDR_LO } from "../spec/page-tables.ts"
 import type { Caches } from "./caches.ts"
 import type { Features } from "./options.ts"
+import type { Tlb } from "./tlb.ts"
 
 /** How a request is translated, once its entries are read; numbered as PGTT. */
 export const MODE_FIRST = 1
@@ -25,6 +26,7 @@ const MAX_LEVELS = 5
 export class Transaction {
   readonly memory: PhysicalMemory
   readonly caches: Caches
+  readonly tlb: Tlb
   features: Features
   /** RTADDR_REG as of the last SRTP. */
   rootHi = 0
@@ -133,7 +135,8 @@ export class Transaction {
   constructor(memory: PhysicalMemory, features: Features, caches: Caches) {
     this.memory = memory
     this.caches = caches
-    this.lookUp = caches.second
+    this.tlb = caches.tlb
+    this.lookUp = caches.tlb.second
     this.features = features
   }
 

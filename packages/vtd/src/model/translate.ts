@@ -6,8 +6,8 @@ import type { TranslationResult } from "@iommu/core"
 import * as core from "@iommu/core"
 import * as fr from "../spec/events.ts"
 import { attributesOf, WB } from "./attributes.ts"
-import { spanHi, spanLo } from "./caches.ts"
 import { resolveEntries } from "./device-entry.ts"
+import { findTranslation, keepTranslation, prepareLookUp } from "./tlb.ts"
 import type { Transaction } from "./transaction.ts"
 import * as transaction from "./transaction.ts"
 import { keepFirstTables, nestedReason, updateFirstStageFlags, walkFirstStage } from "./walk-stage1.ts"
@@ -15,23 +15,11 @@ import * as second from "./walk-stage2.ts"
 import { beyondSecondStage, setSecondStageDirty, walkSecondStage } from "./walk-stage2.ts"
 
 // Copies: V8 reads an imported constant through its module, which costs a walk a third of its time.
-const { ACCESS_EXEC, ACCESS_READ, ACCESS_WRITE } = core
+const { ACCESS_READ, ACCESS_WRITE } = core
 const { MODE_FIRST, MODE_NESTED, MODE_PASS_THROUGH, MODE_SECOND } = transaction
 const { SS_NO_PERMISSION, SS_OK, SS_RESERVED_BIT, SS_ROOT_UNREADABLE } = second
 
 const PAGE_LG2 = 12
-
-const READ = ACCESS_READ
-const WRITE = ACCESS_WRITE
-const READ_WRITE = ACCESS_READ | ACCESS_WRITE
-
-/** What a cached translation is good for, beside reads (1) and writes (2) by a second stage. */
-const FIRST_STAGE_WRITES = 1 << 2
-const USER = 1 << 3
-const EXECUTION = 1 << 4
-/** Dirty flags are set, or nobody asks for them. */
-const DIRTY = 1 << 5
-const EXTENDED_ACCESSED = 1 << 6
 
 /** With attributes: memory type and snooping, see attributes.ts. */
 export interface VtdTranslationResult extends TranslationResult {
@@ -53,24 +41,24 @@ export function translateInterrupt(t: Transaction, result: VtdTranslationResult)
 
 /** Translates while remapping is enabled. @returns 0 with the result filled, or the fault reason */
 export function translateRemapped(t: Transaction, result: VtdTranslationResult): number {
-  const { caches } = t
+  const { caches, tlb } = t
   if (!caches.hasEntries(t)) {
     const reason = resolveEntries(t)
     if (reason !== 0) return reason
-    if (caches.enabled) {
-      prepareLookUp(t)
-      caches.noteEntries(t)
-    }
+    prepareLookUp(t)
+    caches.noteEntries(t)
   }
-  if (caches.enabled && findTranslation(t, result)) return checkOutput(t, result)
-  return translateResolved(t, result)
+  if (!tlb.enabled || !findTranslation(t, result)) return translateResolved(t, result)
+  const reason = checkOutput(t, result)
+  if (reason === 0) tlb.recent.keep(t, result)
+  return reason
 }
 
 /** The walks, once the entries are read. */
 export function translateResolved(t: Transaction, result: VtdTranslationResult): number {
   if (t.mode === MODE_PASS_THROUGH) return translatePassThrough(t, result)
   const reason = walk(t, result)
-  if (reason === 0 && t.caches.enabled && t.trace === null) {
+  if (reason === 0 && t.tlb.enabled && t.trace === null) {
     keepTranslation(t, result)
     if (t.mode !== MODE_SECOND && t.fsStart > t.fsLeafLevel) keepFirstTables(t)
   }
@@ -88,106 +76,6 @@ function walk(t: Transaction, result: VtdTranslationResult): number {
     default:
       throw new Error(`bug: translation mode ${t.mode}`)
   }
-}
-
-/** What all look-ups have in common while requests come from one device and PASID. */
-export function prepareLookUp(t: Transaction): void {
-  const isSecond = t.mode === MODE_SECOND
-  t.lookUp = isSecond ? t.caches.second : t.caches.first
-  t.lookUpPasid = isSecond ? 0 : t.effectivePasid
-  t.neededToRead = isSecond ? 0 : neededByFirst(t)
-  t.neededToWrite = t.neededToRead | DIRTY | (isSecond || (t.privileged && !t.wpe) ? 0 : FIRST_STAGE_WRITES)
-}
-
-function neededByFirst(t: Transaction): number {
-  return (
-    (t.privileged ? 0 : USER) |
-    ((t.access & ACCESS_EXEC) !== 0 ? EXECUTION : 0) |
-    (t.eafe ? EXTENDED_ACCESSED : 0)
-  )
-}
-
-/**
- * Looks a request up in the IOTLB. What a cached translation does not grant, and a write to a page whose dirty flag is
- * not known to be set, goes to the tables.
- * @returns false when the tables have to be walked
- */
-export function findTranslation(t: Transaction, result: VtdTranslationResult): boolean {
-  const pageLo = (t.iovaHi << 20) | (t.iovaLo >>> 12)
-  const pageHi = t.iovaHi >>> 12
-  const store = t.lookUp
-  let span = 0
-  let at = store.find(pageLo, pageHi, t.domainId, t.lookUpPasid)
-  if (at < 0) {
-    const spans = t.mode === MODE_SECOND ? t.caches.secondSpans : t.caches.firstSpans
-    while (at < 0 && span < 18) {
-      span += 9
-      if (((spans >>> span) & 1) === 0) continue
-      at = store.find(spanLo(pageLo, span), spanHi(pageHi, span), t.domainId, t.lookUpPasid)
-    }
-    if (at < 0) return false
-  }
-  const words = store.words
-  const granted = words[at + 2] as number
-  const access = t.access & READ_WRITE
-  const needed = access | ((access & WRITE) !== 0 ? t.neededToWrite : t.neededToRead)
-  if ((granted & needed) !== needed || t.trace !== null) return false
-  const offset = t.iovaLo & ((4096 << span) - 1)
-  const sizes = words[at + 5] as number
-  result.paHi = words[at] as number
-  result.paLo = ((words[at + 1] as number) | offset) >>> 0
-  result.ipaHi = words[at + 3] as number
-  result.ipaLo = ((words[at + 4] as number) | offset) >>> 0
-  result.sizeLg2 = span + 12
-  result.stage1SizeLg2 = sizes & 0xff
-  result.stage2SizeLg2 = sizes >>> 8
-  result.allowed = allowedBy(t, granted)
-  result.attributes = words[at + 6] as number
-  return true
-}
-
-/** Reads are always allowed by a valid first-stage translation. §3.6.1. */
-function allowedBy(t: Transaction, granted: number): number {
-  const needed = t.neededToWrite & FIRST_STAGE_WRITES
-  return (granted & needed) === needed ? granted & READ_WRITE : granted & READ
-}
-
-/** Puts the translation that a walk just came to into the IOTLB. */
-export function keepTranslation(t: Transaction, result: VtdTranslationResult): void {
-  const { caches } = t
-  const isSecond = t.mode === MODE_SECOND
-  const store = isSecond ? caches.second : caches.first
-  const span = result.sizeLg2 - 12
-  const pageLo = (t.iovaHi << 20) | (t.iovaLo >>> 12)
-  const pasid = isSecond ? 0 : t.effectivePasid
-  const at = store.insert(spanLo(pageLo, span), spanHi(t.iovaHi >>> 12, span), t.domainId, pasid)
-  const words = store.words
-  const below = ~((1 << result.sizeLg2) - 1)
-  words[at] = result.paHi
-  words[at + 1] = result.paLo & below
-  words[at + 2] = isSecond ? grantedBySecond(t) : grantedByFirst(t)
-  words[at + 3] = result.ipaHi
-  words[at + 4] = result.ipaLo & below
-  words[at + 5] = result.stage1SizeLg2 | (result.stage2SizeLg2 << 8)
-  words[at + 6] = result.attributes
-  if (isSecond) caches.secondSpans |= 1 << span
-  else caches.firstSpans |= 1 << span
-}
-
-function grantedBySecond(t: Transaction): number {
-  const isDirty = t.ssAccessed === 0 || (t.access & ACCESS_WRITE) !== 0
-  return t.ssPermissions | (isDirty ? DIRTY : 0)
-}
-
-function grantedByFirst(t: Transaction): number {
-  return (
-    (t.mode === MODE_NESTED ? t.ssPermissions : ACCESS_READ | ACCESS_WRITE) |
-    (t.fsWritable !== 0 ? FIRST_STAGE_WRITES : 0) |
-    (t.fsUser !== 0 ? USER : 0) |
-    (t.fsExecutable ? EXECUTION : 0) |
-    ((t.access & ACCESS_WRITE) !== 0 ? DIRTY : 0) |
-    (t.eafe ? EXTENDED_ACCESSED : 0)
-  )
 }
 
 /** The address as it is: remapping disabled, or pass-through. */

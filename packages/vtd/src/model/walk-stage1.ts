@@ -2,7 +2,7 @@
 import * as core from "@iommu/core"
 import * as fr from "../spec/events.ts"
 import * as pte from "../spec/page-tables.ts"
-import { spanHi, spanLo } from "./caches.ts"
+import { spanHi, spanLo } from "./tlb.ts"
 import { traceFirstStage } from "./trace.ts"
 import type { Transaction } from "./transaction.ts"
 import * as transaction from "./transaction.ts"
@@ -28,7 +28,7 @@ const LEAF_TABLE_SPAN = spanHi(0, 9)
  */
 export function walkFirstStage(t: Transaction): number {
   if (t.trace !== null) return walkEveryStep(t, -1)
-  if (!t.caches.enabled) return walkFirstPlain(t) ? 0 : walkEveryStep(t, -1)
+  if (!t.tlb.enabled) return walkFirstPlain(t) ? 0 : walkEveryStep(t, -1)
   if (walkLeafTable(t)) return 0
   const reason = walkEveryStep(t, findTable(t))
   // Flags of an entry are written through the second stage, which has to be walked for it: §3.8.1.
@@ -40,7 +40,7 @@ export function walkFirstStage(t: Transaction): number {
 function walkLeafTable(t: Transaction): boolean {
   const lo = t.iovaLo
   const hi = t.iovaHi
-  const store = t.caches.firstTables
+  const store = t.tlb.firstTables
   const known = store.find(
     ((hi << 20) | (lo >>> 12)) & -512,
     (hi >>> 12) | LEAF_TABLE_SPAN,
@@ -84,7 +84,7 @@ function setPlain(t: Transaction, writable: number): void {
 
 /** The deepest table on the way that a paging-structure cache knows. @returns index of its record, -1 without */
 function findTable(t: Transaction): number {
-  const store = t.caches.firstTables
+  const store = t.tlb.firstTables
   if (store.size === 0) return -1
   const wanted = t.eafe ? FS_EA | FS_A : FS_A
   const pageLo = (t.iovaHi << 20) | (t.iovaLo >>> 12)
@@ -101,7 +101,7 @@ function findTable(t: Transaction): number {
 
 /** Keeps where the tables are that the last walk went through; their flags are set by now. §6.2. */
 export function keepFirstTables(t: Transaction): void {
-  const store = t.caches.firstTables
+  const store = t.tlb.firstTables
   const words = t.memory.words
   const pageLo = (t.iovaHi << 20) | (t.iovaLo >>> 12)
   let rights = t.fsStartRights
@@ -204,7 +204,7 @@ function walkEveryStep(t: Transaction, known: number): number {
   let hostHi = 0
   let hostLo = 0
   if (known >= 0) {
-    const cached = t.caches.firstTables.words
+    const cached = t.tlb.firstTables.words
     hostHi = cached[known] as number
     hostLo = cached[known + 1] as number
     rights = cached[known + 2] as number

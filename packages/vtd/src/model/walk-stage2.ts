@@ -1,6 +1,6 @@
 /** The second-stage walk. Intel VT-d 5.10 (D51397-018) §3.7, §9.8. */
 import * as pte from "../spec/page-tables.ts"
-import { spanHi, spanLo } from "./caches.ts"
+import { spanHi, spanLo } from "./tlb.ts"
 import { traceSecondStage } from "./trace.ts"
 import type { Transaction } from "./transaction.ts"
 
@@ -30,7 +30,7 @@ export const SS_FLAG_UPDATE = 5
  */
 export function walkSecondStage(t: Transaction, hi: number, lo: number): number {
   if (t.trace !== null) return walkEveryStep(t, hi, lo)
-  if (t.caches.enabled) return walkCached(t, hi, lo)
+  if (t.tlb.enabled) return walkCached(t, hi, lo)
   const at = findPlainLeaf(t, hi, lo)
   if (at < 0) return walkEveryStep(t, hi, lo)
   const words = t.memory.words
@@ -49,21 +49,21 @@ function setPage(t: Transaction, entryLo: number, entryHi: number, lo: number): 
 
 /** With paging-structure caches, and in caching mode with what was not present before. §6.1, §6.2. */
 function walkCached(t: Transaction, hi: number, lo: number): number {
-  const { caches } = t
-  if (caches.keepsFaults) {
-    const known = caches.findFault(t, hi, lo)
+  const { tlb } = t
+  if (tlb.keepsFaults) {
+    const known = tlb.findFault(t, hi, lo)
     if (known !== 0) return known
   }
   if (walkLeafTable(t, hi, lo)) return SS_OK
   const status = walkEveryStep(t, hi, lo)
   if (status === SS_OK) keepTables(t, hi, lo)
-  else if (caches.keepsFaults) caches.keepFault(t, hi, lo, status)
+  else if (tlb.keepsFaults) tlb.keepFault(t, hi, lo, status)
   return status
 }
 
 /** From the cached address of the leaf table to a 4 KiB page. @returns false when anything is out of the ordinary */
 function walkLeafTable(t: Transaction, hi: number, lo: number): boolean {
-  const store = t.caches.secondTables
+  const store = t.tlb.secondTables
   const known = store.find(((hi << 20) | (lo >>> 12)) & -512, (hi >>> 12) | LEAF_TABLE_SPAN, t.domainId, 0)
   if (known < 0) return false
   const cached = store.words
@@ -86,7 +86,7 @@ function walkLeafTable(t: Transaction, hi: number, lo: number): boolean {
 
 /** The deepest table on the way that a paging-structure cache knows. @returns index of its record, -1 without */
 function findTable(t: Transaction, hi: number, lo: number): number {
-  const store = t.caches.secondTables
+  const store = t.tlb.secondTables
   if (store.size === 0 || t.trace !== null) return -1
   const pageLo = (hi << 20) | (lo >>> 12)
   for (let level = 1; level < t.ssLevels; level++) {
@@ -101,7 +101,7 @@ function findTable(t: Transaction, hi: number, lo: number): number {
 
 /** Keeps where the tables are that the last walk went through, with the rights on the way to them. */
 function keepTables(t: Transaction, hi: number, lo: number): void {
-  const store = t.caches.secondTables
+  const store = t.tlb.secondTables
   const words = t.memory.words
   const pageLo = (hi << 20) | (lo >>> 12)
   let permissions = t.ssStartPermissions
@@ -180,7 +180,7 @@ function walkEveryStep(t: Transaction, hi: number, lo: number): number {
   let level = t.ssLevels
   const known = findTable(t, hi, lo)
   if (known >= 0) {
-    const cached = t.caches.secondTables.words
+    const cached = t.tlb.secondTables.words
     tableHi = cached[known] as number
     tableLo = cached[known + 1] as number
     permissions = cached[known + 2] as number
