@@ -6,7 +6,7 @@ import type { NestedFormat } from "./nested-format.ts"
 export const READ_WRITE: number = ACCESS_READ | ACCESS_WRITE
 /** What a first stage that lets everything through cannot refuse, whatever its features. */
 export const PLAIN_ACCESSES: readonly number[] = [ACCESS_READ, ACCESS_WRITE, READ_WRITE]
-export const ACCESSES: readonly number[] = [
+const ACCESSES: readonly number[] = [
   ACCESS_READ,
   ACCESS_READ,
   ACCESS_WRITE,
