@@ -12,7 +12,8 @@ interface NestedOptions {
 const NOTES = `
 Per vendor: a host with the vendor's IOMMU and its driver, a nest parent with the guest's RAM (4 KiB, 2 MiB and
 1 GiB leaves), a guest whose own driver builds stage 1 in its memory behind a virtual IOMMU, two devices that do
-DMA through both stages, and the faults of three broken accesses.
+DMA through both stages, and the faults of broken accesses. It is run on hardware that caches nothing, as reported,
+and once more on hardware that forgets nothing until it is told to.
 
 Exit code: 0 when every byte and every fault is as it must be, 1 when not, 2 for a wrong command line.`
 

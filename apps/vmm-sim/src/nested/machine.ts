@@ -1,4 +1,5 @@
 import {
+  type CachePolicy,
   type IommuDevice,
   type IommuModel,
   type IommuOps,
@@ -51,13 +52,17 @@ interface GuestKernel {
   readonly account: MemoryAccount
 }
 
-/** @param watch sees every translation of the two devices, step by step */
+/**
+ * @param caches what the host's hardware keeps
+ * @param watch sees every translation of the two devices, step by step
+ */
 export function nestedMachine(
   vendor: NestedVendor,
+  caches: CachePolicy,
   watch: ((walk: TracedWalk) => void) | null,
 ): NestedMachine {
   const memory = hostMemory()
-  const model = vendor.hostModel(memory)
+  const model = vendor.hostModel(memory, caches)
   const pages = new PageAllocator(memory, HOST_TABLES)
   const ops = vendor.hostDriver({ mmio: model.mmio, memory, pages })
   const owner = new MemoryAccount("virtual machine")

@@ -1,5 +1,6 @@
 import type {
   CacheInvalidateData,
+  CachePolicy,
   DomainUserData,
   HwptPaging,
   Invalidation,
@@ -30,7 +31,7 @@ export interface NestedVendor {
   readonly name: string
   /** IOPTE formats of stage 1 and stage 2, for people. */
   readonly formats: { readonly stage1: string; readonly stage2: string }
-  hostModel(memory: PhysicalMemory): IommuModel
+  hostModel(memory: PhysicalMemory, caches: CachePolicy): IommuModel
   /** The register and queue front of the IOMMU that the guest sees; it never translates. */
   guestModel(memory: PhysicalMemory): IommuModel
   hostDriver(platform: IommuPlatform): IommuOps

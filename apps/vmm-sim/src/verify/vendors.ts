@@ -12,6 +12,7 @@ import { vtdDriver, vtdModel } from "@iommu/vtd"
 import type { Vendor } from "../capture/schema.ts"
 
 export interface VendorParts {
+  /** Caches nothing: every row is checked against the tables, and traces show whole walks. */
   model(memory: PhysicalMemory): IommuModel
   driver(platform: IommuPlatform): IommuOps
   /** Registers that say what the hardware can do, by name. */
@@ -22,7 +23,7 @@ export interface VendorParts {
 
 export const VENDOR_PARTS: { readonly [V in Vendor]: VendorParts } = {
   vtd: {
-    model: memory => vtdModel({ memory }),
+    model: memory => vtdModel({ memory, caches: "none" }),
     driver: platform => vtdDriver(platform),
     capabilities: /^(VER|CAP|ECAP)$/,
     formats: { 1: PageTableFormatId.X86_64_FIRST_STAGE, 2: PageTableFormatId.VTD_SECOND_STAGE },
@@ -34,7 +35,7 @@ export const VENDOR_PARTS: { readonly [V in Vendor]: VendorParts } = {
     formats: { 1: PageTableFormatId.ARM_64_LPAE_S1, 2: PageTableFormatId.ARM_64_LPAE_S2 },
   },
   amd: {
-    model: memory => amdModel({ memory }),
+    model: memory => amdModel({ memory, caches: "none" }),
     driver: platform => amdDriver(platform),
     capabilities: /^EXT_FEATURES\d?$/,
     formats: { 1: PageTableFormatId.AMD_V2, 2: PageTableFormatId.AMD_V1 },

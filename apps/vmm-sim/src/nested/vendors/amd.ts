@@ -17,7 +17,7 @@ const BYPASS: GuestEntry = { kind: "bypass" }
 export const amd: NestedVendor = {
   name: "AMD-Vi",
   formats: { stage1: "AMD v2 (x86-64)", stage2: "AMD v1" },
-  hostModel: memory => amdModel({ memory }),
+  hostModel: (memory, caches) => amdModel({ memory, caches }),
   guestModel: memory => amdModel({ memory }),
   hostDriver: amdDriver,
   guestDriver: platform => amdDriver(platform, { maxDeviceId: 0xff }),

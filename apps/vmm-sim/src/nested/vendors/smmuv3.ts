@@ -19,7 +19,7 @@ const GUEST_BITS = [0xf80f_ffff_ffff_ffffn, 0x3800_00ffn] as const
 export const smmuv3: NestedVendor = {
   name: "Arm SMMUv3",
   formats: { stage1: "VMSAv8-64 stage 1, 4K granule", stage2: "VMSAv8-64 stage 2, 4K granule" },
-  hostModel: memory => smmuv3Model({ memory }),
+  hostModel: (memory, caches) => smmuv3Model({ memory, caches }),
   guestModel: memory => smmuv3Model({ memory, id: { IDR1: GUEST_IDR1 } }),
   hostDriver: smmuv3Driver,
   guestDriver: smmuv3Driver,

@@ -17,7 +17,7 @@ const BLOCKED: GuestEntry = { kind: "blocked" }
 export const vtd: NestedVendor = {
   name: "Intel VT-d",
   formats: { stage1: "x86-64 first stage", stage2: "VT-d second stage" },
-  hostModel: memory => vtdModel({ memory }),
+  hostModel: (memory, caches) => vtdModel({ memory, caches }),
   guestModel: memory => vtdModel({ memory, capabilities: GUEST_CAPABILITIES }),
   hostDriver: vtdDriver,
   guestDriver: vtdDriver,
