@@ -110,10 +110,28 @@ export class CacheStore {
    */
   insert(k0: number, k1: number, k2: number, k3: number): number {
     if (this.policy === "none") return KEY + KEY_WORDS
-    const there = this.find(k0, k1, k2, k3)
-    if (there >= 0) return there
-    const slot = this.#freeSlot(hash(k0, k1, k2, k3))
-    const words = this.words
+    const hashed = hash(k0, k1, k2, k3)
+    const first = (hashed & (this.sets - 1)) * this.setWords
+    const end = first + this.setWords
+    let words = this.words
+    let slot = -1
+    for (let at = first; at < end; at += this.stride) {
+      if (words[at + STATE] === 0) {
+        if (slot < 0) slot = at
+      } else if (
+        words[at + KEY] === (k0 | 0) &&
+        words[at + KEY + 1] === (k1 | 0) &&
+        words[at + KEY + 2] === (k2 | 0) &&
+        words[at + KEY + 3] === (k3 | 0)
+      ) {
+        return at + KEY + KEY_WORDS
+      }
+    }
+    if (slot >= 0) this.used++
+    else {
+      slot = this.#makeRoom(hashed)
+      words = this.words
+    }
     words[slot + STATE] = 1
     words[slot + KEY] = k0
     words[slot + KEY + 1] = k1
@@ -155,26 +173,33 @@ export class CacheStore {
     this.used = 0
   }
 
-  #freeSlot(hashed: number): number {
+  /** A slot of a set that is full: its oldest, or a free one in a bigger store. */
+  #makeRoom(hashed: number): number {
     for (;;) {
       const set = hashed & (this.sets - 1)
-      const first = set * this.ways * this.stride
-      for (let way = 0; way < this.ways; way++) {
-        const slot = first + way * this.stride
-        if (this.words[slot + STATE] === 0) {
-          this.used++
-          return slot
-        }
-      }
+      const first = set * this.setWords
       // Keys that somebody chose to collide are not worth growing for.
       const isCrowded = this.sets > CROWDED * (this.used + 1)
       if (this.policy === "exact" || isCrowded) {
         const way = this.oldest[set] as number
-        this.oldest[set] = (way + 1) % this.ways
+        this.oldest[set] = way + 1 === this.ways ? 0 : way + 1
         return first + way * this.stride
       }
       this.#grow()
+      const free = this.#freeSlot(hashed)
+      if (free >= 0) return free
     }
+  }
+
+  #freeSlot(hashed: number): number {
+    const first = (hashed & (this.sets - 1)) * this.setWords
+    for (let slot = first; slot < first + this.setWords; slot += this.stride) {
+      if (this.words[slot + STATE] === 0) {
+        this.used++
+        return slot
+      }
+    }
+    return -1
   }
 
   /** Twice the sets; records move to where their keys now belong. */
