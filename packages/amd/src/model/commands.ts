@@ -16,10 +16,11 @@ import {
 import * as cmd from "../spec/commands.ts"
 import * as evt from "../spec/events.ts"
 import * as reg from "../spec/registers.ts"
-import type { AddressRange, Caches } from "./caches.ts"
+import type { Caches } from "./caches.ts"
 import { bufferMask, type EventLog } from "./events.ts"
 import type { InterruptSource } from "./interrupts.ts"
 import { dwordOf, type Registers } from "./registers.ts"
+import type { AddressRange } from "./tlb.ts"
 
 /** Whatever else commands are about. */
 export interface CommandTarget {

@@ -14,12 +14,13 @@ import {
   THROUGH_TABLES,
   UNTRANSLATED,
 } from "./attributes.ts"
-import * as cached from "./caches.ts"
-import { type Caches, type RecentPages, recentSlot } from "./caches.ts"
+import type { Caches } from "./caches.ts"
 import type { DeviceEntries } from "./device-entry.ts"
 import type { EventLog } from "./events.ts"
 import type { PasidEntries } from "./pasid-entry.ts"
 import { dwordOf, type Registers } from "./registers.ts"
+import * as cached from "./tlb.ts"
+import { type RecentPages, recentSlot } from "./tlb.ts"
 import {
   INTERRUPT_BLOCKED,
   INTERRUPT_READ,

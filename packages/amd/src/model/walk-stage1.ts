@@ -7,7 +7,8 @@
  */
 import { ACCESS_EXEC, ACCESS_PRIV, ACCESS_WRITE, type PhysicalMemory } from "@iommu/core"
 import * as pte from "../spec/page-tables.ts"
-import { type Caches, type RangeCache, TABLE_HI, TABLE_LO, TABLE_RIGHTS } from "./caches.ts"
+import type { Caches } from "./caches.ts"
+import { type RangeCache, TABLE_HI, TABLE_LO, TABLE_RIGHTS } from "./tlb.ts"
 import type { GuestTrace } from "./trace.ts"
 import { NO_PERMISSION, NOT_PRESENT, OK, RESERVED_BIT, type Transaction } from "./transaction.ts"
 import { type HostWalk, READ, WRITE } from "./walk-stage2.ts"
@@ -124,7 +125,7 @@ export class GuestWalk {
     if (!isCanonical(this.levels, hi)) return this.refuse(NOT_PRESENT, access)
     const tables = this.caches.guestTables
     for (let level = 1; level < this.levels; level++) {
-      const at = tables.findSized(pte.v2TableLg2(level), this.host.tag, pasid, hi, lo)
+      const at = tables.findSized(pte.tableLg2(level), this.host.tag, pasid, hi, lo)
       if (at < 0) continue
       const { words } = tables.store
       const tableHi = words[at + TABLE_HI] as number
@@ -188,7 +189,7 @@ export class GuestWalk {
       level--
       if (kept !== null) {
         const seen = forbid === 0 ? allow : allow | NO_EXECUTE_SEEN
-        kept.keepTable(pte.v2TableLg2(level), host.tag, this.pasid, hi, lo, tableHi, tableLo, seen)
+        kept.keepTable(pte.tableLg2(level), host.tag, this.pasid, hi, lo, tableHi, tableLo, seen)
       }
     }
   }

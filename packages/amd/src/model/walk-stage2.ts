@@ -8,8 +8,9 @@
 import { ACCESS_EXEC, ACCESS_READ, ACCESS_WRITE, type PhysicalMemory } from "@iommu/core"
 import * as pte from "../spec/page-tables.ts"
 import { hostAttributes, permissionsOf } from "./attributes.ts"
-import type { Caches, RangeCache } from "./caches.ts"
-import * as cached from "./caches.ts"
+import type { Caches } from "./caches.ts"
+import type { RangeCache } from "./tlb.ts"
+import * as cached from "./tlb.ts"
 import type { HostTrace } from "./trace.ts"
 import { ILLEGAL_LEVEL, NO_PERMISSION, NOT_PRESENT, OK, RESERVED_BIT, TABLE_ERROR } from "./transaction.ts"
 
@@ -52,7 +53,7 @@ export class HostWalk {
   private readonly caches: Caches
 
   // From the device table entry.
-  /** Of cached translations, see caches.ts. */
+  /** Of cached translations, see tlb.ts. */
   tag = 0
   private mode = 0
   private rootHi = 0
@@ -296,7 +297,7 @@ export class HostWalk {
     if (mode === 0) return this.identity(hi, lo, need)
     if (pte.v1IsBeyond(mode, hi, lo)) return NOT_PRESENT
     for (let level = 1; level < mode; level++) {
-      const at = tables.findSized(pte.v1TableLg2(level), this.tag, HOST_TABLES, hi, lo)
+      const at = tables.findSized(pte.tableLg2(level), this.tag, HOST_TABLES, hi, lo)
       if (at < 0) continue
       const { words } = tables.store
       const tableHi = words[at + TABLE_HI] as number
@@ -382,7 +383,7 @@ export class HostWalk {
       tableLo = low & pte.ADDR_LO
       level = next
       if (kept !== null) {
-        kept.keepTable(pte.v1TableLg2(level), this.tag, HOST_TABLES, hi, lo, tableHi, tableLo, permissions)
+        kept.keepTable(pte.tableLg2(level), this.tag, HOST_TABLES, hi, lo, tableHi, tableLo, permissions)
       }
     }
   }

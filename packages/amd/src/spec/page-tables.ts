@@ -149,17 +149,14 @@ export const V2Table: BitLayout<typeof commonV2 & typeof fieldsV2Table> = bitLay
   { ...commonV2, ...fieldsV2Table },
 )
 
-/** log2 of the bytes below one v1 table of a level: 2 MiB at level 1. */
-export function v1TableLg2(level: number): number {
+/** log2 of the bytes below one table of a level, of either format: 2 MiB at level 1. */
+export function tableLg2(level: number): number {
   return 12 + INDEX_BITS * level
 }
 
-/** As {@link v1TableLg2}: both formats have tables of 512 entries of 8 bytes. */
-export const v2TableLg2: (level: number) => number = v1TableLg2
-
 /** log2 of the page of a v1 leaf whose NextLevel is 0: 4 KiB in a table of level 1. */
 export function v1PageLg2(level: number): number {
-  return v1TableLg2(level - 1)
+  return tableLg2(level - 1)
 }
 
 /** Table 14: the lowest zero among address bits 51:12 is the top bit of the offset. 0 when there is none. */
@@ -172,7 +169,7 @@ export function v1SizedLeafLg2(high: number, low: number): number {
 
 /** A size of its own lies between the default sizes of the level and of the one above. */
 export function v1FitsLevel(sizeLg2: number, level: number): boolean {
-  return sizeLg2 > v1PageLg2(level) && sizeLg2 < v1TableLg2(level)
+  return sizeLg2 > v1PageLg2(level) && sizeLg2 < tableLg2(level)
 }
 
 /** Address bits that a v1 table of a level resolves; level 6 has only bits 63:57. */
@@ -195,7 +192,7 @@ export function v1IndexAt(level: number, hi: number, lo: number): number {
 
 /** True when the address has bits above those that `level` levels resolve. */
 export function v1IsBeyond(level: number, hi: number, lo: number): boolean {
-  const bits = v1TableLg2(level)
+  const bits = tableLg2(level)
   if (bits >= 64) return false
   return bits >= 32 ? hi >>> (bits - 32) !== 0 : hi !== 0 || lo >>> bits !== 0
 }

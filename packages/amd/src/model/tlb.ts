@@ -1,0 +1,238 @@
+/**
+ * Translations and directory entries that the IOMMU keeps, and the first level in front of them. AMD 48882 rev 3.10,
+ * §2.2.2.1 (DomainID as their tag) and §2.4.3 (address ranges of invalidations).
+ */
+import { type CachePolicy, CacheStore } from "@iommu/core"
+import { DOMAIN_ID_MASK } from "../spec/device-table.ts"
+
+/** In the place of a PASID: host translations. */
+export const HOST_TABLES = -1
+
+// Words of a translation. Both addresses are of the page.
+export const PA_HI = 0
+export const PA_LO = 1
+export const GPA_HI = 2
+export const GPA_LO = 3
+export const INFO = 4
+/** See attributes.ts. */
+export const ATTRIBUTES = 5
+const PAGE_WORDS = 6
+
+// INFO. What all tables grant, and what the guest's alone do: ACCESS bits, with GRANT_USER in the place of PRIV.
+export const GRANTS_MASK = 0xf
+export const GUEST_GRANTS_SHIFT = 4
+/** Accesses without ACCESS_PRIV are allowed. */
+export const GRANT_USER = 8
+/** ACCESS bits that the answer reports. */
+export const ALLOWED_SHIFT = 8
+export const ALLOWED_MASK = 7
+/** D is to be set at the first write: it goes through the tables. */
+export const CLEAN: number = 1 << 11
+export const STAGE1_LG2_SHIFT = 12
+export const STAGE2_LG2_SHIFT = 18
+export const SIZE_LG2_SHIFT = 24
+export const LG2_MASK = 0x3f
+
+// Words of a directory entry: the table below, and what the levels down to it grant.
+export const TABLE_HI = 0
+export const TABLE_LO = 1
+export const TABLE_RIGHTS = 2
+export const TABLE_WORDS = 3
+
+const PAGE_LG2 = 12
+const PAGE_MASK = -4096
+/** The size of a range stands above bits 63:44 of its address. */
+const SIZE_KEY_SHIFT = 20
+
+/** Ways of a set under `exact`; a hoard begins with few sets and grows. */
+const HOARD_SETS = 8
+const WAYS = 4
+
+/** Page sizes that can be in a cache at a time, by their logarithm. */
+const MAX_SIZES = 52
+
+/** A naturally aligned range of addresses, as the address field of a command encodes it. */
+export interface AddressRange {
+  readonly hi: number
+  readonly lo: number
+  /** 12 to 64. */
+  readonly sizeLg2: number
+}
+
+/** Records about naturally aligned ranges of addresses: pages, or what one table covers. */
+export class RangeCache {
+  readonly store: CacheStore
+
+  constructor(policy: CachePolicy, sets: number, dataWords: number) {
+    this.store = storeOf(policy, sets, dataWords)
+  }
+
+  /**
+   * @param tag DomainID and rights of the device table entry, see caches.ts
+   * @param pasid {@link HOST_TABLES} for host tables
+   * @returns index of the record in the store's words, or -1
+   */
+  findSized(sizeLg2: number, tag: number, pasid: number, hi: number, lo: number): number {
+    return this.store.find(pageKey(sizeLg2, hi, lo), sizeKey(sizeLg2, hi), tag, pasid)
+  }
+
+  insert(sizeLg2: number, tag: number, pasid: number, hi: number, lo: number): number {
+    return this.store.insert(pageKey(sizeLg2, hi, lo), sizeKey(sizeLg2, hi), tag, pasid)
+  }
+
+  /** Keeps a directory entry: where the table below it is, and what the levels down to it grant. */
+  keepTable(
+    sizeLg2: number,
+    tag: number,
+    pasid: number,
+    hi: number,
+    lo: number,
+    tableHi: number,
+    tableLo: number,
+    rights: number,
+  ): void {
+    const at = this.insert(sizeLg2, tag, pasid, hi, lo)
+    const { words } = this.store
+    words[at + TABLE_HI] = tableHi
+    words[at + TABLE_LO] = tableLo
+    words[at + TABLE_RIGHTS] = rights
+  }
+
+  /** Drops what a domain, or with a PASID one address space of it, has in a range. */
+  drop(domainId: number, pasid: number, range: AddressRange): void {
+    this.store.dropWhere(
+      (k0, k1, k2, k3) =>
+        (k2 & DOMAIN_ID_MASK) === domainId &&
+        k3 === pasid &&
+        meets(range, (k1 << PAGE_LG2) | (k0 >>> (32 - PAGE_LG2)), k0 << PAGE_LG2, k1 >>> SIZE_KEY_SHIFT),
+    )
+  }
+
+  dropDomain(domainId: number): void {
+    this.store.dropWhere((_k0, _k1, k2) => (k2 & DOMAIN_ID_MASK) === domainId)
+  }
+}
+
+/** Translations. A look-up tries the sizes there are, the one that hit last first. */
+export class PageCache extends RangeCache {
+  private readonly sizes: Int32Array = new Int32Array(MAX_SIZES)
+  private sizeCount = 0
+
+  constructor(policy: CachePolicy, sets: number) {
+    super(policy, sets, PAGE_WORDS)
+  }
+
+  find(tag: number, pasid: number, hi: number, lo: number): number {
+    const at = this.findSized(this.sizes[0] as number, tag, pasid, hi, lo)
+    return at >= 0 || this.sizeCount < 2 ? at : this.findOther(tag, pasid, hi, lo)
+  }
+
+  override insert(sizeLg2: number, tag: number, pasid: number, hi: number, lo: number): number {
+    let known = 0
+    while (known < this.sizeCount && this.sizes[known] !== sizeLg2) known++
+    if (known === this.sizeCount) this.sizes[this.sizeCount++] = sizeLg2
+    return super.insert(sizeLg2, tag, pasid, hi, lo)
+  }
+
+  /** Sets the addresses of a record to the page around the given ones. */
+  fill(at: number, sizeLg2: number, paHi: number, paLo: number, gpaHi: number, gpaLo: number): void {
+    const { words } = this.store
+    const maskLo = sizeLg2 < 32 ? -(1 << sizeLg2) : 0
+    const maskHi = sizeLg2 < 32 ? -1 : -(1 << (sizeLg2 - 32))
+    words[at + PA_HI] = paHi & maskHi
+    words[at + PA_LO] = paLo & maskLo
+    words[at + GPA_HI] = gpaHi & maskHi
+    words[at + GPA_LO] = gpaLo & maskLo
+  }
+
+  private findOther(tag: number, pasid: number, hi: number, lo: number): number {
+    const { sizes } = this
+    for (let n = 1; n < this.sizeCount; n++) {
+      const sizeLg2 = sizes[n] as number
+      const at = this.findSized(sizeLg2, tag, pasid, hi, lo)
+      if (at < 0) continue
+      sizes[n] = sizes[0] as number
+      sizes[0] = sizeLg2
+      return at
+    }
+    return -1
+  }
+}
+
+/** Slots of {@link RecentPages}, a power of two; words of each: the key, then those of a translation. */
+const RECENT_SLOTS = 256
+const RECENT_STRIDE_LG2 = 4
+/** Index of a translation's words in a slot of {@link RecentPages}. */
+export const RECENT_PAGE = 4
+/** In the first word of a slot in use, beside the page's address. */
+export const RECENT_VALID = 1
+
+/**
+ * The first level in front of the caches, as hardware has one: answers to whole requests, by DeviceID, PASID and 4 KiB
+ * page. It keeps nothing that the caches behind it would have to drop: every command and register write that might
+ * change an answer empties it. A hit takes 9 ns where the way through entry and translation takes 25.
+ */
+export class RecentPages {
+  readonly words: Int32Array
+  private isEmpty = true
+
+  constructor() {
+    this.words = new Int32Array(RECENT_SLOTS << RECENT_STRIDE_LG2)
+  }
+
+  /** @param pa and gpa of the translation's page; offsets within it are taken from the request */
+  keep(device: number, pasid: number, hi: number, lo: number, from: Int32Array, at: number): void {
+    const { words } = this
+    const slot = recentSlot(device, pasid, hi, lo)
+    const sizeLg2 = ((from[at + INFO] as number) >>> SIZE_LG2_SHIFT) & LG2_MASK
+    const offsetLo = lo & PAGE_MASK & (sizeLg2 < 32 ? (1 << sizeLg2) - 1 : -1)
+    const offsetHi = sizeLg2 < 32 ? 0 : hi & ((1 << (sizeLg2 - 32)) - 1)
+    words[slot] = (lo & PAGE_MASK) | RECENT_VALID
+    words[slot + 1] = hi
+    words[slot + 2] = device
+    words[slot + 3] = pasid
+    words[slot + RECENT_PAGE + PA_HI] = (from[at + PA_HI] as number) | offsetHi
+    words[slot + RECENT_PAGE + PA_LO] = (from[at + PA_LO] as number) | offsetLo
+    words[slot + RECENT_PAGE + GPA_HI] = (from[at + GPA_HI] as number) | offsetHi
+    words[slot + RECENT_PAGE + GPA_LO] = (from[at + GPA_LO] as number) | offsetLo
+    words[slot + RECENT_PAGE + INFO] = from[at + INFO] as number
+    words[slot + RECENT_PAGE + ATTRIBUTES] = from[at + ATTRIBUTES] as number
+    this.isEmpty = false
+  }
+
+  clear(): void {
+    if (this.isEmpty) return
+    this.words.fill(0)
+    this.isEmpty = true
+  }
+}
+
+/** Index in {@link RecentPages.words} of the one slot that a request can be in. */
+export function recentSlot(device: number, pasid: number, hi: number, lo: number): number {
+  return (((lo >>> 12) ^ (hi * 5) ^ (device * 9) ^ (pasid * 17)) & (RECENT_SLOTS - 1)) << RECENT_STRIDE_LG2
+}
+
+export function storeOf(policy: CachePolicy, sets: number, dataWords: number): CacheStore {
+  return new CacheStore({ policy, sets: policy === "hoard" ? HOARD_SETS : sets, ways: WAYS, dataWords })
+}
+
+/** The first word of a key: bits 43:12 of the range's address. Neighbouring pages have neighbouring keys. */
+function pageKey(sizeLg2: number, hi: number, lo: number): number {
+  const page = (lo >>> PAGE_LG2) | (hi << (32 - PAGE_LG2))
+  return sizeLg2 < 44 ? page & -(1 << (sizeLg2 - PAGE_LG2)) : 0
+}
+
+/** The second: bits 63:44, and the size. */
+function sizeKey(sizeLg2: number, hi: number): number {
+  const high = hi >>> PAGE_LG2
+  return (sizeLg2 <= 44 ? high : high & -(1 << (sizeLg2 - 44))) | (sizeLg2 << SIZE_KEY_SHIFT)
+}
+
+/** Two aligned ranges meet when the smaller one lies in the larger. */
+function meets(range: AddressRange, hi: number, lo: number, sizeLg2: number): boolean {
+  const larger = Math.max(range.sizeLg2, sizeLg2)
+  if (larger >= 64) return true
+  const differHi = range.hi ^ hi
+  if (larger >= 32) return differHi >>> (larger - 32) === 0
+  return differHi === 0 && (range.lo ^ lo) >>> larger === 0
+}
