@@ -1,15 +1,9 @@
 /** What has no price in nanoseconds: heap bytes, allocation, growth. */
 import { setFlagsFromString } from "node:v8"
 import { runInNewContext } from "node:vm"
-import {
-  createMemory,
-  type IommuOps,
-  iommuDevice,
-  MemoryAccount,
-  PageAllocator,
-} from "../../../packages/core/src/index.ts"
+import { createMemory, type IommuOps, iommuDevice, MemoryAccount, PageAllocator } from "@iommu/core"
+import { createPageTable } from "@iommu/pagetable"
 import { benchTable, type FormatSubject, RW, unitOf } from "../../../packages/pagetable/bench/subject.ts"
-import { createPageTable } from "../../../packages/pagetable/src/index.ts"
 import type { Work } from "./bench-case.ts"
 import { formatSubjects } from "./cases.ts"
 import { sample } from "./measure.ts"
