@@ -6,7 +6,7 @@
  * shareability as in descriptors. A device's own attributes do not reach the model, so §13.1.3's defaults stand for
  * them. NS is not among them: Non-secure streams have no other (§13.4.2).
  */
-import type { Fault, TranslationResult } from "@iommu/core"
+import { ACCESS_EXEC, ACCESS_READ, ACCESS_WRITE, type Fault, type TranslationResult } from "@iommu/core"
 import {
   ALLOCCFG,
   ALLOCCFG_SHIFT,
@@ -16,10 +16,27 @@ import {
   SHCFG_INCOMING,
   SHCFG_SHIFT,
 } from "../spec/device-table.ts"
-import { S1_ATTR_INDX, S2_MEM_ATTR, S2_MEM_ATTR_SHIFT, SH, SH_SHIFT } from "../spec/page-tables.ts"
+import { S1_ATTR_INDX, S1_NG, S2_MEM_ATTR, S2_MEM_ATTR_SHIFT, SH, SH_SHIFT } from "../spec/page-tables.ts"
 import type { StreamTable } from "./device-entry.ts"
-import type { ContextTable } from "./pasid-entry.ts"
+import type { ContextEntry, ContextTable } from "./pasid-entry.ts"
 import type { Registers } from "./registers.ts"
+import {
+  INFO_CLEAN,
+  INFO_PRIVILEGED_SHIFT,
+  INFO_SHAPE_SHIFT,
+  INFO_SIZE1_SHIFT,
+  INFO_SIZE2_SHIFT,
+  INFO_STAGE2_SHIFT,
+  PAGE_INFO,
+  PAGE_IPA_HI,
+  PAGE_IPA_LO,
+  PAGE_LEAF1,
+  PAGE_LEAF2,
+  PAGE_PA_HI,
+  PAGE_PA_LO,
+  type PageCache,
+} from "./tlb.ts"
+import type { Transaction } from "./transaction.ts"
 import type { Stage1Walk } from "./walk-stage1.ts"
 import type { Stage2Walk } from "./walk-stage2.ts"
 
@@ -233,4 +250,110 @@ export class Outcome implements TranslationResult {
       ? stage2ForcedAttributes(attributes, leafLo, config.geometry.sharing)
       : stage2Attributes(attributes, leafLo, config.geometry.sharing)
   }
+}
+
+const SIZE_LG2 = 0x3f
+/** Bits of a leaf that attributes come from; above them the shareability of leaves without one, counted from -1. */
+const LEAF_ATTRIBUTES = 0xfff
+const SHARING_SHIFT = 12
+const ALL_ACCESS = ACCESS_READ | ACCESS_WRITE | ACCESS_EXEC
+// V8 loads a binding of another module from memory at each use, one of its own not.
+const CLEAN = INFO_CLEAN
+const PA_HI = PAGE_PA_HI
+const PA_LO = PAGE_PA_LO
+const IPA_HI = PAGE_IPA_HI
+const IPA_LO = PAGE_IPA_LO
+const INFO = PAGE_INFO
+const LEAF1 = PAGE_LEAF1
+const LEAF2 = PAGE_LEAF2
+const PRIVILEGED_SHIFT = INFO_PRIVILEGED_SHIFT
+const STAGE2_SHIFT = INFO_STAGE2_SHIFT
+const SIZE1_SHIFT = INFO_SIZE1_SHIFT
+const SIZE2_SHIFT = INFO_SIZE2_SHIFT
+
+/** The result of a transaction out of a page's record; the walks have the leaves as if they had found them. */
+export function recallPage(
+  pages: PageCache,
+  kept: number,
+  { hi, lo }: Transaction,
+  result: TranslationResult,
+  stage1: Stage1Walk,
+  stage2: Stage2Walk,
+): void {
+  const { words } = pages.store
+  const info = words[kept + INFO] as number
+  const grants = stage1.privileged ? info >> PRIVILEGED_SHIFT : info
+  fillResult(result, words, kept, info, grants & (grants >> STAGE2_SHIFT) & ALL_ACCESS, hi, lo)
+  recallLeaves(words, kept, stage1, stage2)
+}
+
+/** What attributes come from. */
+export function recallLeaves(words: Int32Array, at: number, stage1: Stage1Walk, stage2: Stage2Walk): void {
+  const leaf = words[at + LEAF1] as number
+  stage1.leafLo = leaf
+  stage1.sharing = (leaf >> SHARING_SHIFT) - 1
+  stage2.leafLo = words[at + LEAF2] as number
+}
+
+/** @param allowed ACCESS_* bits that both stages allow */
+export function fillResult(
+  result: TranslationResult,
+  words: Int32Array,
+  at: number,
+  info: number,
+  allowed: number,
+  hi: number,
+  lo: number,
+): void {
+  const size1 = (info >> SIZE1_SHIFT) & SIZE_LG2
+  const size2 = (info >> SIZE2_SHIFT) & SIZE_LG2
+  const sizeLg2 = size2 === 0 || size1 < size2 ? size1 : size2
+  const maskLo = sizeLg2 < 32 ? (1 << sizeLg2) - 1 : -1
+  const maskHi = sizeLg2 < 32 ? 0 : (1 << (sizeLg2 - 32)) - 1
+  result.paHi = ((words[at + PA_HI] as number) | (hi & maskHi)) >>> 0
+  result.paLo = ((words[at + PA_LO] as number) | (lo & maskLo)) >>> 0
+  result.ipaHi = ((words[at + IPA_HI] as number) | (hi & maskHi)) >>> 0
+  result.ipaLo = ((words[at + IPA_LO] as number) | (lo & maskLo)) >>> 0
+  result.allowed = allowed
+  result.stage1SizeLg2 = size1
+  result.stage2SizeLg2 = size2
+  result.sizeLg2 = sizeLg2
+}
+
+/** Keeps what a transaction has found by walking. */
+export function keepPage(
+  pages: PageCache,
+  context: ContextEntry,
+  { hi, lo }: Transaction,
+  result: TranslationResult,
+  stage1: Stage1Walk,
+  stage2: Stage2Walk,
+): void {
+  const { sizeLg2, stage1SizeLg2, stage2SizeLg2 } = result
+  const vaHi = stage1.config.withoutTopByte(hi)
+  const isGlobal = context.hasAsids && (stage1.leafLo & S1_NG) === 0
+  const at = isGlobal
+    ? pages.insertGlobal(sizeLg2, vaHi, lo, context.globalTag, context.regime)
+    : pages.insert(sizeLg2, vaHi, lo, context.tag, context.regime)
+  if (sizeLg2 < stage1SizeLg2) pages.hasPieces = true
+  const { words } = pages.store
+  const maskLo = sizeLg2 < 32 ? -(1 << sizeLg2) : 0
+  const maskHi = sizeLg2 < 32 ? -1 : -(1 << (sizeLg2 - 32))
+  words[at + PA_HI] = result.paHi & maskHi
+  words[at + PA_LO] = result.paLo & maskLo
+  words[at + IPA_HI] = result.ipaHi & maskHi
+  words[at + IPA_LO] = result.ipaLo & maskLo
+  words[at + LEAF1] = (stage1.leafLo & LEAF_ATTRIBUTES) | ((stage1.sharing + 1) << SHARING_SHIFT)
+  words[at + LEAF2] = stage2.leafLo
+  const { nested } = stage1
+  const isClean = stage1.isClean || (nested && stage2.isClean)
+  words[at + INFO] =
+    stage1.allowedTo(false) |
+    (stage1.allowedTo(true) << PRIVILEGED_SHIFT) |
+    ((nested ? stage2.allowedTo(false) : ALL_ACCESS) << STAGE2_SHIFT) |
+    ((nested ? stage2.allowedTo(true) : ALL_ACCESS) << (STAGE2_SHIFT + PRIVILEGED_SHIFT)) |
+    (isClean ? CLEAN : 0) |
+    (stage1SizeLg2 << SIZE1_SHIFT) |
+    (stage2SizeLg2 << SIZE2_SHIFT) |
+    (stage1.shape << INFO_SHAPE_SHIFT)
 }

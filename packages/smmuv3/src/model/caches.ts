@@ -20,23 +20,14 @@ import {
   type CacheStore,
   type TranslationResult,
 } from "@iommu/core"
-import { S1_NG } from "../spec/page-tables.ts"
+import { fillResult, recallLeaves } from "./attributes.ts"
 import { DeviceEntry } from "./device-entry.ts"
 import { ContextEntry } from "./pasid-entry.ts"
 import {
   INFO_CLEAN,
   INFO_PRIVILEGED_SHIFT,
-  INFO_SHAPE_SHIFT,
-  INFO_SIZE1_SHIFT,
-  INFO_SIZE2_SHIFT,
   INFO_STAGE2_SHIFT,
   PAGE_INFO,
-  PAGE_IPA_HI,
-  PAGE_IPA_LO,
-  PAGE_LEAF1,
-  PAGE_LEAF2,
-  PAGE_PA_HI,
-  PAGE_PA_LO,
   PageCache,
   type Scope,
   Stage2PageCache,
@@ -213,28 +204,18 @@ export class Caches {
   }
 }
 
-const SIZE_LG2 = 0x3f
-/** Bits of a leaf that attributes come from; above them the shareability of leaves without one, counted from -1. */
-const LEAF_ATTRIBUTES = 0xfff
-const SHARING_SHIFT = 12
 const ALL_ACCESS = ACCESS_READ | ACCESS_WRITE | ACCESS_EXEC
 const READ_WRITE = ACCESS_READ | ACCESS_WRITE
+const PAGE_MASK = -4096
+const RECENT_PAGES = 256
 // V8 loads a binding of another module from memory at each use, one of its own not.
 const WRITE = ACCESS_WRITE
 const EXEC = ACCESS_EXEC
 const PRIV = ACCESS_PRIV
 const CLEAN = INFO_CLEAN
-const PA_HI = PAGE_PA_HI
-const PA_LO = PAGE_PA_LO
-const IPA_HI = PAGE_IPA_HI
-const IPA_LO = PAGE_IPA_LO
 const INFO = PAGE_INFO
-const LEAF1 = PAGE_LEAF1
-const LEAF2 = PAGE_LEAF2
 const PRIVILEGED_SHIFT = INFO_PRIVILEGED_SHIFT
 const STAGE2_SHIFT = INFO_STAGE2_SHIFT
-const SIZE1_SHIFT = INFO_SIZE1_SHIFT
-const SIZE2_SHIFT = INFO_SIZE2_SHIFT
 
 /** What {@link LastTransaction} needs of the translator. */
 interface TranslationParts {
@@ -257,6 +238,10 @@ export class LastTransaction {
   private readonly caches: Caches
   private readonly pages: PageCache
   private readonly result: TranslationResult
+  /** Where pages were found lately: address, epoch, record. */
+  private readonly recent = new Int32Array(RECENT_PAGES * 4)
+  private epoch = 1
+  private changes = 0
   private device = -1
   private pasid = 0
   private configuration = -1
@@ -278,6 +263,7 @@ export class LastTransaction {
 
   remember({ device, pasid }: Transaction, entry: DeviceEntry, context: ContextEntry): void {
     const { stage1 } = context
+    this.epoch++
     this.entry = entry
     this.context = context
     this.device = device
@@ -298,7 +284,7 @@ export class LastTransaction {
   /** Whether a page is kept that allows the access as it stands; then the result is filled. */
   finds(hi: number, lo: number, access: number): boolean {
     if (!this.isPlain || !this.caches.keepsTranslations) return false
-    const at = this.pages.find(hi | 0, lo | 0, this.tag, this.globalTag, this.regime)
+    const at = this.locate(hi | 0, lo | 0)
     if (at < 0) return false
     const words = this.pages.store.words
     const info = words[at + INFO] as number
@@ -306,98 +292,35 @@ export class LastTransaction {
     const grants = ((access | this.alwaysPrivileged) & PRIV) !== 0 ? info >> PRIVILEGED_SHIFT : info
     const allowed = grants & (grants >> STAGE2_SHIFT) & ALL_ACCESS
     if ((allowed & needed) !== needed || ((info & CLEAN) !== 0 && (needed & WRITE) !== 0)) return false
-    fill(this.result, words, at, info, allowed, hi, lo)
+    fillResult(this.result, words, at, info, allowed, hi, lo)
     const { streams, contexts, stage1, stage2 } = this.parts
-    streams.entry = this.entry
-    contexts.context = this.context
-    stage2.config = this.entry.stage2Config
+    if (streams.entry !== this.entry || contexts.context !== this.context) {
+      streams.entry = this.entry
+      contexts.context = this.context
+    }
+    if (stage2.config !== this.entry.stage2Config) stage2.config = this.entry.stage2Config
     recallLeaves(words, at, stage1, stage2)
-    this.result.fault = null
+    if (this.result.fault !== null) this.result.fault = null
     return true
   }
-}
 
-/** The result of a transaction out of a page's record; the walks have the leaves as if they had found them. */
-export function recallPage(
-  pages: PageCache,
-  kept: number,
-  { hi, lo }: Transaction,
-  result: TranslationResult,
-  stage1: Stage1Walk,
-  stage2: Stage2Walk,
-): void {
-  const { words } = pages.store
-  const info = words[kept + INFO] as number
-  const grants = stage1.privileged ? info >> PRIVILEGED_SHIFT : info
-  fill(result, words, kept, info, grants & (grants >> STAGE2_SHIFT) & ALL_ACCESS, hi, lo)
-  recallLeaves(words, kept, stage1, stage2)
-}
-
-function recallLeaves(words: Int32Array, at: number, stage1: Stage1Walk, stage2: Stage2Walk): void {
-  const leaf = words[at + LEAF1] as number
-  stage1.leafLo = leaf
-  stage1.sharing = (leaf >> SHARING_SHIFT) - 1
-  stage2.leafLo = words[at + LEAF2] as number
-}
-
-function fill(
-  result: TranslationResult,
-  words: Int32Array,
-  at: number,
-  info: number,
-  allowed: number,
-  hi: number,
-  lo: number,
-): void {
-  const size1 = (info >> SIZE1_SHIFT) & SIZE_LG2
-  const size2 = (info >> SIZE2_SHIFT) & SIZE_LG2
-  const sizeLg2 = size2 === 0 || size1 < size2 ? size1 : size2
-  const maskLo = sizeLg2 < 32 ? (1 << sizeLg2) - 1 : -1
-  const maskHi = sizeLg2 < 32 ? 0 : (1 << (sizeLg2 - 32)) - 1
-  result.paHi = ((words[at + PA_HI] as number) | (hi & maskHi)) >>> 0
-  result.paLo = ((words[at + PA_LO] as number) | (lo & maskLo)) >>> 0
-  result.ipaHi = ((words[at + IPA_HI] as number) | (hi & maskHi)) >>> 0
-  result.ipaLo = ((words[at + IPA_LO] as number) | (lo & maskLo)) >>> 0
-  result.allowed = allowed
-  result.stage1SizeLg2 = size1
-  result.stage2SizeLg2 = size2
-  result.sizeLg2 = sizeLg2
-}
-
-/** Keeps what a transaction has found by walking. */
-export function keepPage(
-  pages: PageCache,
-  context: ContextEntry,
-  { hi, lo }: Transaction,
-  result: TranslationResult,
-  stage1: Stage1Walk,
-  stage2: Stage2Walk,
-): void {
-  const { sizeLg2, stage1SizeLg2, stage2SizeLg2 } = result
-  const vaHi = stage1.config.withoutTopByte(hi)
-  const isGlobal = context.hasAsids && (stage1.leafLo & S1_NG) === 0
-  const at = isGlobal
-    ? pages.insertGlobal(sizeLg2, vaHi, lo, context.globalTag, context.regime)
-    : pages.insert(sizeLg2, vaHi, lo, context.tag, context.regime)
-  if (sizeLg2 < stage1SizeLg2) pages.hasPieces = true
-  const { words } = pages.store
-  const maskLo = sizeLg2 < 32 ? -(1 << sizeLg2) : 0
-  const maskHi = sizeLg2 < 32 ? -1 : -(1 << (sizeLg2 - 32))
-  words[at + PA_HI] = result.paHi & maskHi
-  words[at + PA_LO] = result.paLo & maskLo
-  words[at + IPA_HI] = result.ipaHi & maskHi
-  words[at + IPA_LO] = result.ipaLo & maskLo
-  words[at + LEAF1] = (stage1.leafLo & LEAF_ATTRIBUTES) | ((stage1.sharing + 1) << SHARING_SHIFT)
-  words[at + LEAF2] = stage2.leafLo
-  const { nested } = stage1
-  const isClean = stage1.isClean || (nested && stage2.isClean)
-  words[at + INFO] =
-    stage1.allowedTo(false) |
-    (stage1.allowedTo(true) << PRIVILEGED_SHIFT) |
-    ((nested ? stage2.allowedTo(false) : ALL_ACCESS) << STAGE2_SHIFT) |
-    ((nested ? stage2.allowedTo(true) : ALL_ACCESS) << (STAGE2_SHIFT + PRIVILEGED_SHIFT)) |
-    (isClean ? CLEAN : 0) |
-    (stage1SizeLg2 << SIZE1_SHIFT) |
-    (stage2SizeLg2 << SIZE2_SHIFT) |
-    (stage1.shape << INFO_SHAPE_SHIFT)
+  private locate(hi: number, lo: number): number {
+    if (this.changes !== this.pages.changes) {
+      this.changes = this.pages.changes
+      this.epoch++
+    }
+    const { recent } = this
+    const page = lo & PAGE_MASK
+    const slot = ((page >>> 12) & (RECENT_PAGES - 1)) << 2
+    if (recent[slot] === page && recent[slot + 1] === hi && recent[slot + 2] === this.epoch) {
+      return recent[slot + 3] as number
+    }
+    const at = this.pages.find(hi, lo, this.tag, this.globalTag, this.regime)
+    if (at < 0) return -1
+    recent[slot] = page
+    recent[slot + 1] = hi
+    recent[slot + 2] = this.epoch
+    recent[slot + 3] = at
+    return at
+  }
 }

@@ -152,6 +152,8 @@ export class Scope {
  */
 class RangeCache {
   readonly store: CacheStore
+  /** Counts what may have moved or ended records. */
+  changes = 0
   /** What keys have or had beside address and tags: size, and the part of the regime that look-ups have to guess. */
   protected readonly kinds: Int32Array = new Int32Array(MAX_KINDS)
   protected kindCount = 0
@@ -175,6 +177,7 @@ class RangeCache {
     extra: number,
   ): number {
     const kind = sizeLg2 | (extra << KIND_REGIME_SHIFT)
+    this.changes++
     let known = 0
     while (known < this.kindCount && this.kinds[known] !== kind) known++
     if (known === this.kindCount) this.kinds[this.kindCount++] = kind
@@ -184,12 +187,14 @@ class RangeCache {
   }
 
   clear(): void {
+    this.changes++
     this.store.clear()
     this.kindCount = 0
   }
 
   /** Drops what a command is about. */
   drop(scope: Scope): void {
+    this.changes++
     if (scope.isNarrow && this.isWhole) {
       for (let page = scope.first; page <= scope.last; page++) this.dropPage(scope, page)
       return

@@ -15,8 +15,8 @@ import {
 import * as ste from "../spec/device-table.ts"
 import { CLASS_IN, EVENTS } from "../spec/events.ts"
 import { CR2_RECINVSID, GBPA_ABORT } from "../spec/registers.ts"
-import { Outcome } from "./attributes.ts"
-import { type Caches, keepPage, LastTransaction, recallPage } from "./caches.ts"
+import { keepPage, Outcome, recallPage } from "./attributes.ts"
+import { type Caches, LastTransaction } from "./caches.ts"
 import { ABORT, type DeviceEntry, SKIP_STAGE1, StreamTable } from "./device-entry.ts"
 import { type EventQueue, Reporter } from "./events.ts"
 import { ContextTable } from "./pasid-entry.ts"
@@ -172,7 +172,8 @@ export class Translator {
   /** Takes over what the STE says of the transaction's attributes and of stage 2. */
   enter(entry: DeviceEntry): void {
     if (entry.overrides) this.override(entry)
-    this.stage2.config = entry.stage2Config
+    // A store of an object costs more than the comparison.
+    if (this.stage2.config !== entry.stage2Config) this.stage2.config = entry.stage2Config
     this.stage2.privileged = this.transaction.privileged
   }
 
@@ -249,8 +250,10 @@ export class Translator {
   enterStage1(entry: DeviceEntry): Stage1Walk {
     const s1 = this.stage1
     const { context } = this.contexts
-    s1.context = context
-    s1.config = context.stage1
+    if (s1.context !== context) {
+      s1.context = context
+      s1.config = context.stage1
+    }
     s1.nested = entry.stage2
     s1.privileged = this.transaction.privileged || s1.config.singlePrivilege
     return s1
