@@ -6,7 +6,7 @@ import type { PageTableFormat } from "./format.ts"
 import type { TableTree } from "./table-tree.ts"
 
 /** {@link Geometry.walk}: no unrolled walk. */
-export const WALK_IN_A_LOOP = 0
+const WALK_IN_A_LOOP = 0
 /** 4 KiB granule: the number of levels, 3 to 5. 16 and 64 KiB granules: the levels and these. */
 const WALK_16K = 16
 const WALK_64K = 64

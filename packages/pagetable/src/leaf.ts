@@ -28,7 +28,7 @@ export function leafLg2(format: PageTableFormat, hi: number, lo: number, level: 
 }
 
 /** The run size of a level where it has one. */
-export function runLg2(format: PageTableFormat, level: number): number {
+function runLg2(format: PageTableFormat, level: number): number {
   return nextPageSizeLg2(format.sizesHi, format.sizesLo, itemLg2(format, level))
 }
 

@@ -56,7 +56,7 @@ export function dump({ table, memory }: TableUnderTest): string[] {
 }
 
 /** Address of a table in its entry. */
-export function naiveAddress(format: PageTableFormat, entry: bigint): bigint {
+function naiveAddress(format: PageTableFormat, entry: bigint): bigint {
   const inPlace = (BigInt(format.addressHi) << 32n) | BigInt(format.addressLo >>> 0)
   const low = entry & inPlace & ~((1n << BigInt(format.granuleLg2)) - 1n)
   const moved = (entry & BigInt(format.movedMask)) >> BigInt(format.movedTo)

@@ -1,7 +1,7 @@
 import type { BenchCase, Work } from "./bench-case.ts"
 
 /** Prices in nanoseconds of CPU time per operation. */
-export interface Price {
+interface Price {
   readonly min: number
   readonly median: number
 }
