@@ -180,16 +180,32 @@ describe("root pointer and restored state", () => {
     expect(at(unit, 0x1000n)).toBe(0x6_6000n)
   })
 
-  it("a traced request reads its tables and leaves the caches alone", () => {
+  it("a trace shows what is read and changes no answer", () => {
     const { unit, leaf } = legacyUnit()
-    expect(at(unit, 0x1000n)).toBe(0x5_5000n)
-    unit.put(leaf, 0x6_6000n | 3n)
+    const neighbour = leaf + 8n
+    unit.put(neighbour, 0x7_7000n | 3n)
     const steps: WalkStep[] = []
     unit.model.trace = step => steps.push(step)
-    expect(at(unit, 0x1000n)).toBe(0x6_6000n)
-    expect(steps).toHaveLength(6)
+    expect(at(unit, 0x1000n)).toBe(0x5_5000n)
+    expect(steps.splice(0)).toHaveLength(6)
+    unit.put(leaf, 0x6_6000n | 3n)
+    expect(at(unit, 0x1000n)).toBe(0x5_5000n)
+    expect(steps).toEqual([])
+    // The paging-structure cache knows the leaf's table.
+    expect(at(unit, 0x2000n)).toBe(0x7_7000n)
+    expect(steps.map(({ what }) => what)).toEqual(["SS-PTE"])
     unit.model.trace = null
     expect(at(unit, 0x1000n)).toBe(0x5_5000n)
+  })
+
+  it("a trace of nested requests as well", () => {
+    const { unit, seconds } = nestedUnit(hoard())
+    const steps: WalkStep[] = []
+    expect(at(unit, 0x1000n)).toBe(0x5_5000n)
+    unit.model.trace = step => steps.push(step)
+    unit.put(seconds.at(-1) as bigint, 0n)
+    expect(at(unit, 0x1000n)).toBe(0x5_5000n)
+    expect(steps).toEqual([])
   })
 })
 

@@ -58,13 +58,12 @@ export class Caches {
     return (
       this.device === t.device &&
       this.pasid === t.pasid &&
-      this.access === (t.access & (ACCESS_EXEC | ACCESS_PRIV)) &&
-      t.trace === null
+      this.access === (t.access & (ACCESS_EXEC | ACCESS_PRIV))
     )
   }
 
   noteEntries(t: Transaction): void {
-    if (!this.#enabled || t.trace !== null) return
+    if (!this.#enabled) return
     this.device = t.device
     this.pasid = t.pasid
     this.access = t.access & (ACCESS_EXEC | ACCESS_PRIV)
@@ -76,7 +75,7 @@ export class Caches {
 
   /** @returns false when the context entry has to be read; else it stands in `t`, or `t.reason` is what is wrong */
   findContext(t: Transaction, ttm: number): boolean {
-    const at = t.trace === null ? this.#contexts.find(t.device, ttm, 0, 0) : -1
+    const at = this.#contexts.find(t.device, ttm, 0, 0)
     if (at < 0) return false
     const words = this.#contexts.words
     t.contextLo = words[at] as number
@@ -90,7 +89,7 @@ export class Caches {
 
   /** Keeps a context entry that was read and is right, or, in caching mode, the reason that it is not. */
   keepContext(t: Transaction, ttm: number, reason: number): void {
-    if (!this.#keeps(t, reason)) return
+    if (!this.#keeps(reason)) return
     const at = this.#contexts.insert(t.device, ttm, 0, 0)
     const words = this.#contexts.words
     words[at] = t.contextLo
@@ -104,7 +103,7 @@ export class Caches {
 
   /** As {@link findContext}, for the entry of the PASID that counts. */
   findPasid(t: Transaction): boolean {
-    const at = t.trace === null ? this.#pasids.find(t.device, t.effectivePasid, 0, 0) : -1
+    const at = this.#pasids.find(t.device, t.effectivePasid, 0, 0)
     if (at < 0) return false
     const words = this.#pasids.words
     t.pasidLo = words[at] as number
@@ -120,7 +119,7 @@ export class Caches {
   }
 
   keepPasid(t: Transaction, fpd: boolean, reason: number): void {
-    if (!this.#keeps(t, reason)) return
+    if (!this.#keeps(reason)) return
     const at = this.#pasids.insert(t.device, t.effectivePasid, 0, 0)
     const words = this.#pasids.words
     words[at] = t.pasidLo
@@ -135,8 +134,8 @@ export class Caches {
     words[at + 9] = t.pasidHi1
   }
 
-  #keeps(t: Transaction, reason: number): boolean {
-    return this.#enabled && t.trace === null && (reason === 0 || this.#keepsFaults)
+  #keeps(reason: number): boolean {
+    return this.#enabled && (reason === 0 || this.#keepsFaults)
   }
 
   /** Everything: SRTP where CAP.ESRTPS is 1, and a restored state. */

@@ -139,8 +139,7 @@ export class VtdModel implements IommuModel, AtsModel {
   translate(device: number, pasid: number, iovaHi: number, iovaLo: number, access: number): number {
     const t = this.transaction
     const result = this.result
-    const isPlain = this.enabled && t.trace === null
-    if (isPlain && t.tlb.recent.find(device, pasid, iovaHi, iovaLo, access, result)) {
+    if (this.enabled && t.tlb.recent.find(device, pasid, iovaHi, iovaLo, access, result)) {
       result.fault = null
       return 0
     }

@@ -223,7 +223,7 @@ export function findTranslation(t: Transaction, result: VtdTranslationResult): b
   const granted = words[at + 2] as number
   const access = t.access & READ_WRITE
   const needed = access | ((access & ACCESS_WRITE) !== 0 ? t.neededToWrite : t.neededToRead)
-  if ((granted & needed) !== needed || t.trace !== null) return false
+  if ((granted & needed) !== needed) return false
   const offset = t.iovaLo & ((4096 << span) - 1)
   const sizes = words[at + 5] as number
   result.paHi = words[at] as number

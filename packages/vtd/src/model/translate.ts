@@ -58,7 +58,7 @@ export function translateRemapped(t: Transaction, result: VtdTranslationResult):
 export function translateResolved(t: Transaction, result: VtdTranslationResult): number {
   if (t.mode === MODE_PASS_THROUGH) return translatePassThrough(t, result)
   const reason = walk(t, result)
-  if (reason === 0 && t.tlb.enabled && t.trace === null) {
+  if (reason === 0 && t.tlb.enabled) {
     keepTranslation(t, result)
     if (t.mode !== MODE_SECOND && t.fsStart > t.fsLeafLevel) keepFirstTables(t)
   }

@@ -27,9 +27,8 @@ const LEAF_TABLE_SPAN = spanHi(0, 9)
  * @returns 0 or the fault reason
  */
 export function walkFirstStage(t: Transaction): number {
-  if (t.trace !== null) return walkEveryStep(t, -1)
-  if (!t.tlb.enabled) return walkFirstPlain(t) ? 0 : walkEveryStep(t, -1)
-  if (walkLeafTable(t)) return 0
+  if (!t.tlb.enabled) return t.trace === null && walkFirstPlain(t) ? 0 : walkEveryStep(t, -1)
+  if (t.trace === null && walkLeafTable(t)) return 0
   const reason = walkEveryStep(t, findTable(t))
   // Flags of an entry are written through the second stage, which has to be walked for it: §3.8.1.
   const again = reason === 0 && t.mode === MODE_NESTED && t.fsStart !== t.fsLevels && !hasFlags(t)

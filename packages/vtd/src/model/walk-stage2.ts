@@ -29,9 +29,8 @@ export const SS_FLAG_UPDATE = 5
  * @returns SS_*; on a fault, `where` is the entry's address
  */
 export function walkSecondStage(t: Transaction, hi: number, lo: number): number {
-  if (t.trace !== null) return walkEveryStep(t, hi, lo)
   if (t.tlb.enabled) return walkCached(t, hi, lo)
-  const at = findPlainLeaf(t, hi, lo)
+  const at = t.trace === null ? findPlainLeaf(t, hi, lo) : -1
   if (at < 0) return walkEveryStep(t, hi, lo)
   const words = t.memory.words
   setPage(t, words[at] as number, words[at + 1] as number, lo)
@@ -54,7 +53,7 @@ function walkCached(t: Transaction, hi: number, lo: number): number {
     const known = tlb.findFault(t, hi, lo)
     if (known !== 0) return known
   }
-  if (walkLeafTable(t, hi, lo)) return SS_OK
+  if (t.trace === null && walkLeafTable(t, hi, lo)) return SS_OK
   const status = walkEveryStep(t, hi, lo)
   if (status === SS_OK) keepTables(t, hi, lo)
   else if (tlb.keepsFaults) tlb.keepFault(t, hi, lo, status)
@@ -87,7 +86,7 @@ function walkLeafTable(t: Transaction, hi: number, lo: number): boolean {
 /** The deepest table on the way that a paging-structure cache knows. @returns index of its record, -1 without */
 function findTable(t: Transaction, hi: number, lo: number): number {
   const store = t.tlb.secondTables
-  if (store.size === 0 || t.trace !== null) return -1
+  if (store.size === 0) return -1
   const pageLo = (hi << 20) | (lo >>> 12)
   for (let level = 1; level < t.ssLevels; level++) {
     const at = store.find(spanLo(pageLo, 9 * level), spanHi(hi >>> 12, 9 * level), t.domainId, 0)
