@@ -150,7 +150,7 @@ export class Scope {
  * Records about naturally aligned ranges of addresses. Their keys: address and size, VMID and ASID, regime. Stage 2
  * has the tags of StreamWorld EL1 with ASID 0.
  */
-class RangeCache {
+abstract class RangeCache {
   readonly store: CacheStore
   /** Counts what may have moved or ended records. */
   changes = 0
@@ -209,9 +209,7 @@ class RangeCache {
     return true
   }
 
-  protected matches(_scope: Scope, _k0: number, _k1: number, _regime: number, _at: number): boolean {
-    return false
-  }
+  protected abstract matches(scope: Scope, k0: number, k1: number, regime: number, at: number): boolean
 
   private dropPage(scope: Scope, page: number): void {
     const tag = (scope.vmid << 16) | scope.asid

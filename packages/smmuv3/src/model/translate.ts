@@ -96,7 +96,7 @@ export class Translator {
     const { last } = this
     const repeats = this.registers.translates && last.matches(device, pasid)
     if (repeats && last.finds(hi, lo, access)) return TRANSLATED
-    this.result.fault = null
+    if (this.result.fault !== null) this.result.fault = null
     this.transaction.begin(device, pasid, hi, lo, access)
     if (repeats) return this.repeat()
     if (!this.registers.translates) return this.disabled()
@@ -108,8 +108,8 @@ export class Translator {
   /** The same STE and CD as last time. */
   private repeat(): number {
     const { entry, context } = this.last
-    this.streams.entry = entry
-    this.contexts.context = context
+    if (this.streams.entry !== entry) this.streams.entry = entry
+    if (this.contexts.context !== context) this.contexts.context = context
     this.enter(entry)
     return this.withStage1(entry)
   }
