@@ -31,8 +31,8 @@ export function cachePolicies(given: CachePolicy | CachePolicies = "exact"): Cac
 const KEY_WORDS = 4
 /** Word of a record before its key: 0 empty, 1 in use. */
 const STATE = 0
-/** Sets for each record at which a hoard gives up to find room for more in one set. */
-const CROWDED = 1024
+/** Slots for each record beyond which a hoard with a full set widens its sets instead of doubling their number. */
+const SPARSE = 16
 const KEY = 1
 
 export interface CacheShape {
@@ -49,10 +49,10 @@ export class CacheStore {
   words: Int32Array
   // Looked up in every transaction: a private name (#) costs 2 ns a call.
   private readonly policy: CachePolicy
-  private readonly ways: number
+  private ways: number
   private readonly stride: number
   /** Words of a set. */
-  private readonly setWords: number
+  private setWords: number
   private sets: number
   /** Way of each set that is replaced next. */
   private oldest: Uint8Array
@@ -173,19 +173,19 @@ export class CacheStore {
     this.used = 0
   }
 
-  /** A slot of a set that is full: its oldest, or a free one in a bigger store. */
+  /** A slot of a set that is full: its oldest under `exact`, a free one of other sets under `hoard`. */
   #makeRoom(hashed: number): number {
-    for (;;) {
+    if (this.policy === "exact") {
       const set = hashed & (this.sets - 1)
-      const first = set * this.setWords
-      // Keys that somebody chose to collide are not worth growing for.
-      const isCrowded = this.sets > CROWDED * (this.used + 1)
-      if (this.policy === "exact" || isCrowded) {
-        const way = this.oldest[set] as number
-        this.oldest[set] = way + 1 === this.ways ? 0 : way + 1
-        return first + way * this.stride
-      }
-      this.#grow()
+      const way = this.oldest[set] as number
+      this.oldest[set] = way + 1 === this.ways ? 0 : way + 1
+      return set * this.setWords + way * this.stride
+    }
+    for (;;) {
+      const isSparse = this.sets * this.ways > SPARSE * (this.used + 1)
+      // Keys that collide, by chance or because a guest chose them, get wider sets, not ever more of them.
+      if (isSparse && this.sets > 1) this.#rebuild(this.sets / 2, this.ways * 2)
+      else this.#rebuild(this.sets * 2, this.ways)
       const free = this.#freeSlot(hashed)
       if (free >= 0) return free
     }
@@ -202,12 +202,13 @@ export class CacheStore {
     return -1
   }
 
-  /** Twice the sets; records move to where their keys now belong. */
-  #grow(): void {
+  /** Other sets; records move to where their keys now belong. */
+  #rebuild(sets: number, ways: number): void {
     const old = this.words
-    this.sets *= 2
-    this.oldest = new Uint8Array(this.sets)
-    this.words = new Int32Array(old.length * 2)
+    this.sets = sets
+    this.ways = ways
+    this.setWords = ways * this.stride
+    this.words = new Int32Array(sets * this.setWords)
     this.used = 0
     for (let slot = 0; slot < old.length; slot += this.stride) {
       if (old[slot + STATE] !== 1) continue

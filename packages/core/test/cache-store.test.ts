@@ -31,6 +31,22 @@ describe("cache store", () => {
     )
   })
 
+  it("hoards keys that collide on purpose, in memory that grows with their number", () => {
+    const cache = new CacheStore({ policy: "hoard", sets: 64, ways: 4, dataWords: 1 })
+    // k0 goes into the hash as it is: multiples of 2^27 agree in all bits that choose a set.
+    const keys = Array.from(
+      { length: 2000 },
+      (_, n) => [(n % 32) << 27, 0, 0, 0x5b3c_8000 * (n >> 5)] as const,
+    )
+    keys.forEach((key, n) => {
+      put(cache, [key[0], key[1], key[2], key[3] | 0], n)
+    })
+    const distinct = new Set(keys.map(([k0, , , k3]) => `${k0 | 0},${k3 | 0}`)).size
+    expect(cache.size).toBe(distinct)
+    for (const [k0, k1, k2, k3] of keys) expect(cache.find(k0, k1, k2, k3 | 0)).toBeGreaterThanOrEqual(0)
+    expect(cache.words.length).toBeLessThan(distinct * 6 * 64)
+  })
+
   it("holds no more than sets times ways under exact, and always the newest", () => {
     const cache = store("exact")
     for (let page = 0; page < 1000; page++) {
