@@ -9,7 +9,9 @@ export { type VtdModel, vtdModel } from "./model/device.ts"
 export {
   EVERYTHING,
   FIRST_STAGE_ONLY,
+  LEGACY_39,
   LEGACY_ONLY,
+  SECOND_STAGE_ONLY,
   type VtdCapabilities,
   type VtdModelOptions,
 } from "./model/options.ts"

@@ -1,7 +1,14 @@
 import { type ConformanceMachine, defineConformance } from "@iommu/conformance"
 import { type CachePolicy, iommuDevice, translateRequest } from "@iommu/core"
 import { describe, it } from "vitest"
-import { EVERYTHING, FIRST_STAGE_ONLY, LEGACY_ONLY, type VtdCapabilities } from "../src/index.ts"
+import {
+  EVERYTHING,
+  FIRST_STAGE_ONLY,
+  LEGACY_39,
+  LEGACY_ONLY,
+  SECOND_STAGE_ONLY,
+  type VtdCapabilities,
+} from "../src/index.ts"
 import { capabilities, machine } from "./driver-machine.ts"
 import { nestingPaging, paging, vtdS1 } from "./user-data-contracts.ts"
 
@@ -26,7 +33,9 @@ for (const [name, hardware, userData] of [
   ["caching mode", capabilities({ cap: { CM: 1n } }), [nestingPaging, vtdS1]],
   ["legacy mode", LEGACY_ONLY, [paging]],
   ["legacy and caching mode", { ...LEGACY_ONLY, cap: LEGACY_ONLY.cap | CACHING_MODE }, [paging]],
+  ["legacy mode, 3 levels", LEGACY_39, [paging]],
   ["first stage only", FIRST_STAGE_ONLY, [paging]],
+  ["second stage only", SECOND_STAGE_ONLY, [paging]],
 ] as const) {
   for (const caches of ["exact", "hoard", "none"] as const) {
     defineConformance(

@@ -90,6 +90,16 @@ export const EVERYTHING: VtdCapabilities = {
 /** Legacy mode, second stage of 3 and 4 levels: what QEMU's `intel-iommu` reports with `aw-bits=48`. */
 export const LEGACY_ONLY: VtdCapabilities = { ver: 0x10n, cap: 0x80d2008c222f0606n, ecap: 0xf00f4an }
 
+/** The same with `aw-bits=39`: second stage of 3 levels. */
+export const LEGACY_39: VtdCapabilities = { ver: 0x10n, cap: 0x80d2008c22260206n, ecap: 0xf00f4an }
+
+/** Scalable mode with second stage only: what QEMU reports with `scalable-mode=on`. */
+export const SECOND_STAGE_ONLY: VtdCapabilities = {
+  ver: 0x10n,
+  cap: 0x80d2008c222f0606n,
+  ecap: 0x480080f00f4an,
+}
+
 /** Scalable mode with first stage only: what QEMU reports with `scalable-mode=on,x-flts=on`. */
 export const FIRST_STAGE_ONLY: VtdCapabilities = {
   ver: 0x10n,
