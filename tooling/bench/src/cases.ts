@@ -5,10 +5,25 @@ import type { FormatSubject } from "../../../packages/pagetable/bench/subject.ts
 import { formatSubjects as smmuv3Formats } from "../../../packages/smmuv3/bench/subjects.ts"
 import { formatSubjects as vtdFormats } from "../../../packages/vtd/bench/subjects.ts"
 import type { BenchCase } from "./bench-case.ts"
+import { coldStartQuantities } from "./cold-start.ts"
+import { domainQuantities, tableQuantities } from "./memory.ts"
 import { modelBenchCases } from "./model-cases.ts"
+import { modelMemoryQuantities } from "./model-memory.ts"
+import type { QuantityCase } from "./quantity.ts"
+import { queueQuantities } from "./queue.ts"
 
-export const formatSubjects: readonly FormatSubject[] = [...vtdFormats, ...amdFormats, ...smmuv3Formats]
+const formatSubjects: readonly FormatSubject[] = [...vtdFormats, ...amdFormats, ...smmuv3Formats]
 
 export function allCases(): BenchCase[] {
   return [...pagetableBenchCases(formatSubjects), ...modelBenchCases()]
+}
+
+export function allQuantities(): QuantityCase[] {
+  return [
+    ...modelMemoryQuantities(),
+    ...coldStartQuantities(),
+    ...queueQuantities(),
+    ...domainQuantities(),
+    ...formatSubjects.flatMap(tableQuantities),
+  ]
 }

@@ -4,19 +4,19 @@
  */
 import { readFileSync } from "node:fs"
 import { parseArgs } from "node:util"
-import { allCases } from "./cases.ts"
+import { allCases, allQuantities } from "./cases.ts"
 import { compare, readReport } from "./compare.ts"
 import { measure, sample } from "./measure.ts"
-import { measureMemory } from "./memory.ts"
-import { comparisonTable, markdownTables, memoryTable, resultTable } from "./print.ts"
+import { comparisonTable, markdownTables, quantityTable, resultTable } from "./print.ts"
+import { measureQuantity } from "./quantity.ts"
 import { machineOf, type Report } from "./report.ts"
 
 const USAGE = `usage: bench [--json | --markdown] [--compare FILE] [--only TEXT] [--rounds N]
 
   --json          print one JSON document instead of a table
   --markdown      print the tables of docs/performance.md
-  --compare FILE  compare with an earlier --json document: ratios to the yardsticks, then and now
-  --only TEXT     only operations and subjects that contain TEXT
+  --compare FILE  compare with an earlier --json document: ratios to the yardsticks and quantities, then and now
+  --only TEXT     only operations, quantities and subjects that contain TEXT
   --rounds N      rounds of measuring each case against its yardstick (default 9)
 `
 
@@ -27,16 +27,18 @@ const WARM_UP_MS = 8
 function main(args: readonly string[]): number {
   const options = readOptions(args)
   if (options === null) return 2
-  const cases = allCases().filter(({ operation, subject }) =>
-    `${operation} ${subject}`.includes(options.only),
-  )
+  const { only } = options
+  const cases = allCases().filter(({ operation, subject }) => `${operation} ${subject}`.includes(only))
   for (const bench of cases) sample(bench, WARM_UP_MS)
   const results = cases.map(bench => measure(bench, { rounds: options.rounds, sampleMs: SAMPLE_MS }))
-  const report: Report = { schema: 1, machine: machineOf(), results, memory: measureMemory(options.only) }
-  const isOk = results.every(result => result.ok) && report.memory.every(result => result.ok)
+  const quantities = allQuantities()
+    .filter(({ what, subject }) => `${what} ${subject}`.includes(only))
+    .map(measureQuantity)
+  const report: Report = { schema: 2, machine: machineOf(), results, quantities }
+  const isOk = [...results, ...quantities].every(({ ok }) => ok)
   if (options.json) process.stdout.write(`${JSON.stringify(report, null, 1)}\n`)
   else if (options.markdown) process.stdout.write(markdownTables(report))
-  else process.stdout.write(`${resultTable(results)}\n${memoryTable(report.memory)}`)
+  else process.stdout.write(`${resultTable(results)}\n${quantityTable(quantities)}`)
   if (options.earlier !== null) {
     const text = comparisonTable(compare(options.earlier, report))
     if (options.json) process.stderr.write(text)

@@ -1,53 +1,58 @@
-/** What has no price in nanoseconds: heap bytes, allocation, growth. */
-import { setFlagsFromString } from "node:v8"
-import { runInNewContext } from "node:vm"
-import { createMemory, type IommuOps, iommuDevice, MemoryAccount, PageAllocator } from "@iommu/core"
+/** Heap bytes, allocation and growth of page tables and domains. */
+import { createMemory, iommuDevice, MemoryAccount, PageAllocator } from "@iommu/core"
 import { createPageTable } from "@iommu/pagetable"
 import { benchTable, type FormatSubject, RW, unitOf } from "../../../packages/pagetable/bench/subject.ts"
 import type { Work } from "./bench-case.ts"
-import { formatSubjects } from "./cases.ts"
+import { BENCH_VENDORS, type BenchVendor, driverOf } from "./machines.ts"
 import { sample } from "./measure.ts"
-import { driverMachines } from "./model-cases.ts"
+import { allocatedBy, bytesAlive, type QuantityCase } from "./quantity.ts"
 import { addressesOf, walkYardstick } from "./yardsticks.ts"
-
-export interface MemoryMeasurement {
-  readonly what: string
-  readonly subject: string
-  readonly value: number
-  readonly unit: string
-  readonly limit: number
-  readonly ok: boolean
-}
 
 const TABLES = 2000
 const DOMAINS = 4000
 const DOMAIN_MEMORY = { base: 0x1_0000_0000n, size: 256n << 20n }
 const CALLS = 200_000
 
-export function measureMemory(only: string): MemoryMeasurement[] {
-  setFlagsFromString("--expose-gc")
-  const collect = runInNewContext("gc") as () => void
-  const subjects = formatSubjects.filter(({ subject }) => `memory ${subject}`.includes(only))
-  const domains = driverMachines().filter(({ subject }) => `memory ${subject}`.includes(only))
-  const perDomain = domains.map(({ subject, make }) =>
-    judge(
-      "heap beyond table pages",
+export function domainQuantities(): QuantityCase[] {
+  return BENCH_VENDORS.map(vendor => ({
+    what: "heap beyond table pages",
+    subject: vendor.nested.name,
+    unit: "bytes a domain",
+    limit: 256,
+    measure: () => heapPerDomain(vendor),
+  }))
+}
+
+export function tableQuantities(format: FormatSubject): QuantityCase[] {
+  const { subject } = format
+  return [
+    {
+      what: "heap beyond table pages",
       subject,
-      heapPerDomain(make(DOMAIN_MEMORY), collect),
-      "bytes a domain",
-      256,
-    ),
-  )
-  const perFormat = subjects.flatMap(subject => [
-    judge("heap beyond table pages", subject.subject, heapPerTable(subject, collect), "bytes a table", 256),
-    judge("allocated, number API", subject.subject, allocatedPerCall(subject, collect), "bytes a call", 0.5),
-    judge("growth 10^3 to 10^6 pages", subject.subject, growth(subject), "of the bare walk's", 1.15),
-  ])
-  return [...perDomain, ...perFormat]
+      unit: "bytes a table",
+      limit: 256,
+      measure: () => heapPerTable(format),
+    },
+    {
+      what: "allocated, number API",
+      subject,
+      unit: "bytes a call",
+      limit: 0.5,
+      measure: () => allocatedPerCall(format),
+    },
+    {
+      what: "growth 10^3 to 10^6 pages",
+      subject,
+      unit: "of the bare walk's",
+      limit: 1.15,
+      measure: () => growth(format),
+    },
+  ]
 }
 
 /** Heap of whole domains, the driver's object included, at rest with one page mapped and unmapped in each. */
-function heapPerDomain(ops: IommuOps, collect: () => void): number {
+function heapPerDomain(vendor: BenchVendor): number {
+  const ops = driverOf(vendor, DOMAIN_MEMORY)
   const device = iommuDevice({ id: 0x0010, account: new MemoryAccount("bench") })
   ops.probeDevice(device)
   const make = (): unknown => {
@@ -58,20 +63,14 @@ function heapPerDomain(ops: IommuOps, collect: () => void): number {
   }
   const kept = Array.from({ length: DOMAINS }, () => null as unknown)
   for (let n = 0; n < DOMAINS / 2; n++) kept[n] = make()
-  collect()
-  const before = process.memoryUsage().heapUsed
+  const before = bytesAlive().heap
   for (let n = DOMAINS / 2; n < DOMAINS; n++) kept[n] = make()
-  collect()
-  const after = process.memoryUsage().heapUsed
+  const after = bytesAlive().heap
   return kept.length === DOMAINS ? (after - before) / (DOMAINS / 2) : 0
 }
 
-function judge(what: string, subject: string, value: number, unit: string, limit: number): MemoryMeasurement {
-  return { what, subject, value, unit, limit, ok: value <= limit }
-}
-
 /** Heap of many tables at rest, with one page mapped and unmapped in each. */
-function heapPerTable({ format, levels, inputBits, outputBits }: FormatSubject, collect: () => void): number {
+function heapPerTable({ format, levels, inputBits, outputBits }: FormatSubject): number {
   const range = { base: 0x1_0000_0000n, size: BigInt(TABLES * levels) << BigInt(format.granuleLg2) }
   const memory = createMemory([range])
   const pages = new PageAllocator(memory, range)
@@ -86,16 +85,14 @@ function heapPerTable({ format, levels, inputBits, outputBits }: FormatSubject, 
     return table
   }
   make()
-  collect()
-  const before = process.memoryUsage().heapUsed
+  const before = bytesAlive().heap
   for (let n = 1; n < TABLES; n++) kept[n] = make()
-  collect()
-  const after = process.memoryUsage().heapUsed
+  const after = bytesAlive().heap
   return kept.length === TABLES ? (after - before) / (TABLES - 1) : 0
 }
 
 /** Heap growth over page maps, look-ups and unmaps, without a collection between. */
-function allocatedPerCall(subject: FormatSubject, collect: () => void): number {
+function allocatedPerCall(subject: FormatSubject): number {
   const { table } = benchTable(subject, unitOf(subject))
   const unit = Number(unitOf(subject) / 4096n)
   const shift = subject.format.granuleLg2
@@ -109,10 +106,7 @@ function allocatedPerCall(subject: FormatSubject, collect: () => void): number {
     }
   }
   round(CALLS)
-  collect()
-  const before = process.memoryUsage().heapUsed
-  round(CALLS)
-  return Math.max(0, process.memoryUsage().heapUsed - before) / (CALLS * 3)
+  return allocatedBy(() => round(CALLS)) / (CALLS * 3)
 }
 
 /** How much a random look-up grows from 10^3 to 10^6 pages, against the growth of the bare walk. */

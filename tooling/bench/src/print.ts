@@ -1,6 +1,6 @@
 import type { Comparison } from "./compare.ts"
 import type { Measurement } from "./measure.ts"
-import type { MemoryMeasurement } from "./memory.ts"
+import type { Quantity } from "./quantity.ts"
 import type { Report } from "./report.ts"
 
 export function resultTable(results: readonly Measurement[]): string {
@@ -32,15 +32,15 @@ export function resultTable(results: readonly Measurement[]): string {
   )
 }
 
-export function memoryTable(results: readonly MemoryMeasurement[]): string {
+export function quantityTable(quantities: readonly Quantity[]): string {
   return table(
-    ["memory", "subject", "value", "unit", "limit", ""],
-    results.map(({ what, subject, value, unit, limit, ok }) => [
+    ["quantity", "subject", "value", "unit", "limit", ""],
+    quantities.map(({ what, subject, value, unit, limit, ok }) => [
       what,
       subject,
       value.toFixed(2),
       unit,
-      String(limit),
+      limit === null ? "" : String(limit),
       ok ? "" : "OVER",
     ]),
   )
@@ -48,13 +48,13 @@ export function memoryTable(results: readonly MemoryMeasurement[]): string {
 
 export function comparisonTable(comparisons: readonly Comparison[]): string {
   return table(
-    ["operation", "subject", "ratio before", "ratio now", "change"],
+    ["operation", "subject", "before", "now", "change"],
     comparisons.map(({ operation, subject, before, after }) => [
       operation,
       subject,
       before.toFixed(2),
       after.toFixed(2),
-      `${after >= before ? "+" : ""}${((after / before - 1) * 100).toFixed(0)} %`,
+      before === 0 ? "" : `${after >= before ? "+" : ""}${((after / before - 1) * 100).toFixed(0)} %`,
     ]),
   )
 }
@@ -63,7 +63,7 @@ export function comparisonTable(comparisons: readonly Comparison[]): string {
  * The tables of docs/performance.md: one row an operation and subject group, cells `ns (ratio to the yardstick)`, least
  * of all rounds.
  */
-export function markdownTables({ results, memory }: Report): string {
+export function markdownTables({ results, quantities }: Report): string {
   const prices = grid(
     results.map(({ operation, subject, ns, ratio }) => ({
       row: operation,
@@ -72,7 +72,7 @@ export function markdownTables({ results, memory }: Report): string {
     })),
   )
   const sizes = grid(
-    memory.map(({ what, unit, subject, value }) => ({
+    quantities.map(({ what, unit, subject, value }) => ({
       row: `${what}, ${unit}`,
       column: subject,
       cell: value.toFixed(value < 10 ? 2 : 0),

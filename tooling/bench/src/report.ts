@@ -1,13 +1,13 @@
 import { cpus } from "node:os"
 import type { Measurement } from "./measure.ts"
-import type { MemoryMeasurement } from "./memory.ts"
+import type { Quantity } from "./quantity.ts"
 
 /** What `--json` prints and `--compare` reads. */
 export interface Report {
-  readonly schema: 1
+  readonly schema: 2
   readonly machine: { readonly cpu: string; readonly node: string; readonly v8: string }
   readonly results: readonly Measurement[]
-  readonly memory: readonly MemoryMeasurement[]
+  readonly quantities: readonly Quantity[]
 }
 
 export function machineOf(): Report["machine"] {

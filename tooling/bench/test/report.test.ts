@@ -1,7 +1,8 @@
 import { describe, expect, it } from "vitest"
 import { compare, readReport } from "../src/compare.ts"
 import { type Measurement, measure, median } from "../src/measure.ts"
-import { comparisonTable, markdownTables, resultTable } from "../src/print.ts"
+import { comparisonTable, markdownTables, quantityTable, resultTable } from "../src/print.ts"
+import type { Quantity } from "../src/quantity.ts"
 import { machineOf, type Report } from "../src/report.ts"
 import { barePa, bareTable, bareWalk, fillYardstick } from "../src/yardsticks.ts"
 
@@ -16,7 +17,20 @@ const result = (operation: string, ratio: number): Measurement => ({
   limit: 2,
   ok: ratio <= 2,
 })
-const report = (results: Measurement[]): Report => ({ schema: 1, machine: machineOf(), results, memory: [] })
+const quantity = (value: number, limit: number | null = null): Quantity => ({
+  what: "heap",
+  subject: "toy",
+  value,
+  unit: "bytes",
+  limit,
+  ok: limit === null || value <= limit,
+})
+const report = (results: Measurement[], quantities: Quantity[] = []): Report => ({
+  schema: 2,
+  machine: machineOf(),
+  results,
+  quantities,
+})
 
 describe("reports", () => {
   it("are read back as they were printed, and compared case by case", () => {
@@ -25,6 +39,18 @@ describe("reports", () => {
     expect(compare(before, after)).toEqual([{ operation: "map", subject: "toy", before: 2, after: 3 }])
     expect(comparisonTable(compare(before, after))).toContain("+50 %")
     expect(resultTable(after.results)).toContain("OVER")
+  })
+
+  it("are compared by their quantities, too", () => {
+    const before = readReport(JSON.stringify(report([], [quantity(8)])))
+    const after = report([], [quantity(12)])
+    expect(compare(before, after)).toEqual([
+      { operation: "heap, bytes", subject: "toy", before: 8, after: 12 },
+    ])
+    expect(comparisonTable(compare(report([], [quantity(0)]), after))).not.toContain("%")
+    expect(quantityTable([quantity(12, 10)])).toContain("OVER")
+    expect(quantityTable([quantity(12)])).not.toContain("null")
+    expect(markdownTables(after)).toContain("| heap, bytes | 12 |")
   })
 
   it("are printed as tables for people", () => {
@@ -37,12 +63,17 @@ describe("reports", () => {
     ])
   })
 
-  it.each(["{}", "[]", "null", '{"schema":2,"results":[]}', '{"schema":1,"results":[{}]}'])(
-    "are not %s",
-    text => {
-      expect(() => readReport(text)).toThrow("schema 1")
-    },
-  )
+  it.each([
+    "{}",
+    "[]",
+    "null",
+    '{"schema":1,"results":[]}',
+    '{"schema":2,"results":[]}',
+    '{"schema":2,"results":[{}],"quantities":[]}',
+    '{"schema":2,"results":[],"quantities":[{"what":"heap"}]}',
+  ])("are not %s", text => {
+    expect(() => readReport(text)).toThrow("schema 2")
+  })
 })
 
 describe("measuring", () => {

@@ -1,0 +1,19 @@
+/** A process of its own: builds the machine of the vendor named as argument, and times its first transactions. */
+import { BENCH_VENDORS, singleStage } from "./machines.ts"
+import { transactions } from "./transactions.ts"
+
+const FIRST = 1000
+const PAGES = 256
+
+const vendor = BENCH_VENDORS.find(({ key }) => key === process.argv[2])
+if (vendor === undefined) throw new Error(`no vendor ${process.argv[2]}`)
+const run = transactions(singleStage(vendor, "exact"), PAGES, FIRST)
+// The clocks load lazily, too.
+performance.now()
+process.cpuUsage()
+const cpu = process.cpuUsage()
+const start = performance.now()
+run()
+const ms = performance.now() - start
+const { user, system } = process.cpuUsage(cpu)
+process.stdout.write(JSON.stringify({ ms, cpuMs: (user + system) / 1000 }))
