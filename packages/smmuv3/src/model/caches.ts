@@ -234,8 +234,11 @@ interface TranslationParts {
 export class LastTransaction {
   entry: DeviceEntry
   context: ContextEntry
+  /** {@link finds} has looked for a page, and there is none. */
+  misses = false
   private readonly parts: TranslationParts
   private readonly caches: Caches
+  private readonly keepsTranslations: boolean
   private readonly pages: PageCache
   private readonly result: TranslationResult
   /** Where pages were found lately: address, epoch, record. */
@@ -255,6 +258,7 @@ export class LastTransaction {
   constructor(parts: TranslationParts) {
     this.parts = parts
     this.caches = parts.caches
+    this.keepsTranslations = parts.caches.keepsTranslations
     this.pages = parts.caches.pages
     this.result = parts.result
     this.entry = parts.streams.entry
@@ -273,6 +277,7 @@ export class LastTransaction {
     this.globalTag = context.globalTag
     this.regime = context.regime
     const changesAddress = stage1.topByteIgnoredLower || stage1.topByteIgnoredUpper
+    this.misses = false
     this.isPlain = !entry.overrides && !changesAddress && !stage1.asksPrivilege
     this.alwaysPrivileged = stage1.singlePrivilege ? PRIV : 0
   }
@@ -283,9 +288,13 @@ export class LastTransaction {
 
   /** Whether a page is kept that allows the access as it stands; then the result is filled. */
   finds(hi: number, lo: number, access: number): boolean {
-    if (!this.isPlain || !this.caches.keepsTranslations) return false
+    if (!this.isPlain || !this.keepsTranslations) return false
+    this.misses = false
     const at = this.locate(hi | 0, lo | 0)
-    if (at < 0) return false
+    if (at < 0) {
+      this.misses = true
+      return false
+    }
     const words = this.pages.store.words
     const info = words[at + INFO] as number
     const needed = (access & (EXEC | WRITE)) === EXEC ? EXEC : access & READ_WRITE

@@ -14,8 +14,7 @@ import { type Caches, DESCRIPTOR_HI, DESCRIPTOR_LO } from "./caches.ts"
 import type { Features } from "./options.ts"
 import type { Registers } from "./registers.ts"
 import type { Tracer } from "./trace.ts"
-import type { FaultSite } from "./transaction.ts"
-import { Stage2Config } from "./walk-stage2.ts"
+import { type FaultSite, Stage2Config } from "./transaction.ts"
 
 /** Translation regimes of Non-secure streams, §5.2 STRW. */
 export const WORLD_EL1 = 0

@@ -5,6 +5,7 @@
  * Only what led to a translation is kept: no faults.
  */
 import { type CachePolicy, CacheStore } from "@iommu/core"
+import { shapeOf } from "./transaction.ts"
 
 /** Words of a page's record. Both addresses are of the page. */
 export const PAGE_PA_HI = 0
@@ -68,11 +69,6 @@ const WAYS = 4
 /** A range of more pages is looked for in all records. */
 const MAX_SINGLE_DROPS = 32
 const PAGES_PER_4GIB = 2 ** 20
-
-/** Granule and level of a leaf, or of the table that a table descriptor leads to. Granules as TG has them, §4.4.1.1. */
-export function shapeOf(granuleLg2: number, level: number): number {
-  return ((granuleLg2 - 10) >> 1) | ((level + 1) << 2)
-}
 
 /** What a TLB invalidation is about. */
 export class Scope {
@@ -333,8 +329,20 @@ export class Stage2PageCache extends RangeCache {
   }
 }
 
+/** Of tables of 4 KiB granule and last level, which nearly all walks end in. */
+const NEAR_LG2 = 21
+const NEAR_SHAPE: number = shapeOf(12, 3)
+
 /** Tables of one stage, by the range that a whole table covers. */
 export class TableCache extends RangeCache {
+  /** Where {@link findNear} found its last table, until records change. */
+  private nearAt = -1
+  private nearHi = 0
+  private nearLo = 0
+  private nearTag = 0
+  private nearRegime = 0
+  private nearChanges = -1
+
   constructor(policy: CachePolicy) {
     super(policy, TABLE_SETS, TABLE_WORDS)
   }
@@ -346,6 +354,29 @@ export class TableCache extends RangeCache {
 
   insert(sizeLg2: number, hi: number, lo: number, tag: number, regime: number, shape: number): number {
     return this.insertSized(sizeLg2, hi, lo, tag, regime, shape << REGIME_SHAPE_SHIFT)
+  }
+
+  /** As {@link find} for a table of 4 KiB granule and last level: the next address is often below the same one. */
+  findNear(hi: number, lo: number, tag: number, regime: number): number {
+    const range = lo & -(1 << NEAR_LG2)
+    if (
+      range === this.nearLo &&
+      hi === this.nearHi &&
+      tag === this.nearTag &&
+      regime === this.nearRegime &&
+      this.changes === this.nearChanges
+    ) {
+      return this.nearAt
+    }
+    const at = this.find(NEAR_LG2, hi, lo, tag, regime, NEAR_SHAPE)
+    if (at < 0) return -1
+    this.nearAt = at
+    this.nearHi = hi
+    this.nearLo = range
+    this.nearTag = tag
+    this.nearRegime = regime
+    this.nearChanges = this.changes
+    return at
   }
 
   override drop(scope: Scope): void {

@@ -3,14 +3,30 @@
  * faulted; and those that are held. Arm IHI 0070 G.b §3.4, §3.12, §7.3; Arm DDI 0487 §D8.2, with what IHI 0070 §5.2
  * and §5.4 add.
  */
-import { ACCESS_EXEC, ACCESS_PRIV, ACCESS_WRITE, NO_PASID } from "@iommu/core"
+import { ACCESS_EXEC, ACCESS_PRIV, ACCESS_READ, ACCESS_WRITE, NO_PASID } from "@iommu/core"
 import { CLASS_IN, CLASS_TT } from "../spec/events.ts"
+import * as pte from "../spec/page-tables.ts"
 import { ADDRESS_48, ADDRESS_LPA, ADDRESS_LPA2, LAST_LEVEL } from "../spec/page-tables.ts"
 
 // V8 loads a binding of another module from memory at each use, one of its own not.
 const PRIV = ACCESS_PRIV
 const EXEC = ACCESS_EXEC
 const WRITE = ACCESS_WRITE
+const READ = ACCESS_READ
+const DATA_ACCESS = ACCESS_READ | ACCESS_WRITE
+const AP1 = pte.S1_AP1
+const AP2 = pte.S1_AP2
+const XN_TABLE_HI = pte.XN_TABLE_HI
+const PXN_TABLE_HI = pte.PXN_TABLE_HI
+const NO_WRITE_HI = pte.AP_TABLE_NO_WRITE_HI
+const NO_UNPRIV_HI = pte.AP_TABLE_NO_UNPRIV_HI
+const UXN_HI = pte.S1_UXN_HI
+const PXN_HI = pte.S1_PXN_HI
+const S2_AP_SHIFT = pte.S2_AP_SHIFT
+const XN_HI = pte.S2_XN_HI
+const XN1_HI = pte.S2_XN1_HI
+const XN0_HI = pte.S2_XN0_HI
+const DBM_HI = pte.DBM_HI
 
 /** The transaction under way. One per model, reused. */
 export class Transaction {
@@ -178,6 +194,69 @@ export class Stage1Config {
     const ignored = (vaHi & UPPER_RANGE) !== 0 ? this.topByteIgnoredUpper : this.topByteIgnoredLower
     return ignored ? (vaHi << 8) >> 8 : vaHi
   }
+}
+
+/** Stage 2 of an STE, decoded. */
+export class Stage2Config {
+  readonly geometry: Geometry = new Geometry()
+  vmid = 0
+  /** STE.S2AFFD, S2HA, S2HD and S2PTW as they are in effect. */
+  accessFaultsOff = false
+  updateAccess = false
+  updateDirty = false
+  protectTables = false
+  forceWriteBack = false
+  /** IDR3.XNX: bits 54:53 tell privileged from unprivileged execution. */
+  xnx = false
+}
+
+/** Granule and level of a leaf, or of the table that a table descriptor leads to. Granules as TG has them, §4.4.1.1. */
+export function shapeOf(granuleLg2: number, level: number): number {
+  return ((granuleLg2 - 10) >> 1) | ((level + 1) << 2)
+}
+
+/** @param limits what tables above the leaf limit, as bits 63:59 of their descriptors */
+export function stage1Rights(
+  config: Stage1Config,
+  high: number,
+  low: number,
+  limits: number,
+  privileged: boolean,
+): number {
+  const writable = (low & AP2) === 0 && (limits & NO_WRITE_HI) === 0
+  const userExecutes = ((high & UXN_HI) | (limits & XN_TABLE_HI)) === 0
+  if (config.singlePrivilege) {
+    const executes = userExecutes && !(config.writeExecuteNever && writable)
+    return READ | (writable ? WRITE : 0) | (executes ? EXEC : 0)
+  }
+  const user = (low & AP1) !== 0 && (limits & NO_UNPRIV_HI) === 0
+  const userWrites = user && writable
+  if (!privileged) {
+    const executes = userExecutes && !(config.writeExecuteNever && userWrites)
+    return (user ? READ : 0) | (userWrites ? WRITE : 0) | (executes ? EXEC : 0)
+  }
+  // What user code may write, privileged code must not execute: DDI 0487 §D8.4.
+  const executes =
+    ((high & PXN_HI) | (limits & PXN_TABLE_HI)) === 0 &&
+    !userWrites &&
+    !(config.writeExecuteNever && writable)
+  const hidden = config.privilegedAccessNever && (user || (config.panCoversExecute && userExecutes))
+  const data = hidden ? 0 : READ | (writable ? WRITE : 0)
+  return data | (executes ? EXEC : 0)
+}
+
+export function stage2Rights(config: Stage2Config, high: number, low: number, privileged: boolean): number {
+  let allowed = (low >>> S2_AP_SHIFT) & DATA_ACCESS
+  if (config.updateDirty && (high & DBM_HI) !== 0) allowed |= WRITE
+  return executable(config, high, privileged) ? allowed | EXEC : allowed
+}
+
+/** XN[1:0]: 0 all, 1 unprivileged alone, 2 nobody, 3 privileged alone; without XNX bit 54 alone. §D8.4. */
+function executable(config: Stage2Config, high: number, privileged: boolean): boolean {
+  if ((high & XN_HI) === 0) return true
+  if (!config.xnx) return (high & XN1_HI) === 0
+  if ((high & XN0_HI) === 0) return false
+  return ((high & XN1_HI) !== 0) === privileged
 }
 
 /** 512 GiB, 64 GiB and 4 TiB blocks exist only with 52-bit addresses, DDI 0487 §D8.2. */

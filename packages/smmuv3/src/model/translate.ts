@@ -111,7 +111,7 @@ export class Translator {
     if (this.streams.entry !== entry) this.streams.entry = entry
     if (this.contexts.context !== context) this.contexts.context = context
     this.enter(entry)
-    return this.withStage1(entry)
+    return this.withStage1(entry, this.caches.keepsTranslations && !this.last.misses)
   }
 
   /** Translates an address that is an IPA already, by stage 2 alone; the transaction has begun. */
@@ -166,7 +166,7 @@ export class Translator {
     const status = this.contexts.find(entry, context)
     if (status !== 0) return this.refuseContext(status, entry)
     if (this.caches.keepsStructures) this.last.remember(this.transaction, entry, this.contexts.context)
-    return this.withStage1(entry)
+    return this.withStage1(entry, this.caches.keepsTranslations)
   }
 
   /** Takes over what the STE says of the transaction's attributes and of stage 2. */
@@ -221,10 +221,11 @@ export class Translator {
     return this.throughStage2(entry, hi, lo, 0, ALL_ACCESS)
   }
 
-  private withStage1(entry: DeviceEntry): number {
+  /** @param looks whether its page may be kept */
+  private withStage1(entry: DeviceEntry, looks: boolean): number {
     const s1 = this.enterStage1(entry)
     const t = this.transaction
-    const kept = this.caches.keepsTranslations ? s1.findPage(t.hi, t.lo) : -1
+    const kept = looks ? s1.findPage(t.hi, t.lo) : -1
     if (kept >= 0) {
       const info = this.caches.pages.store.words[kept + INFO] as number
       const grants = s1.privileged ? info >> PRIVILEGED_SHIFT : info

@@ -4,14 +4,15 @@
  *
  * Hot code: addresses are signed 32-bit halves, results stay in fields, nothing is allocated.
  */
-import { ACCESS_EXEC, ACCESS_READ, ACCESS_WRITE, type PhysicalMemory } from "@iommu/core"
+import { ACCESS_READ, ACCESS_WRITE, type PhysicalMemory } from "@iommu/core"
 import { CLASS_TT, EVENTS } from "../spec/events.ts"
 import * as pte from "../spec/page-tables.ts"
 import { addressHi, descriptorKind, KIND_INVALID, KIND_LEAF, swap32 } from "../spec/page-tables.ts"
 import type { Caches } from "./caches.ts"
-import { shapeOf, TABLE_HI, TABLE_LIMITS, TABLE_LO, TABLE_PA_HI, TABLE_PA_KNOWN, TABLE_PA_LO } from "./tlb.ts"
+import * as tlb from "./tlb.ts"
 import type { Tracer } from "./trace.ts"
-import { type ContextTags, type FaultSite, type Geometry, Stage1Config, UPPER_RANGE } from "./transaction.ts"
+import type { ContextTags, FaultSite, Geometry } from "./transaction.ts"
+import { Stage1Config, shapeOf, stage1Rights, UPPER_RANGE } from "./transaction.ts"
 import type { Stage2Walk } from "./walk-stage2.ts"
 
 // V8 loads a binding of another module from memory at each use, one of its own not.
@@ -23,17 +24,11 @@ const ADDR_HI = pte.ADDR_HI
 const ADDR_LO = pte.ADDR_LO
 const AF = pte.AF
 const DBM_HI = pte.DBM_HI
-const AP1 = pte.S1_AP1
 const AP2 = pte.S1_AP2
-const XN_TABLE_HI = pte.XN_TABLE_HI
-const PXN_TABLE_HI = pte.PXN_TABLE_HI
-const NO_WRITE_HI = pte.AP_TABLE_NO_WRITE_HI
-const NO_UNPRIV_HI = pte.AP_TABLE_NO_UNPRIV_HI
-const READ = ACCESS_READ
-const WRITE = ACCESS_WRITE
-const EXEC = ACCESS_EXEC
-const UXN_HI = pte.S1_UXN_HI
-const PXN_HI = pte.S1_PXN_HI
+const LEAF = TYPE_PAGE | AF
+const UPPER = UPPER_RANGE
+const LAST = pte.LAST_LEVEL
+const { TABLE_HI, TABLE_LIMITS, TABLE_LO, TABLE_PA_HI, TABLE_PA_KNOWN, TABLE_PA_LO } = tlb
 
 export class Stage1Walk {
   /** Of the transaction under way. */
@@ -77,7 +72,7 @@ export class Stage1Walk {
   /** What the leaf found last allows, ACCESS_* bits. */
   allowedTo(privileged: boolean): number {
     const low = this.dirtyable(this.leafHi) ? this.leafLo & ~AP2 : this.leafLo
-    return this.permissions(this.leafHi, low, this.limits, privileged || this.config.singlePrivilege)
+    return stage1Rights(this.config, this.leafHi, low, this.limits, privileged || this.config.singlePrivilege)
   }
 
   /** A write to the leaf found last has a dirty state to update. */
@@ -107,78 +102,104 @@ export class Stage1Walk {
    * @returns 0 or the number of the event; the site says more when it is not CLASS IN of stage 1
    */
   walk(vaHi: number, vaLo: number, need: number): number {
-    const upper = (vaHi & UPPER_RANGE) !== 0
-    const g = upper ? this.config.upper : this.config.lower
+    const upper = (vaHi & UPPER) !== 0
+    const { config } = this
+    const g = upper ? config.upper : config.lower
     if (!g.enabled || !this.inRange(g, upper, vaHi, vaLo)) return EVENTS.F_TRANSLATION
     if (!this.privileged && (upper ? this.config.unprivilegedOffUpper : this.config.unprivilegedOffLower)) {
       return EVENTS.F_TRANSLATION
     }
     this.sharing = g.sharing
     this.usesUpper = upper
-    const quick = g.quick && this.trace === null && !this.caches.keepsTranslations
-    if (quick && this.walk4K(g, upper ? this.config.limitsUpper : this.config.limitsLower, vaHi, vaLo, need))
-      return 0
+    if (g.quick && this.trace === null) {
+      if (this.caches.keepsTranslations) {
+        if (this.walkNear(g, vaHi, vaLo, need)) return 0
+      } else if (this.walk4K(g, upper, vaHi, vaLo, need)) return 0
+    }
     return this.walkAll(g, upper, this.config.withoutTopByte(vaHi), vaLo, need)
   }
 
-  /** As in stage 2: the shape that nearly all tables have, unrolled, and success alone. */
-  private walk4K(g: Geometry, limitMask: number, vaHi: number, vaLo: number, need: number): boolean {
-    const words = this.words
-    const outputShift = g.outputBits - 32
-    let tableHi = g.rootHi
-    let tableLo = g.rootLo
+  /** As {@link Stage2Walk.fetch}: the shape that nearly all tables have, unrolled, and success alone. */
+  private walk4K(g: Geometry, upper: boolean, vaHi: number, vaLo: number, need: number): boolean {
+    const { memory, stage2, words, nested, config } = this
+    if (nested && !stage2.fetches) return false
+    let hi = g.rootHi
+    let lo = g.rootLo
     let mask = g.rootMask
+    let kinds = TYPE_TABLE
     let limits = 0
+    let at = -1
     if (g.startLevel === 0) {
-      const at = this.find(tableHi, tableLo | (((vaHi >>> 7) & mask) << 3))
+      lo |= ((vaHi >>> 7) & mask) << 3
+      at = nested ? stage2.fetch(hi, lo) : memory.find(hi, lo)
       if (at < 0) return false
-      tableLo = words[at] | 0
+      kinds = words[at] | 0
       limits = words[at + 1] | 0
-      tableHi = limits & ADDR_HI
-      if ((tableLo & TYPE) !== TYPE_TABLE || tableHi >>> outputShift !== 0) return false
-      tableLo &= ADDR_LO
+      hi = limits & ADDR_HI
+      lo = kinds & ADDR_LO
       mask = 511
     }
-    let at = this.find(tableHi, tableLo | ((((vaHi << 2) | (vaLo >>> 30)) & mask) << 3))
+    lo |= (((vaHi << 2) | (vaLo >>> 30)) & mask) << 3
+    at = nested ? stage2.fetch(hi, lo) : memory.find(hi, lo)
     if (at < 0) return false
     let low = words[at] | 0
     let high = words[at + 1] | 0
-    if ((low & TYPE) !== TYPE_TABLE || (high & ADDR_HI) >>> outputShift !== 0) return false
     limits |= high
-    at = this.find(high & ADDR_HI, (low & ADDR_LO) | (((vaLo >>> 21) & 511) << 3))
+    kinds &= low
+    hi = high & ADDR_HI
+    lo = (low & ADDR_LO) | ((vaLo >>> 18) & 0xff8)
+    at = nested ? stage2.fetch(hi, lo) : memory.find(hi, lo)
     if (at < 0) return false
     low = words[at] | 0
     high = words[at + 1] | 0
-    if ((high & ADDR_HI) >>> outputShift !== 0) return false
-    if ((low & TYPE) !== TYPE_TABLE) {
-      if ((low & (TYPE | AF)) !== (TYPE_BLOCK | AF) || !this.allows(high, low, limits & limitMask, need))
-        return false
-      this.accept(low, high & ADDR_HI, vaHi, vaLo, 21)
-      return true
+    let shift = 21
+    let leaf = TYPE_BLOCK | AF
+    if ((low & TYPE) === TYPE_TABLE) {
+      limits |= high
+      hi = high & ADDR_HI
+      lo = (low & ADDR_LO) | ((vaLo >>> 9) & 0xff8)
+      at = nested ? stage2.fetch(hi, lo) : memory.find(hi, lo)
+      if (at < 0) return false
+      low = words[at] | 0
+      high = words[at + 1] | 0
+      shift = 12
+      leaf = TYPE_PAGE | AF
     }
-    limits |= high
-    at = this.find(high & ADDR_HI, (low & ADDR_LO) | (((vaLo >>> 12) & 511) << 3))
-    if (at < 0) return false
-    low = words[at] | 0
-    high = words[at + 1] | 0
-    if ((low & (TYPE | AF)) !== (TYPE_PAGE | AF) || (high & ADDR_HI) >>> outputShift !== 0) return false
-    if (!this.allows(high, low, limits & limitMask, need)) return false
-    this.accept(low, high & ADDR_HI, vaHi, vaLo, 12)
+    if ((kinds & TYPE) !== TYPE_TABLE || (low & (TYPE | AF)) !== leaf) return false
+    if (((limits | high) & ADDR_HI) >>> (g.outputBits - 32) !== 0) return false
+    limits &= upper ? config.limitsUpper : config.limitsLower
+    if (!this.allows(high, low, limits, need)) return false
+    this.accept(low, high & ADDR_HI, vaHi, vaLo, shift)
     return true
   }
 
-  /** Word index of a descriptor, through stage 2 where that is on; -1 for whatever goes wrong. */
-  private find(hi: number, lo: number): number {
-    if (!this.nested) return this.memory.find(hi, lo)
-    const stage2 = this.stage2
-    if (stage2.config.protectTables || stage2.walk(hi, lo, READ) !== 0) return -1
-    return this.memory.find(stage2.outHi, stage2.outLo)
+  /** The page alone, below a table that is kept with its physical address. */
+  private walkNear(g: Geometry, vaHi: number, vaLo: number, need: number): boolean {
+    const { tables } = this.caches
+    const { tag, regime } = this.context
+    const kept = tables.findNear(this.config.withoutTopByte(vaHi), vaLo, tag, regime)
+    if (kept < 0) return false
+    const records = tables.store.words
+    if (records[kept + TABLE_PA_KNOWN] === 0) return false
+    const tableLo = records[kept + TABLE_PA_LO] as number
+    const at = this.memory.find(records[kept + TABLE_PA_HI] as number, tableLo | ((vaLo >>> 9) & 0xff8))
+    if (at < 0) return false
+    const low = this.words[at] | 0
+    const high = this.words[at + 1] | 0
+    if ((low & LEAF) !== LEAF || (high & ADDR_HI) >>> (g.outputBits - 32) !== 0) return false
+    const limits = records[kept + TABLE_LIMITS] as number
+    if (!this.allows(high, low, limits, need)) return false
+    this.leafHi = high
+    this.limits = limits
+    this.level = LAST
+    this.accept(low, high & ADDR_HI, vaHi, vaLo, 12)
+    return true
   }
 
   /** Whether a leaf allows the access as it stands; keeps what it allows. */
   private allows(high: number, low: number, limits: number, need: number): boolean {
     if (this.dirtyable(high)) return false
-    this.allowed = this.permissions(high, low, limits, this.privileged)
+    this.allowed = stage1Rights(this.config, high, low, limits, this.privileged)
     return (this.allowed & need) === need
   }
 
@@ -331,7 +352,13 @@ export class Stage1Walk {
     if ((low & pte.AF) === 0 && !this.config.updateAccess && !this.config.accessFaultsOff)
       return EVENTS.F_ACCESS
     const dirtyable = this.dirtyable(high)
-    const allowed = this.permissions(high, dirtyable ? low & ~pte.S1_AP2 : low, limits, this.privileged)
+    const allowed = stage1Rights(
+      this.config,
+      high,
+      dirtyable ? low & ~pte.S1_AP2 : low,
+      limits,
+      this.privileged,
+    )
     if ((allowed & need) !== need) return EVENTS.F_PERMISSION
     let updated = low
     if (this.config.updateAccess) updated |= pte.AF
@@ -349,30 +376,6 @@ export class Stage1Walk {
     this.leafLo = updated
     this.limits = limits
     return 0
-  }
-
-  private permissions(high: number, low: number, limits: number, privileged: boolean): number {
-    const writable = (low & AP2) === 0 && (limits & NO_WRITE_HI) === 0
-    const userExecutes = ((high & UXN_HI) | (limits & XN_TABLE_HI)) === 0
-    if (this.config.singlePrivilege) {
-      const executes = userExecutes && !(this.config.writeExecuteNever && writable)
-      return READ | (writable ? WRITE : 0) | (executes ? EXEC : 0)
-    }
-    const user = (low & AP1) !== 0 && (limits & NO_UNPRIV_HI) === 0
-    const userWrites = user && writable
-    if (!privileged) {
-      const executes = userExecutes && !(this.config.writeExecuteNever && userWrites)
-      return (user ? READ : 0) | (userWrites ? WRITE : 0) | (executes ? EXEC : 0)
-    }
-    // What user code may write, privileged code must not execute: DDI 0487 §D8.4.
-    const executes =
-      ((high & PXN_HI) | (limits & PXN_TABLE_HI)) === 0 &&
-      !userWrites &&
-      !(this.config.writeExecuteNever && writable)
-    const hidden =
-      this.config.privilegedAccessNever && (user || (this.config.panCoversExecute && userExecutes))
-    const data = hidden ? 0 : READ | (writable ? WRITE : 0)
-    return data | (executes ? EXEC : 0)
   }
 
   private accept(low: number, baseHi: number, vaHi: number, vaLo: number, shift: number): void {

@@ -3,14 +3,14 @@
  *
  * Hot code: addresses are signed 32-bit halves, results stay in fields, nothing is allocated.
  */
-import { ACCESS_EXEC, ACCESS_READ, ACCESS_WRITE, type PhysicalMemory } from "@iommu/core"
+import { ACCESS_READ, ACCESS_WRITE, type PhysicalMemory } from "@iommu/core"
 import { EVENTS } from "../spec/events.ts"
 import * as pte from "../spec/page-tables.ts"
 import { addressHi, descriptorKind, KIND_INVALID, KIND_LEAF, swap32 } from "../spec/page-tables.ts"
 import type { Caches } from "./caches.ts"
-import { LEAF_BASE_HI, LEAF_HI, LEAF_LO, LEAF_SHAPE, shapeOf, TABLE_HI, TABLE_LO } from "./tlb.ts"
+import { LEAF_BASE_HI, LEAF_HI, LEAF_LO, LEAF_SHAPE, TABLE_HI, TABLE_LO } from "./tlb.ts"
 import type { Tracer } from "./trace.ts"
-import { type FaultSite, Geometry } from "./transaction.ts"
+import { type FaultSite, type Geometry, Stage2Config, shapeOf, stage2Rights } from "./transaction.ts"
 
 // V8 loads a binding of another module from memory at each use, one of its own not: 5 of 29 ns a walk.
 const TYPE = pte.TYPE
@@ -21,25 +21,15 @@ const ADDR_HI = pte.ADDR_HI
 const ADDR_LO = pte.ADDR_LO
 const AF = pte.AF
 const S2_AP_SHIFT = pte.S2_AP_SHIFT
-const XN_HI = pte.S2_XN_HI
+const MEM_ATTR = pte.S2_MEM_ATTR
 const DBM_HI = pte.DBM_HI
+const LAST = pte.LAST_LEVEL
+const KEPT_HI = TABLE_HI
+const KEPT_LO = TABLE_LO
 const WRITE = ACCESS_WRITE
-const EXEC = ACCESS_EXEC
 const DATA_ACCESS = ACCESS_READ | ACCESS_WRITE
-
-/** Stage 2 of an STE, decoded. */
-export class Stage2Config {
-  readonly geometry: Geometry = new Geometry()
-  vmid = 0
-  /** STE.S2AFFD, S2HA, S2HD and S2PTW as they are in effect. */
-  accessFaultsOff = false
-  updateAccess = false
-  updateDirty = false
-  protectTables = false
-  forceWriteBack = false
-  /** IDR3.XNX: bits 54:53 tell privileged from unprivileged execution. */
-  xnx = false
-}
+/** Of a leaf: the Access flag, and that it may be read. */
+const READABLE = pte.AF | (ACCESS_READ << pte.S2_AP_SHIFT)
 
 export class Stage2Walk {
   /** Of the stream under way. */
@@ -75,7 +65,7 @@ export class Stage2Walk {
   }
 
   allowedTo(privileged: boolean): number {
-    return this.permissions(this.leafHi, this.leafLo, privileged)
+    return stage2Rights(this.config, this.leafHi, this.leafLo, privileged)
   }
 
   /** A write to the leaf found last has a dirty state to update. */
@@ -100,16 +90,36 @@ export class Stage2Walk {
       const { words } = stage2Pages.store
       const high = words[kept + LEAF_HI] as number
       const low = words[kept + LEAF_LO] as number
-      if ((this.permissions(high, low, this.privileged) & need) !== need) return EVENTS.F_PERMISSION
+      if ((stage2Rights(this.config, high, low, this.privileged) & need) !== need) return EVENTS.F_PERMISSION
       if ((need & WRITE) === 0 || (low & pte.S2_AP_WRITE) !== 0) {
         const baseHi = words[kept + LEAF_BASE_HI] as number
         this.accept(high, low, baseHi, ipaHi, ipaLo, stage2Pages.sizeLg2)
         return 0
       }
     }
-    const status = this.walkAll(ipaHi, ipaLo, need)
+    const quick = this.config.geometry.quick && this.trace === null && need <= DATA_ACCESS
+    const status = quick && this.walkNear(ipaHi, ipaLo, need) ? 0 : this.walkAll(ipaHi, ipaLo, need)
     if (status === 0) this.keepPage(ipaHi, ipaLo)
     return status
+  }
+
+  /** The page alone, below a table that is kept; success alone, as in {@link walk4K}. */
+  private walkNear(ipaHi: number, ipaLo: number, need: number): boolean {
+    const g = this.config.geometry
+    const { stage2Tables } = this.caches
+    const kept = stage2Tables.findNear(ipaHi, ipaLo, this.config.vmid << 16, 0)
+    if (kept < 0 || ipaHi >>> (g.inputBits - 32) !== 0) return false
+    const records = stage2Tables.store.words
+    const tableLo = records[kept + KEPT_LO] as number
+    const at = this.memory.find(records[kept + KEPT_HI] as number, tableLo | ((ipaLo >>> 9) & 0xff8))
+    if (at < 0) return false
+    const low = this.words[at] | 0
+    const high = this.words[at + 1] | 0
+    const wanted = TYPE_PAGE | AF | (need << S2_AP_SHIFT)
+    if ((low & wanted) !== wanted || (high & ADDR_HI) >>> (g.outputBits - 32) !== 0) return false
+    this.leafLevel = LAST
+    this.accept(high, low, high & ADDR_HI, ipaHi, ipaLo, 12)
+    return true
   }
 
   private keepPage(ipaHi: number, ipaLo: number): void {
@@ -156,6 +166,57 @@ export class Stage2Walk {
     const at = stage2Tables.insert(g.coveredLg2(level), ipaHi, ipaLo, tag, 0, shapeOf(granuleLg2, level))
     stage2Tables.store.words[at + TABLE_HI] = tableHi
     stage2Tables.store.words[at + TABLE_LO] = tableLo
+  }
+
+  /** Whether {@link fetch} may be tried. */
+  get fetches(): boolean {
+    return this.config.geometry.quick && this.trace === null
+  }
+
+  /**
+   * {@link walk} for a read of a table of stage 1, without a result in the fields and with what descriptors are
+   * judged together at the end: whatever one points to, a look-up there stays within one page. A nested walk has four
+   * of these (125 against 173 ns). It knows success alone.
+   * @returns word index in memory, or -1 for the complete walk to say why
+   */
+  fetch(ipaHi: number, ipaLo: number): number {
+    const g = this.config.geometry
+    const memory = this.memory
+    const words = this.words
+    if (ipaHi >>> (g.inputBits - 32) !== 0) return -1
+    let kinds = TYPE_TABLE
+    let highs = 0
+    let at = -1
+    if (g.startLevel === 0) {
+      at = memory.find(g.rootHi, g.rootLo | (((ipaHi >>> 7) & g.rootMask) << 3))
+      if (at < 0) return -1
+      kinds = words[at] | 0
+      highs = words[at + 1] | 0
+      at = memory.find(highs & ADDR_HI, (kinds & ADDR_LO) | ((((ipaHi << 2) | (ipaLo >>> 30)) & 511) << 3))
+    } else at = memory.find(g.rootHi, g.rootLo | ((((ipaHi << 2) | (ipaLo >>> 30)) & g.rootMask) << 3))
+    if (at < 0) return -1
+    const low1 = words[at] | 0
+    const high1 = words[at + 1] | 0
+    at = memory.find(high1 & ADDR_HI, (low1 & ADDR_LO) | ((ipaLo >>> 18) & 0xff8))
+    if (at < 0) return -1
+    let low = words[at] | 0
+    let high = words[at + 1] | 0
+    highs |= high1 | high
+    kinds &= low1
+    let offset = 0x1f_ffff
+    let leaf = TYPE_BLOCK | READABLE
+    if ((low & TYPE) === TYPE_TABLE) {
+      at = memory.find(high & ADDR_HI, (low & ADDR_LO) | ((ipaLo >>> 9) & 0xff8))
+      if (at < 0) return -1
+      low = words[at] | 0
+      high = words[at + 1] | 0
+      highs |= high
+      offset = 0xfff
+      leaf = TYPE_PAGE | READABLE
+    }
+    if ((kinds & TYPE) !== TYPE_TABLE || (low & (TYPE | READABLE)) !== leaf) return -1
+    if ((highs & ADDR_HI) >>> (g.outputBits - 32) !== 0 || this.forbids(low)) return -1
+    return memory.find(high & ADDR_HI, (low & ~offset) | (ipaLo & offset))
   }
 
   /**
@@ -256,8 +317,12 @@ export class Stage2Walk {
 
   /** S2PTW: a table or CD must not lie in Device memory. §5.2 S2PTW. */
   forbidsTable(): boolean {
+    return this.forbids(this.leafLo)
+  }
+
+  private forbids(leafLo: number): boolean {
     if (!this.config.protectTables) return false
-    const type = this.leafLo & pte.S2_MEM_ATTR
+    const type = leafLo & MEM_ATTR
     return this.config.forceWriteBack ? (type & 0x10) === 0 : (type & 0x30) === 0
   }
 
@@ -271,7 +336,7 @@ export class Stage2Walk {
   private check(at: number, high: number, low: number, need: number): number {
     if ((low & pte.AF) === 0 && !this.config.updateAccess && !this.config.accessFaultsOff)
       return EVENTS.F_ACCESS
-    if ((this.permissions(high, low, this.privileged) & need) !== need) return EVENTS.F_PERMISSION
+    if ((stage2Rights(this.config, high, low, this.privileged) & need) !== need) return EVENTS.F_PERMISSION
     let updated = low
     if (this.config.updateAccess) updated |= pte.AF
     if (this.dirtyable(high) && (need & ACCESS_WRITE) !== 0) updated |= pte.S2_AP_WRITE
@@ -285,20 +350,6 @@ export class Stage2Walk {
 
   private dirtyable(high: number): boolean {
     return this.config.updateDirty && (high & DBM_HI) !== 0
-  }
-
-  private permissions(high: number, low: number, privileged: boolean): number {
-    let allowed = (low >>> S2_AP_SHIFT) & DATA_ACCESS
-    if (this.dirtyable(high)) allowed |= WRITE
-    return this.executable(high, privileged) ? allowed | EXEC : allowed
-  }
-
-  /** XN[1:0]: 0 all, 1 unprivileged alone, 2 nobody, 3 privileged alone; without XNX bit 54 alone. §D8.4. */
-  private executable(high: number, privileged: boolean): boolean {
-    if ((high & XN_HI) === 0) return true
-    if (!this.config.xnx) return (high & pte.S2_XN1_HI) === 0
-    if ((high & pte.S2_XN0_HI) === 0) return false
-    return ((high & pte.S2_XN1_HI) !== 0) === privileged
   }
 
   private accept(
