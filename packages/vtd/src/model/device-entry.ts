@@ -47,6 +47,7 @@ const { TTM_ABORT, TTM_LEGACY, TTM_MASK, TTM_SCALABLE, TTM_SHIFT } = reg
 export function resolveEntries(t: Transaction): number {
   const { features } = t
   t.caches.forgetEntries()
+  t.attributesKey = -1
   const ttm = (t.rootLo >>> TTM_SHIFT) & TTM_MASK
   t.fpd = false
   t.legacy = ttm === TTM_LEGACY

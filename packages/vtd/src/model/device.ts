@@ -75,10 +75,12 @@ export class VtdModel implements IommuModel, AtsModel {
   readonly mmio: Mmio
   readonly result: VtdTranslationResult = emptyResult()
   readonly #registers: Registers
-  // `translate` reads these three: a private name (#) costs 2 ns a call.
+  // `translate` reads these four: a private name (#) costs 2 ns a call.
   private readonly transaction: Transaction
   private readonly log: FaultLog
   private enabled = false
+  /** Enabled, and with caches: without, even a look-up that fails at once would cost 2 ns. */
+  private answers = false
   readonly #caches: Caches
   readonly #queue: CommandQueue
   readonly #devices: AtsDevices = new AtsDevices()
@@ -139,7 +141,7 @@ export class VtdModel implements IommuModel, AtsModel {
   translate(device: number, pasid: number, iovaHi: number, iovaLo: number, access: number): number {
     const t = this.transaction
     const result = this.result
-    if (this.enabled && t.tlb.recent.find(device, pasid, iovaHi, iovaLo, access, result)) {
+    if (this.answers && t.tlb.recent.find(device, pasid, iovaHi, iovaLo, access, result)) {
       result.fault = null
       return 0
     }
@@ -201,7 +203,7 @@ export class VtdModel implements IommuModel, AtsModel {
     this.#registers.configure(this.#capabilities, this.#features)
     const unknown = Object.entries(values).filter(([name, value]) => !this.#restore(name, value))
     if ((this.#registers.get("GSTS") & reg.SRTP) !== 0) this.#latchRoot()
-    this.enabled = (this.#registers.get("GSTS") & reg.TE) !== 0
+    this.#enable((this.#registers.get("GSTS") & reg.TE) !== 0)
     this.log.restoreIndex()
     return unknown.map(([name]) => name)
   }
@@ -283,10 +285,15 @@ export class VtdModel implements IommuModel, AtsModel {
     if (this.#features.queuedInvalidation) this.#follow(command, reg.QIE)
     this.#follow(command, reg.TE)
     const status = r.get("GSTS")
-    this.enabled = (status & reg.TE) !== 0
+    this.#enable((status & reg.TE) !== 0)
     if ((status & reg.QIE) === 0) r.set("IQH", 0)
     if ((status & (reg.TE | reg.IRE)) === 0) this.log.resetIndex()
     this.#queue.run()
+  }
+
+  #enable(enabled: boolean): void {
+    this.enabled = enabled
+    this.answers = enabled && this.#caches.tlb.enabled
   }
 
   /** Status bits that show the command bits as last written. */

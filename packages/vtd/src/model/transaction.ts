@@ -67,6 +67,8 @@ export class Transaction {
   ssTableHi = 0
   ssTableLo = 0
   ssLevels = 0
+  /** Index in memory.words of a table of level 4, -1 for others and where no memory answers. */
+  ssRootAt = -1
   /** SS_A when SSADE is set, 0 when not. */
   ssAccessed = 0
   fsTableHi = 0
@@ -126,6 +128,10 @@ export class Transaction {
   readonly fsEntryPermissions: Int32Array = new Int32Array(MAX_LEVELS + 1)
   readonly fsEntryLeafAt: Int32Array = new Int32Array(MAX_LEVELS + 1)
 
+  /** The last leaves' bits that choose attributes, and what they chose; -1 once other entries are read. */
+  attributesKey = -1
+  attributes = 0
+
   /** Fault reason, 0 while there is none; the stage that refused, and the entry or address it refused at. */
   reason = 0
   stage: 0 | 1 | 2 = 0
@@ -155,6 +161,7 @@ export class Transaction {
     this.ssTableHi = tableHi | 0
     this.ssTableLo = tableLo & ADDR_LO
     this.ssLevels = aw + 2
+    this.ssRootAt = aw === 2 ? this.memory.find(this.ssTableHi, this.ssTableLo) : -1
   }
 
   /** Notes a fault. Returns its reason, for `return t.fail(...)`. */

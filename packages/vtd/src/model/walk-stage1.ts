@@ -7,7 +7,7 @@ import { traceFirstStage } from "./trace.ts"
 import type { Transaction } from "./transaction.ts"
 import * as transaction from "./transaction.ts"
 import * as second from "./walk-stage2.ts"
-import { beyondSecondStage, findPlainLeaf, setSecondStageDirty, walkSecondStage } from "./walk-stage2.ts"
+import { beyondSecondStage, setSecondStageDirty, walkSecondStage } from "./walk-stage2.ts"
 
 // Copies: V8 reads an imported constant through its module, which costs a walk a third of its time.
 const { ACCESS_EXEC, ACCESS_WRITE } = core
@@ -27,7 +27,7 @@ const LEAF_TABLE_SPAN = spanHi(0, 9)
  * @returns 0 or the fault reason
  */
 export function walkFirstStage(t: Transaction): number {
-  if (!t.tlb.enabled) return t.trace === null && walkFirstPlain(t) ? 0 : walkEveryStep(t, -1)
+  if (!t.tlb.enabled) return walkEveryStep(t, -1)
   if (t.trace === null && walkLeafTable(t)) return 0
   const reason = walkEveryStep(t, findTable(t))
   // Flags of an entry are written through the second stage, which has to be walked for it: §3.8.1.
@@ -118,68 +118,6 @@ export function keepFirstTables(t: Transaction): void {
     store.words[at + 4] = (words[entry + 1] as number) & ADDR_HI_MASK
     store.words[at + 5] = (words[entry] as number) & PAGE_MASK
   }
-}
-
-/**
- * The common walk without its branches: tables and a 4 KiB page that grant what is asked, flags already
- * set. Oddities are gathered and judged at the end, as in the second stage.
- * @returns false when anything is out of the ordinary, nothing written then but scratch
- */
-function walkFirstPlain(t: Transaction): boolean {
-  const hi = t.iovaHi
-  const lo = t.iovaLo
-  const isFive = t.fsLevels === 5
-  const unused = isFive ? 7 : 16
-  if ((hi << unused) >> unused !== hi || (t.access & ACCESS_EXEC) !== 0) return false
-  const memory = t.memory
-  const words = memory.words
-  const nested = t.mode === MODE_NESTED
-  const rsvdHi = t.features.fsRsvdHi
-  const maxHi = nested ? (t.features.ssMaxHi[t.ssLevels] as number) : 0x100000
-  const write = (t.access & ACCESS_WRITE) !== 0
-  const wanted = (t.eafe ? FS_EA : 0) | (write ? FS_RW : 0) | FS_P | FS_US | FS_A
-  const page = (hi << 20) | (lo >>> 12)
-  const neededBySecond = t.ssAccessed === 0 ? SS_R : SS_R | SS_W
-  let mask = wanted | FS_PS
-  let expected = wanted
-  let tableHi = t.fsTableHi
-  let at = 0
-  const level4 = (hi >>> 4) & 0xff8
-  let address = t.fsTableLo + (isFive ? (hi >>> 13) & 0xff8 : level4)
-  let rights = FS_RW
-  let odd = 0
-  for (let shift = isFive ? 36 : 27; ; shift -= 9) {
-    if (nested) {
-      at = findPlainLeaf(t, tableHi, address)
-      if (at < 0) return false
-      const leaf = words[at] as number
-      if ((leaf & neededBySecond) !== neededBySecond) return false
-      at = memory.find((words[at + 1] as number) & 0xfffff, (leaf & 0xfffff000) | (address & 0xfff))
-    } else {
-      at = memory.find(tableHi, address)
-    }
-    if (at < 0) return false
-    const entryLo = words[at] as number
-    const entryHi = words[at + 1] as number
-    odd |= ((entryLo & mask) ^ expected) | (entryHi & rsvdHi)
-    tableHi = entryHi & 0xfffff
-    if (tableHi >= maxHi) return false
-    rights &= entryLo
-    if (shift === 0) {
-      t.fsPaHi = tableHi
-      t.fsPaLo = (entryLo & 0xfffff000) | (lo & 0xfff)
-      t.fsLeaf = entryLo
-      break
-    }
-    address = (entryLo & 0xfffff000) + (shift === 36 ? level4 : ((page >>> (shift - 9)) & 511) << 3)
-    if (shift === 9) {
-      mask = write ? wanted | FS_D : wanted
-      expected = mask
-    }
-  }
-  if (odd !== 0) return false
-  setPlain(t, rights)
-  return true
 }
 
 /** @param known record of the table to begin at, -1 for the root */
