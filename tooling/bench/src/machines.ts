@@ -88,19 +88,33 @@ export function driverOf({ nested: vendor }: BenchVendor, range: MemoryRange): I
   return vendor.hostDriver({ mmio, memory, pages: new PageAllocator(memory, range) })
 }
 
-/** A domain of the driver's default format, 4 KiB leaves. */
-export function singleStage(vendor: BenchVendor, caches: Caches): OpenMachine {
+/** A device of the host, probed and not on any domain yet. */
+function withDriver(vendor: BenchVendor, caches: Caches) {
   const memory = createMemory([TABLES])
   const model = vendor.model(memory, caches)
   const pages = new PageAllocator(memory, TABLES)
   const ops = vendor.nested.hostDriver({ mmio: model.mmio, memory, pages })
   const device = iommuDevice({ id: 0x0010, account: new MemoryAccount("bench") })
   ops.probeDevice(device)
+  return { memory, model, pages, ops, device }
+}
+
+/** A domain of the driver's default format, 4 KiB leaves. */
+export function singleStage(vendor: BenchVendor, caches: Caches): OpenMachine {
+  const { memory, model, pages, ops, device } = withDriver(vendor, caches)
   const domain = ops.domainAllocUser?.(device, null, null)
   if (domain === undefined) throw new Error(`${vendor.nested.name} makes no user-owned domains`)
   for (let n = 0n; n < MAPPED_PAGES; n++) domain.map(IOVA + n * PAGE, (n * 7919n) << 13n, PAGE, RW)
   domain.attachDev(device)
   return { model, device: device.id, memory, pages, domain }
+}
+
+/** A device whose requests pass untranslated: what a transaction costs beside its walk. */
+export function passedThrough(vendor: BenchVendor, caches: Caches): Machine {
+  const { model, device, ops } = withDriver(vendor, caches)
+  if (ops.identityDomain === undefined) throw new Error(`${vendor.nested.name} passes no requests through`)
+  ops.identityDomain.attachDev(device)
+  return { model, device: device.id }
 }
 
 /**

@@ -4,7 +4,7 @@
  */
 import type { CachePolicies } from "@iommu/core"
 import type { BenchCase } from "./bench-case.ts"
-import { BENCH_VENDORS, MAPPED_PAGES, type Machine, nested, singleStage } from "./machines.ts"
+import { BENCH_VENDORS, MAPPED_PAGES, type Machine, nested, passedThrough, singleStage } from "./machines.ts"
 import { checkAllowed, transactions } from "./transactions.ts"
 import { walkYardstick } from "./yardsticks.ts"
 
@@ -21,6 +21,7 @@ export function modelBenchCases(): BenchCase[] {
     const { name } = vendor.nested
     return [
       walkCase(name, "model, nothing cached", singleStage(vendor, "none"), HOT_PAGES, null),
+      walkCase(name, "model, passed through", passedThrough(vendor, NO_IOTLB), HOT_PAGES, null),
       walkCase(name, "model, no IOTLB", singleStage(vendor, NO_IOTLB), HOT_PAGES, 4.6),
       walkCase(name, "model, IOTLB hit", singleStage(vendor, "exact"), HOT_PAGES, 2.7),
       walkCase(name, "model, nested, no IOTLB", nested(vendor, NO_IOTLB), HOT_PAGES, 16),
