@@ -5,7 +5,7 @@
  */
 import { type IommuDevice, IommuError, NO_PASID } from "@iommu/core"
 import { type Entry, guestEntry, hostEntry, untranslatedEntry } from "./device-table.ts"
-import { DomainIds } from "./ids.ts"
+import { BLOCKED_ID, IDENTITY_ID } from "./ids.ts"
 import { type AmdNestedDomain, nestedEntry } from "./nested-domain.ts"
 import type { AmdDriver } from "./ops.ts"
 import type { AmdPagingDomain } from "./paging-domain.ts"
@@ -129,9 +129,9 @@ function entryFor(domain: AmdDomain, device: IommuDevice, gcr3: Gcr3Table | null
       return nestedEntry(domain, device)
     case "blocked":
       // PASID 0 has no guest table: requests without PASID are refused there.
-      return gcr3 === null ? untranslatedEntry(DomainIds.BLOCKED, device, 0n) : guestEntry(gcr3, device, 1n)
+      return gcr3 === null ? untranslatedEntry(BLOCKED_ID, device, 0n) : guestEntry(gcr3, device, 1n)
     case "identity":
-      return gcr3 === null ? untranslatedEntry(DomainIds.IDENTITY, device, 1n) : guestEntry(gcr3, device, 0n)
+      return gcr3 === null ? untranslatedEntry(IDENTITY_ID, device, 1n) : guestEntry(gcr3, device, 0n)
   }
 }
 

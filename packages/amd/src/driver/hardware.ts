@@ -2,13 +2,13 @@
  * One AMD-Vi unit: what it can do, its bring-up, and what all domains of it share.
  * AMD 48882 rev 3.10, §3.4 (registers), §2.4.8 (INVALIDATE_IOMMU_ALL).
  */
-import { IommuError, type IommuPlatform, MemoryAccount } from "@iommu/core"
+import { type IdPool, IommuError, type IommuPlatform, MemoryAccount } from "@iommu/core"
 import { INVALIDATE_IOMMU_ALL, OPCODE } from "../spec/commands.ts"
 import { MAX_DEVICES } from "../spec/device-table.ts"
 import { gcr3PasidBits } from "../spec/pasid-table.ts"
 import * as reg from "../spec/registers.ts"
 import { DeviceTable } from "./device-table.ts"
-import { DomainIds } from "./ids.ts"
+import { domainIds, LAST_ID } from "./ids.ts"
 import { ALL, HOST_TABLES, pushDevtabEntry, pushPages } from "./invalidate.ts"
 import { CommandQueue } from "./queue.ts"
 
@@ -51,7 +51,7 @@ export class Hardware {
   readonly features: Features
   readonly queue: CommandQueue
   readonly deviceTable: DeviceTable
-  readonly domainIds: DomainIds = new DomainIds()
+  readonly domainIds: IdPool = domainIds()
   /** Pays for what belongs to no owner: device table, command buffer, event log. */
   readonly account: MemoryAccount = new MemoryAccount("amd driver")
   readonly #pollLimit: number
@@ -117,7 +117,7 @@ export class Hardware {
       this.queue.push(INVALIDATE_IOMMU_ALL.encode({ Opcode: BigInt(OPCODE.INVALIDATE_IOMMU_ALL) }))
     } else {
       for (let id = 0; id < this.deviceTable.devices; id++) pushDevtabEntry(this.queue, id)
-      for (let id = 0; id <= DomainIds.LAST; id++) pushPages(this.queue, id, HOST_TABLES, ALL)
+      for (let id = 0; id <= LAST_ID; id++) pushPages(this.queue, id, HOST_TABLES, ALL)
     }
     this.queue.sync()
   }

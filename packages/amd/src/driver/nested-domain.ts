@@ -7,6 +7,7 @@ import {
   type CacheInvalidateData,
   type CacheInvalidateResult,
   HwptInvalidateDataType,
+  type IdPool,
   type IommuDevice,
   IommuError,
   isIommuError,
@@ -16,7 +17,6 @@ import { INVALIDATE_IOMMU_PAGES, OPCODE } from "../spec/commands.ts"
 import { DTE } from "../spec/device-table.ts"
 import { type Attachment, attachRid, detachRid, NO_ATTACHMENTS } from "./attach.ts"
 import { type Entry, hostFields } from "./device-table.ts"
-import type { DomainIds } from "./ids.ts"
 import {
   ALL,
   HOST_TABLES,
@@ -46,9 +46,9 @@ interface GuestDomain {
 export class GuestDomains {
   readonly #byGuestId = new Map<number, GuestDomain>()
   readonly #domains = new Set<AmdNestedDomain>()
-  readonly #ids: DomainIds
+  readonly #ids: IdPool
 
-  constructor(ids: DomainIds) {
+  constructor(ids: IdPool) {
     this.#ids = ids
   }
 

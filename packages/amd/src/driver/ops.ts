@@ -21,7 +21,7 @@ import {
 import type { DeviceState } from "./attach.ts"
 import { untranslatedEntry } from "./device-table.ts"
 import { type AmdDriverOptions, type Features, Hardware } from "./hardware.ts"
-import { DomainIds } from "./ids.ts"
+import { BLOCKED_ID } from "./ids.ts"
 import { AmdNestedDomain } from "./nested-domain.ts"
 import { AmdPagingDomain } from "./paging-domain.ts"
 import { AmdBlockedDomain, AmdIdentityDomain } from "./static-domains.ts"
@@ -88,7 +88,7 @@ export class AmdDriver implements AmdOps {
     if (this.#devices.has(device.id)) {
       throw new IommuError("EEXIST", `a device with DeviceID ${device.id} is probed already`)
     }
-    deviceTable.update(device.id, untranslatedEntry(DomainIds.BLOCKED, device, 0n))
+    deviceTable.update(device.id, untranslatedEntry(BLOCKED_ID, device, 0n))
     this.#devices.set(device.id, { device, rid: this.blockedDomain, pasids: new Map(), gcr3: null })
   }
 

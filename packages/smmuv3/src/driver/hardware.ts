@@ -1,5 +1,6 @@
 /** One SMMU: what its ID registers say, and how it is brought up. Arm IHI 0070 G.b §3.11 (reset and enable), §6.3. */
 import {
+  type IdPool,
   IommuError,
   type IommuPlatform,
   MemoryAccount,
@@ -12,7 +13,7 @@ import * as cmd from "../spec/commands.ts"
 import { EVENT_BYTES } from "../spec/events.ts"
 import * as reg from "../spec/registers.ts"
 import { DeviceTable } from "./device-table.ts"
-import { DomainIds } from "./ids.ts"
+import { tags } from "./ids.ts"
 import { CommandQueue } from "./queue.ts"
 
 /** Names are the book's where one field is meant. */
@@ -88,8 +89,8 @@ export class Hardware {
   readonly canwbs: boolean
   readonly queue: CommandQueue
   readonly deviceTable: DeviceTable
-  readonly asids: DomainIds
-  readonly vmids: DomainIds
+  readonly asids: IdPool
+  readonly vmids: IdPool
   readonly #pollLimit: number
 
   /** @throws ENODEV for hardware that the driver cannot use, ENOMEM, ETIMEDOUT for hardware that hangs */
@@ -100,8 +101,8 @@ export class Hardware {
     this.canwbs = options.canwbs ?? true
     this.#pollLimit = options.pollLimit ?? POLL_LIMIT
     this.features = readFeatures(this.mmio)
-    this.asids = new DomainIds("ASID", this.features.asidBits)
-    this.vmids = new DomainIds("VMID", this.features.vmidBits)
+    this.asids = tags("ASID", this.features.asidBits)
+    this.vmids = tags("VMID", this.features.vmidBits)
     const commandsLg2 = Math.min(options.commandQueueLg2 ?? COMMAND_QUEUE_LG2, this.features.CMDQS)
     const eventsLg2 = Math.min(options.eventQueueLg2 ?? EVENT_QUEUE_LG2, this.features.EVENTQS)
     const runs: PageRun[] = []

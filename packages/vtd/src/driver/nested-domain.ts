@@ -35,7 +35,7 @@ export class VtdNestedDomain extends AttachableDomain implements NestedDomain {
     super(driver)
     this.parent = parent
     this.data = { ...data }
-    this.did = driver.ids.alloc()
+    this.did = driver.ids.take()
     parent.children = [...parent.children, this]
   }
 
@@ -82,7 +82,7 @@ export class VtdNestedDomain extends AttachableDomain implements NestedDomain {
     if (this.did === FREED) throw new IommuError("EINVAL", "the domain is freed")
     if (this.attachments.length > 0) throw new IommuError("EBUSY", "a device or a PASID uses the domain")
     this.parent.children = this.parent.children.filter(child => child !== this)
-    this.ops.ids.free(this.did)
+    this.ops.ids.give(this.did)
     this.did = FREED
   }
 

@@ -8,6 +8,7 @@ import {
   HwInfoType,
   HwptDataType,
   HwptInvalidateDataType,
+  type IdPool,
   type IommuCap,
   type IommuDevice,
   type IommuDomain,
@@ -26,7 +27,7 @@ import {
   scalableContext,
 } from "./device-table.ts"
 import { type Features, Hardware, type VtdDriverOptions } from "./hardware.ts"
-import { DomainIds } from "./ids.ts"
+import { domainIds } from "./ids.ts"
 import { invalidateNewContextEntry, invalidateScalableContext } from "./invalidate.ts"
 import { VtdNestedDomain } from "./nested-domain.ts"
 import { VtdPagingDomain } from "./paging-domain.ts"
@@ -53,7 +54,7 @@ export class VtdDriver implements VtdOps {
   readonly name = "Intel VT-d"
   readonly hardware: Hardware
   readonly deviceTable: DeviceTable
-  readonly ids: DomainIds
+  readonly ids: IdPool
   readonly capabilities: DriverCapabilities
   readonly blockedDomain: VtdBlockedDomain
   readonly identityDomain?: VtdIdentityDomain
@@ -65,7 +66,7 @@ export class VtdDriver implements VtdOps {
     this.hardware = new Hardware(platform, options)
     const { features } = this.hardware
     this.deviceTable = startWithTable(this.hardware)
-    this.ids = new DomainIds(IDENTITY_DID + 1, 2 ** features.domainIdBits)
+    this.ids = domainIds(IDENTITY_DID + 1, features.domainIdBits)
     this.capabilities = manifest(features)
     this.announcesMaps = features.cachingMode || features.writeBufferFlush
     this.blockedDomain = new VtdBlockedDomain(this)

@@ -50,11 +50,11 @@ export class VtdPagingDomain extends AttachableDomain implements PagingDomain {
   constructor(driver: VtdDriver, plan: PagingPlan, account: MemoryAccount) {
     super(driver)
     this.nestParent = plan.nestParent
-    this.did = driver.ids.alloc()
+    this.did = driver.ids.take()
     try {
       this.table = createTable(driver, plan, account)
     } catch (error) {
-      driver.ids.free(this.did)
+      driver.ids.give(this.did)
       throw error
     }
     if (plan.dirtyTracking) this.dirty = new VtdDirtyOps(this)
@@ -190,7 +190,7 @@ export class VtdPagingDomain extends AttachableDomain implements PagingDomain {
       throw new IommuError("EBUSY", "a device, a PASID or a nested domain uses the domain")
     }
     this.table.free()
-    this.ops.ids.free(this.did)
+    this.ops.ids.give(this.did)
     this.did = FREED
   }
 
