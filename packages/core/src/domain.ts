@@ -10,6 +10,7 @@ import type { IommuDevice } from "./device.ts"
 import type { DirtyBitmap } from "./dirty.ts"
 import { IommuError } from "./errno.ts"
 import type { IommuOps } from "./ops.ts"
+import type { PageFaultHandler } from "./page-faults.ts"
 import type { U64Like } from "./u64.ts"
 import type { CacheInvalidateData } from "./user-data.ts"
 
@@ -43,6 +44,8 @@ export interface DomainControl {
   readonly setDevPasid?: ((device: IommuDevice, pasid: number) => void) | undefined
   /** Takes one PASID of a device off this domain; its DMA is blocked afterwards. */
   readonly removeDevPasid?: ((device: IommuDevice, pasid: number) => void) | undefined
+  /** Takes the page requests of this domain's devices and PASIDs while set. Absent: the driver reports none. */
+  pageFaultHandler?: PageFaultHandler | null
   /** Called by {@link iommuDomainFree} alone. */
   free(): void
 }
@@ -106,6 +109,11 @@ export interface PagingDomain extends DomainControl, DomainMapping, DomainDataPa
   readonly format: number
   /** True when nested domains can be made on it. */
   readonly nestParent: boolean
+  /**
+   * Makes all DMA of the domain coherent, whatever its devices ask for, for as long as it lives.
+   * @returns false when the hardware cannot. Absent: it cannot
+   */
+  enforceCacheCoherency?(): boolean
   /** Present when the domain was allocated with dirty tracking. */
   readonly dirty?: DirtyOps
 }

@@ -3,7 +3,9 @@
  */
 import type { IommuDevice } from "./device.ts"
 import type { BlockedDomain, IdentityDomain, IommuDomain, NestedDomain, PagingDomain } from "./domain.ts"
+import type { ReservedRegion } from "./reserved-regions.ts"
 import type { DomainUserData, HwInfo } from "./user-data.ts"
+import type { ViommuOps } from "./viommu.ts"
 
 /** What a driver instance can do, fixed at construction: what the conformance suite switches on. */
 export interface DriverCapabilities {
@@ -65,6 +67,17 @@ export interface IommuOps<Data = DomainUserData> {
    * @throws EOPNOTSUPP for a type that the driver does not serve
    */
   domainAllocUserDataLen?(hwptType: number): number
+  /** Virtual IOMMUs. Absent when the vendor nests on the parent alone. */
+  readonly viommu?: ViommuOps
+  /** Addresses that no mapping of the device's domains may use. Absent: none. */
+  reservedRegions?(device: IommuDevice): readonly ReservedRegion[]
+  /**
+   * What the interrupt threads do: reads event and page request queues, hands page requests to the handler of the
+   * domain that their device or PASID is on, and events of virtual IOMMUs to those. Requests that nobody takes are
+   * answered INVALID.
+   * @returns records read
+   */
+  handleInterrupts?(): number
 }
 
 /** `domain_alloc_user(dev, parent, user_data)`: a parent makes the domain nested. */
