@@ -1,0 +1,21 @@
+/**
+ * QEMU as an outside authority: found, fetched, started and driven from Node, without guest, KVM or native module.
+ * @packageDocumentation
+ */
+export { type Discovery, discoverQemu, QEMU_CACHE, qemuAt } from "./binary/discover.ts"
+export { fetchQemu } from "./binary/fetch.ts"
+export { deviceProperties } from "./binary/probe.ts"
+export {
+  describeBinary,
+  isAtLeast,
+  QEMU_TARGETS,
+  type QemuBinary,
+  type QemuTarget,
+  versionOf,
+} from "./binary/qemu-binary.ts"
+export { type QemuEnd, QemuProcess, type QemuStartOptions, startQemu } from "./process/qemu-process.ts"
+export { openQmp, Qmp, type QmpEvent } from "./process/qmp.ts"
+export { Qtest } from "./process/qtest.ts"
+export { type QemuSession, type SessionOptions, startSession } from "./process/session.ts"
+export { type AwaitedSocket, connectionOf, listenOnce } from "./process/socket.ts"
+export { makeWorkFolder, type WorkFolder } from "./process/work-folder.ts"
