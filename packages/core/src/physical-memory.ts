@@ -7,6 +7,7 @@
  */
 import { PAGE_SIZE } from "./address.ts"
 import { IommuError } from "./errno.ts"
+import { checkRange, joinNeighbours, layOut, type Segment, sortSegments, split } from "./memory-segments.ts"
 import { fromHalves, hi32, lo32, toU64, type U64Like } from "./u64.ts"
 
 /** A piece of the physical address space that has memory behind it. */
@@ -23,17 +24,6 @@ export interface MemoryWindow extends MemoryRange {
   readonly at: U64Like
 }
 
-interface Segment {
-  readonly base: bigint
-  readonly size: bigint
-  readonly word: number
-}
-
-/** No segment crosses a multiple of 4 GiB, so one comparison of the high half and one of the low half decide. */
-const SEGMENT_SPAN = 0x1_0000_0000n
-/** Word indexes stay within 31 bits, where V8 keeps them as small integers. */
-const MAX_BYTES = 0x2_0000_0000n
-
 export class PhysicalMemory {
   /** All memory as little-endian 32-bit words. Index it with {@link find}. */
   readonly words: Uint32Array
@@ -45,11 +35,16 @@ export class PhysicalMemory {
   readonly #lo: Int32Array
   readonly #last: Int32Array
   readonly #word: Int32Array
+  /**
+   * True when others write this memory: an index that {@link find} gave is good for one operation of the hardware,
+   * and none may be kept for the next.
+   */
+  readonly isVolatile: boolean = false
   // The segment hit last. Kept as signed 32-bit so that V8 stores small integers.
-  private hitHi: number
-  private hitLo: number
-  private hitLast: number
-  private hitWord: number
+  protected hitHi: number
+  protected hitLo: number
+  protected hitLast: number
+  protected hitWord: number
 
   /** Use {@link createMemory}, {@link memoryFromPages} or {@link view}. */
   constructor(buffer: ArrayBufferLike, segments: readonly Segment[]) {
@@ -77,10 +72,11 @@ export class PhysicalMemory {
     if ((hi | 0) === this.hitHi && offset <= this.hitLast >>> 0) {
       return this.hitWord + (offset >>> 2)
     }
-    return this.#search(hi, lo)
+    return this.search(hi, lo)
   }
 
-  #search(hi: number, lo: number): number {
+  /** {@link find} where the segment hit last does not have the address. */
+  protected search(hi: number, lo: number): number {
     let low = 0
     let high = this.#hi.length - 1
     while (low <= high) {
@@ -216,15 +212,8 @@ export class PhysicalMemory {
  * @throws EINVAL for misaligned, empty or overlapping ranges and for more than 8 GiB together
  */
 export function createMemory(ranges: readonly MemoryRange[]): PhysicalMemory {
-  const segments: Segment[] = []
-  let bytes = 0n
-  for (const range of ranges) {
-    const { base, size } = checkRange(range)
-    segments.push(...split(base, size, Number(bytes / 4n)))
-    bytes += size
-    if (bytes > MAX_BYTES) throw new IommuError("EINVAL", "one memory holds at most 8 GiB")
-  }
-  return new PhysicalMemory(new ArrayBuffer(Number(bytes)), sortSegments(segments))
+  const { segments, bytes } = layOut(ranges)
+  return new PhysicalMemory(new ArrayBuffer(bytes), segments)
 }
 
 /**
@@ -245,56 +234,4 @@ export function memoryFromPages(addresses: readonly U64Like[], data: Uint8Array)
     word: (index * PAGE_SIZE) / 4,
   }))
   return new PhysicalMemory(data.slice().buffer, joinNeighbours(sortSegments(segments)))
-}
-
-function checkRange(range: MemoryRange): { base: bigint; size: bigint } {
-  const base = toU64(range.base, "base")
-  const size = toU64(range.size, "size")
-  const page = BigInt(PAGE_SIZE)
-  if (size === 0n || base % page !== 0n || size % page !== 0n || base + size > 1n << 64n) {
-    throw new IommuError(
-      "EINVAL",
-      `memory at 0x${base.toString(16)}+0x${size.toString(16)} is not whole pages`,
-    )
-  }
-  return { base, size }
-}
-
-function split(base: bigint, size: bigint, word: number): Segment[] {
-  const pieces: Segment[] = []
-  let done = 0n
-  while (done < size) {
-    const room = SEGMENT_SPAN - ((base + done) % SEGMENT_SPAN)
-    const piece = size - done < room ? size - done : room
-    pieces.push({ base: base + done, size: piece, word: word + Number(done / 4n) })
-    done += piece
-  }
-  return pieces
-}
-
-function sortSegments(segments: Segment[]): Segment[] {
-  segments.sort((a, b) => (a.base < b.base ? -1 : a.base > b.base ? 1 : 0))
-  for (let i = 1; i < segments.length; i++) {
-    const before = segments[i - 1] as Segment
-    const here = segments[i] as Segment
-    if (before.base + before.size > here.base) {
-      throw new IommuError("EINVAL", `two pieces of memory at 0x${here.base.toString(16)}`)
-    }
-  }
-  return segments
-}
-
-function joinNeighbours(segments: Segment[]): Segment[] {
-  const joined: Segment[] = []
-  for (const segment of segments) {
-    const previous = joined.at(-1)
-    const follows =
-      previous &&
-      previous.base + previous.size === segment.base &&
-      previous.word + Number(previous.size / 4n) === segment.word &&
-      segment.base % SEGMENT_SPAN !== 0n
-    if (follows) joined[joined.length - 1] = { ...previous, size: previous.size + segment.size }
-    else joined.push(segment)
-  }
-  return joined
 }
