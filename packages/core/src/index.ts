@@ -4,6 +4,7 @@
  */
 export * from "./address.ts"
 export * from "./ats.ts"
+export * from "./backed-memory.ts"
 export * from "./bit-layout.ts"
 export * from "./cache-store.ts"
 export * from "./device.ts"

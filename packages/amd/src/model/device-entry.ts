@@ -155,8 +155,8 @@ export class DeviceEntries {
   private fetch(device: number): number {
     const { caches, memory } = this
     if (!caches.keepsStructures) {
-      const at =
-        this.hasLast && device === this.lastDevice && this.tracer === null ? this.lastAt : this.find(device)
+      const isKnown = this.hasLast && device === this.lastDevice && this.tracer === null && !memory.isVolatile
+      const at = isKnown ? this.lastAt : this.find(device)
       if (at < 0) return this.refuse(at)
       this.lastDevice = device
       this.lastAt = at

@@ -92,7 +92,7 @@ export class HostWalk {
     this.rootHi = hi
     this.rootLo = lo
     this.rootPermissions = permissions
-    const isUnrolled = (mode === 3 || mode === 4) && this.tracer === null
+    const isUnrolled = (mode === 3 || mode === 4) && this.tracer === null && !this.memory.isVolatile
     this.rootAt = isUnrolled ? this.memory.find(hi, lo) : -1
     this.beyondShift = mode === 4 ? 16 : 7
   }

@@ -67,7 +67,7 @@ export class Transaction {
   ssTableHi = 0
   ssTableLo = 0
   ssLevels = 0
-  /** Index in memory.words of a table of level 4, -1 for others and where no memory answers. */
+  /** Index in memory.words of a table of level 4; -1 for others, where no memory answers, and in volatile memory. */
   ssRootAt = -1
   /** SS_A when SSADE is set, 0 when not. */
   ssAccessed = 0
@@ -161,7 +161,8 @@ export class Transaction {
     this.ssTableHi = tableHi | 0
     this.ssTableLo = tableLo & ADDR_LO
     this.ssLevels = aw + 2
-    this.ssRootAt = aw === 2 ? this.memory.find(this.ssTableHi, this.ssTableLo) : -1
+    const keepsRoot = aw === 2 && !this.memory.isVolatile
+    this.ssRootAt = keepsRoot ? this.memory.find(this.ssTableHi, this.ssTableLo) : -1
   }
 
   /** Notes a fault. Returns its reason, for `return t.fail(...)`. */
