@@ -12,6 +12,9 @@ export interface IommuDevice {
   readonly virtualId: number
   /** log2 of the number of PASIDs the device can send, 0 for a device without PASID. */
   readonly pasidBits: number
+  /** The device may mark requests with a PASID as instruction fetches, or as privileged (PCIe PASID capability). */
+  readonly pasidExecute: boolean
+  readonly pasidPrivileged: boolean
   /** True when the device has an address translation cache and may use ATS. */
   readonly ats: boolean
   /** Pays for what the owner's domains cost. Whoever claims the device's DMA puts its account here. */
@@ -23,6 +26,8 @@ export interface DeviceOptions {
   readonly id: number
   readonly virtualId?: number
   readonly pasidBits?: number
+  readonly pasidExecute?: boolean
+  readonly pasidPrivileged?: boolean
   readonly ats?: boolean
   readonly account: MemoryAccount
 }
@@ -33,6 +38,8 @@ export function iommuDevice(options: DeviceOptions): IommuDevice {
     id: options.id,
     virtualId: options.virtualId ?? options.id,
     pasidBits: options.pasidBits ?? 0,
+    pasidExecute: options.pasidExecute ?? false,
+    pasidPrivileged: options.pasidPrivileged ?? false,
     ats: options.ats ?? false,
     account: options.account,
   }

@@ -3,6 +3,7 @@
  */
 import type { IommuDevice } from "./device.ts"
 import type { BlockedDomain, IdentityDomain, IommuDomain, NestedDomain, PagingDomain } from "./domain.ts"
+import type { DriverAbi } from "./driver-abi.ts"
 import type { ReservedRegion } from "./reserved-regions.ts"
 import type { DomainUserData, HwInfo } from "./user-data.ts"
 import type { ViommuOps } from "./viommu.ts"
@@ -67,6 +68,8 @@ export interface IommuOps<Data = DomainUserData> {
    * @throws EOPNOTSUPP for a type that the driver does not serve
    */
   domainAllocUserDataLen?(hwptType: number): number
+  /** Layouts of ABI structs that core does not know. Absent: the driver takes and gives core's alone. */
+  readonly abi?: DriverAbi
   /** Virtual IOMMUs. Absent when the vendor nests on the parent alone. */
   readonly viommu?: ViommuOps
   /** Addresses that no mapping of the device's domains may use. Absent: none. */

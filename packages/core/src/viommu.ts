@@ -2,6 +2,7 @@
  * Virtual IOMMUs: the slice of one physical IOMMU that a guest drives, Linux's `struct iommufd_viommu` with its
  * `iommufd_viommu_ops`. An optional member that is absent is answered with EOPNOTSUPP.
  */
+import type { Hpa } from "./address.ts"
 import type { IommuDevice } from "./device.ts"
 import type { CacheInvalidateResult, NestedDomain, PagingDomain } from "./domain.ts"
 import type { CacheInvalidateData, DomainUserData } from "./user-data.ts"
@@ -31,9 +32,11 @@ export interface ViommuOps {
    * @throws EOPNOTSUPP for a type that the device's IOMMU does not serve
    */
   dataLen(device: IommuDevice, type: number): number
+  /** Fewest bytes of the struct that userspace may pass; missing ones count as zero. Absent: all of them. */
+  minDataLen?(device: IommuDevice, type: number): number
   /**
    * @param parent a nest parent; its tags become those of the guest
-   * @param data {@link dataLen} bytes
+   * @param data {@link dataLen} bytes, or none when userspace passed none
    * @throws EOPNOTSUPP, EINVAL for a parent of another IOMMU, ENOMEM; nothing is left behind then
    */
   alloc(device: IommuDevice, parent: PagingDomain, type: number, data: Uint8Array): Viommu
@@ -46,16 +49,28 @@ export interface ViommuEvent {
   readonly data: Uint8Array
 }
 
+/** Registers that userspace may map: whole 4 KiB pages of physical address space. */
+export interface MappablePages {
+  readonly address: Hpa
+  readonly length: bigint
+}
+
 export interface Viommu {
   readonly type: number
   readonly parent: PagingDomain
-  /** What userspace gets back in place of the data it passed. */
-  readonly outData?: Uint8Array
+  /** What userspace may map while the virtual IOMMU lives. */
+  readonly mappable?: readonly MappablePages[]
+  /**
+   * What userspace gets back in place of the data it passed.
+   * @param mmapOffsets where in the iommufd file each of {@link mappable} can be mapped
+   */
+  outData?(mmapOffsets: readonly bigint[]): Uint8Array
   /**
    * A guest's stage 1, known by the words of its own tables.
-   * @throws as `domainAllocUser` with a parent
+   * @param flags `IOMMU_HWPT_ALLOC_*`: {@link PAGING_PASID} or none
+   * @throws as `domainAllocUser` with a parent; EOPNOTSUPP for a flag that the hardware cannot serve
    */
-  domainAllocNested?(device: IommuDevice, data: DomainUserData): NestedDomain
+  domainAllocNested?(device: IommuDevice, data: DomainUserData, flags?: number): NestedDomain
   /** Carries out commands of the guest; its device numbers are those of {@link vdeviceAlloc}. */
   cacheInvalidate?(data: CacheInvalidateData): CacheInvalidateResult
   /**
@@ -73,6 +88,8 @@ export interface Viommu {
 
 /** Queues in guest memory that the hardware reads itself. */
 export interface HwQueueOps {
+  /** Whether a type of queue exists at all; asked before its memory is looked at. */
+  serves(type: number): boolean
   /**
    * @param index the guest's number of the queue
    * @param address where the queue lies in physical memory, contiguous

@@ -3,7 +3,7 @@ import { IommuError } from "../errno.ts"
 
 /** `[C type, byte offset]`; `__aligned_le64` counts as u64, arrays as `u64[4]`. */
 export type MemberSpec = readonly [
-  type: "u8" | "u16" | "u32" | "u64" | "u64[2]" | "u64[4]" | "u32[6]",
+  type: "u8" | "u16" | "u32" | "s32" | "u64" | "u8[3]" | "u64[2]" | "u64[4]" | "u32[6]",
   offset: number,
 ]
 export type MemberSpecs = Readonly<Record<string, MemberSpec>>
@@ -16,7 +16,9 @@ type MemberValue<T> = T extends "u64"
       ? readonly [bigint, bigint, bigint, bigint]
       : T extends "u32[6]"
         ? readonly [number, number, number, number, number, number]
-        : number
+        : T extends "u8[3]"
+          ? readonly [number, number, number]
+          : number
 
 /** The TypeScript form of a struct. Reserved members are numbers like any other: drivers check them. */
 export type StructValue<M extends MemberSpecs> = { [K in keyof M]: MemberValue<M[K][0]> }
@@ -32,25 +34,36 @@ export interface StructLayout<M extends MemberSpecs> {
   decode(bytes: Uint8Array): StructValue<M>
 }
 
+/** A member taken apart, once per struct: decoding one then costs a fraction of a microsecond. */
+interface Member {
+  readonly name: string
+  readonly offset: number
+  /** Bytes of one element. */
+  readonly unit: number
+  readonly count: number
+  readonly isArray: boolean
+  readonly isSigned: boolean
+}
+
 export function structLayout<const M extends MemberSpecs>(
   name: string,
   size: number,
   members: M,
 ): StructLayout<M> {
+  const plan = Object.entries(members).map(([member, spec]) => memberOf(member, spec))
   return {
     name,
     size,
     members,
     encode: value => {
       const view = new DataView(new ArrayBuffer(size))
-      for (const [member, [type, offset]] of Object.entries(members)) {
-        const { unit, count } = elements(type)
-        const given: unknown = value[member as keyof M]
+      for (const member of plan) {
+        const given: unknown = value[member.name as keyof M]
         const items: readonly unknown[] = Array.isArray(given) ? given : [given]
-        if (items.length !== count) throw new IommuError("EINVAL", `${name}.${member} has ${count} elements`)
-        items.forEach((item, i) => {
-          put(view, `${name}.${member}`, unit, offset + i * unit, item)
-        })
+        if (items.length !== member.count) {
+          throw new IommuError("EINVAL", `${name}.${member.name} has ${member.count} elements`)
+        }
+        for (let i = 0; i < member.count; i++) put(view, name, member, i, items[i])
       }
       return new Uint8Array(view.buffer)
     },
@@ -59,33 +72,49 @@ export function structLayout<const M extends MemberSpecs>(
         throw new IommuError("EINVAL", `struct ${name} has ${size} bytes, got ${bytes.length}`)
       }
       const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
-      const entries = Object.entries(members).map(([member, [type, offset]]) => {
-        const { unit, count } = elements(type)
-        const items = Array.from({ length: count }, (_, i) => take(view, unit, offset + i * unit))
-        return [member, type.endsWith("]") ? items : items[0]]
-      })
-      return Object.fromEntries(entries) as StructValue<M>
+      const value: Record<string, unknown> = {}
+      for (const member of plan) {
+        value[member.name] = member.isArray
+          ? Array.from({ length: member.count }, (_, i) => take(view, member, i))
+          : take(view, member, 0)
+      }
+      return value as StructValue<M>
     },
   }
 }
 
-/** Bytes of one element, and how many there are. */
-function elements(type: MemberSpec[0]): { unit: number; count: number } {
-  const [scalar, count] = type.split(/[[\]]/)
-  return { unit: Number(scalar?.slice(1)) / 8, count: Number(count ?? 1) }
-}
-
-function put(view: DataView, what: string, unit: number, offset: number, item: unknown): void {
-  const bits = typeof item === "number" && Number.isSafeInteger(item) ? BigInt(item) : item
-  if (typeof bits !== "bigint" || bits < 0n || bits >> BigInt(unit * 8) !== 0n) {
-    throw new IommuError("EINVAL", `${what} is an unsigned ${unit * 8}-bit value, got ${String(item)}`)
+function memberOf(name: string, [type, offset]: MemberSpec): Member {
+  const [scalar, count] = type.split(/[[\]]/) as [string, string | undefined]
+  return {
+    name,
+    offset,
+    unit: Number(scalar.slice(1)) / 8,
+    count: Number(count ?? 1),
+    isArray: count !== undefined,
+    isSigned: scalar.startsWith("s"),
   }
-  for (let byte = 0; byte < unit; byte++)
-    view.setUint8(offset + byte, Number((bits >> BigInt(byte * 8)) & 0xffn))
 }
 
-function take(view: DataView, unit: number, offset: number): bigint | number {
-  if (unit === 8) return view.getBigUint64(offset, true)
-  if (unit === 4) return view.getUint32(offset, true)
-  return unit === 2 ? view.getUint16(offset, true) : view.getUint8(offset)
+function put(view: DataView, struct: string, member: Member, index: number, item: unknown): void {
+  const { unit, offset, isSigned } = member
+  const width = BigInt(unit * 8)
+  const bits = typeof item === "number" && Number.isSafeInteger(item) ? BigInt(item) : item
+  const first = isSigned ? -(1n << (width - 1n)) : 0n
+  const end = first + (1n << width)
+  if (typeof bits !== "bigint" || bits < first || bits >= end) {
+    const what = `${isSigned ? "a signed" : "an unsigned"} ${unit * 8}-bit value`
+    throw new IommuError("EINVAL", `${struct}.${member.name} is ${what}, got ${String(item)}`)
+  }
+  const at = offset + index * unit
+  if (unit === 8) view.setBigUint64(at, bits, true)
+  else if (unit === 4) view.setInt32(at, Number(BigInt.asIntN(32, bits)), true)
+  else if (unit === 2) view.setUint16(at, Number(bits), true)
+  else view.setUint8(at, Number(bits))
+}
+
+function take(view: DataView, { unit, offset, isSigned }: Member, index: number): bigint | number {
+  const at = offset + index * unit
+  if (unit === 8) return view.getBigUint64(at, true)
+  if (unit === 4) return isSigned ? view.getInt32(at, true) : view.getUint32(at, true)
+  return unit === 2 ? view.getUint16(at, true) : view.getUint8(at)
 }
