@@ -133,6 +133,12 @@ export interface HoldingModel {
   onRelease: ((release: Release) => void) | null
 }
 
+/** What a model offers whose hardware can wake processors that wait for an event: Arm's SEV and WFE. */
+export interface WakingModel {
+  /** Called for each event that the model would send, while set. */
+  onEvent: (() => void) | null
+}
+
 /** A transaction at the door. */
 export interface DmaRequest {
   readonly device: number

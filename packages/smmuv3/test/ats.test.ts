@@ -121,7 +121,8 @@ describe("a translation request", () => {
   it("is Unsupported with F_BAD_ATS_TREQ where ATS is off, and silent where the stream aborts", () => {
     const m = new Ats()
     m.stage1({ EATS: 0n })
-    const record = [0x1_0000_0005n, 0n, VA, 0n]
+    // R and W at bits 95 and 94, Span 1.
+    const record = [0x1_0000_0005n, 0xc000_0001n, VA, 0n]
     expect(m.request(VA + 5n).status).toBe(ATS_UNSUPPORTED_REQUEST)
     expect(m.model.atsFault).toMatchObject({ reason: "F_BAD_ATS_TREQ", code: 5, record })
     // Without a DPT 3 counts as 0.
@@ -147,11 +148,23 @@ describe("a translation request", () => {
     expect(m.translated(PAGE)).toBeNull()
   })
 
-  it("tells of PASIDs in F_BAD_ATS_TREQ", () => {
+  it.each([
+    ["a read", ACCESS_READ, 0x8000_0001n],
+    ["a write", ACCESS_WRITE, 0xc000_0001n],
+    ["an instruction fetch", ACCESS_READ | ACCESS_EXEC, 0xa000_0001n],
+    ["a privileged access", RW | ACCESS_PRIV, 0xd000_0001n],
+  ])("tells of PASIDs and of %s in F_BAD_ATS_TREQ, before INSTCFG and PRIVCFG", (_, access, word) => {
+    const m = new Ats()
+    m.stage1({ EATS: 0n, INSTCFG: 2n, PRIVCFG: 2n })
+    m.request(VA, access, 0x1_2345)
+    expect(m.events()).toEqual([[0x1_1234_5805n, word, VA, 0n]])
+  })
+
+  it("has neither X nor PRIV in F_BAD_ATS_TREQ without a PASID", () => {
     const m = new Ats()
     m.stage1({ EATS: 0n })
-    m.request(VA, RW, 0x1_2345)
-    expect(m.events()).toEqual([[0x1_1234_5805n, 0n, VA, 0n]])
+    m.request(VA, ACCESS_READ | ACCESS_EXEC | ACCESS_PRIV)
+    expect(m.events()).toEqual([[0x1_0000_0005n, 0x8000_0001n, VA, 0n]])
   })
 
   it.each([

@@ -2,6 +2,7 @@
 import { ACCESS_EXEC, ACCESS_PRIV, ACCESS_READ, ACCESS_WRITE, type CachePolicy } from "@iommu/core"
 import fc from "fast-check"
 import { describe, expect, it } from "vitest"
+import { EVERYTHING } from "../src/model/options.ts"
 import * as reg from "../src/spec/registers.ts"
 import {
   Machine,
@@ -772,5 +773,89 @@ describe("policies of their own for structures and translations", () => {
     m.map(root, SHAPE_4K, 0x1000n, (RAM + 0x1000n) | S1_PAGE | NG)
     m.ste(1, { Config: 5n, S1ContextPtr: cd >> 6n, S2VMID: 2n })
     expect(lands(m, 1, 0x1000n)).toBe(RAM + 0x1000n)
+  })
+})
+
+describe("prefetches, §4.2", () => {
+  /** Opcode, StreamID, SSV and SubstreamID. */
+  const config = (stream: bigint, ssid?: bigint): bigint[] => [
+    0x01n | (stream << 32n) | (ssid === undefined ? 0n : (1n << 11n) | (ssid << 12n)),
+    0n,
+  ]
+  const addresses = (va: bigint, size = 0n, stride = 0n, stream = 1n): bigint[] => [
+    0x02n | (stream << 32n),
+    va | size | (stride << 5n),
+  ]
+
+  it("keep the STE and the CD, and no translation", () => {
+    const m = hoard()
+    const [first, second] = [m.alloc(), m.alloc()]
+    m.map(first, SHAPE_4K, 0x1000n, RAM | S1_PAGE | NG)
+    m.map(second, SHAPE_4K, 0x1000n, (RAM + 0x1000n) | S1_PAGE | NG)
+    const cds = m.alloc()
+    for (const n of [0n, 1n]) m.cd(plainCd(first), cds + n * 64n)
+    m.ste(1, { Config: 5n, S1CDMax: 1n, S1DSS: 2n, S1ContextPtr: cds >> 6n })
+    m.command(config(1n, 1n))
+    m.ste(1, { Config: 0n })
+    for (const n of [0n, 1n]) m.cd({ ...plainCd(second), ASID: 2n }, cds + n * 64n)
+    expect(lands(m, 1, 0x1000n, ACCESS_READ, 1)).toBe(RAM)
+    // Without SubstreamID it is another CD.
+    expect(lands(m, 1, 0x1000n)).toBe(RAM + 0x1000n)
+    m.map(first, SHAPE_4K, 0x2000n, RAM | S1_PAGE | NG)
+    expect(lands(m, 1, 0x2000n, ACCESS_READ, 1)).toBe(RAM)
+  })
+
+  it.each([1, 2, 3] as const)("keep 2^Size pages at the stride that they say, configuration %i", kind => {
+    const m = hoard()
+    const root = kind === 1 ? withStage1(m) : kind === 2 ? withStage2(m) : nested(m).stage1
+    const leaf = kind === 2 ? S2_PAGE : S1_PAGE | NG
+    const pages = [0n, 1n, 2n, 3n, 4n, 5n, 6n, 7n, 8n].map(n => n << 13n)
+    for (const va of pages) m.map(root, SHAPE_4K, va, (RAM + 0x80_0000n + va) | leaf)
+    m.command(addresses(0x2000n, 2n, 1n))
+    for (const va of pages) m.map(root, SHAPE_4K, va, 0n)
+    const kept = pages.filter(va => lands(m, 1, va) === RAM + 0x80_0000n + va)
+    expect(kept).toEqual([0x2000n, 0x4000n, 0x6000n, 0x8000n])
+  })
+
+  it("know no stride in SMMUv3.0", () => {
+    const m = hoard({ AIDR: 0, IDR3: 0, IDR5: EVERYTHING.IDR5 & ~0x400 })
+    const root = withStage1(m)
+    for (const va of [0x1000n, 0x2000n]) m.map(root, SHAPE_4K, va, (RAM + va) | S1_PAGE | NG)
+    m.command(addresses(0x1000n, 1n, 1n))
+    for (const va of [0x1000n, 0x2000n]) m.map(root, SHAPE_4K, va, 0n)
+    expect([0x1000n, 0x2000n].map(va => lands(m, 1, va))).toEqual([RAM + 0x1000n, RAM + 0x2000n])
+  })
+
+  it("answer what is wrong with nothing at all: no record, no stall, no dirty state", () => {
+    const m = hoard()
+    const root = withStage1(m, { S: 1n, HA: 1n, HD: 1n })
+    m.map(root, SHAPE_4K, 0x1000n, RAM | (S1_PAGE & ~0x400n) | READ_ONLY | DBM | NG)
+    const table = [0, 1, 2].reduce(at => m.memory.read64(at) & 0xffff_ffff_f000n, root)
+    m.command(
+      ...[addresses(0n, 31n), addresses(-0x1000n & 0xffff_ffff_ffff_f000n, 1n), addresses(1n << 60n)],
+      ...[config(9n), config(0xffff_ffffn), config(1n, 5n), addresses(0x1000n, 0n, 0n, 9n)],
+    )
+    expect(m.events()).toEqual([])
+    expect([m.read("CMDQ_CONS"), m.read("GERROR")]).toEqual([7, 0])
+    // As a read that nobody waits for: the Access flag alone.
+    expect(m.memory.read64(table + 8n)).toBe(RAM | S1_PAGE | READ_ONLY | DBM | NG)
+    expect(m.memory.read64(table + 16n)).toBe(0n)
+  })
+
+  it("do nothing while translation is off, and without caches", () => {
+    for (const [caches, cr0] of [
+      ["hoard", reg.CR0_CMDQEN],
+      ["none", reg.CR0_CMDQEN | reg.CR0_SMMUEN],
+    ] as const) {
+      const m = new Machine({}, undefined, caches)
+      const root = withStage1(m, { HA: 1n })
+      m.map(root, SHAPE_4K, 0x1000n, RAM | (S1_PAGE & ~0x400n) | NG)
+      const steps: string[] = []
+      m.model.trace = step => steps.push(step.what)
+      m.write("CR0", cr0)
+      m.command(addresses(0x1000n), config(1n))
+      expect(steps).toEqual([])
+      expect(m.read("CMDQ_CONS")).toBe(2)
+    }
   })
 })

@@ -4,7 +4,8 @@
  *
  * Stream 1 has stage 1 with VMID 5: SubstreamID 0 (also without one) with ASID 3, SubstreamID 1 with ASID 4. Stream 2
  * has stage 2 with VMID 7, stream 3 both stages with VMID 8 and ASID 3, stream 4 stage 1 with VMID 6 and ASID 3,
- * stream 5 stage 2 with VMID 9; the STE of stream 6 is not valid.
+ * stream 5 stage 2 with VMID 9; the STE of stream 6 is not valid. Stream 7 has stage 1 with VMID 10 and two levels of
+ * CD tables, stream 8 stage 1 in StreamWorld EL2. Streams from 64 on have Level 2 arrays of their own, and bypass.
  */
 import type { CachedEntry, CachingContract, InvalidationCase, ModelMachine, Step } from "@iommu/conformance"
 
@@ -12,10 +13,19 @@ const RAM = 0x4000_0000n
 const STREAM_TABLE = RAM
 const CMDQ = RAM + 0x1000n
 const EVENTQ = RAM + 0x2000n
+const LEVEL1 = RAM + 0x3000n
 /** Four CDs of stream 1; one each of streams 3 and 4. */
 const CDS = RAM + 0x4000n
 const NESTED_CD = RAM + 0x5000n
 const OTHER_CD = RAM + 0x6000n
+/** Level 2 arrays for streams 64 to 127. */
+const UPPER_STREAMS = RAM + 0x7000n
+const OTHER_UPPER_STREAMS = RAM + 0x8000n
+/** First level and leaves of stream 7's CD tables. */
+const L1CDS = RAM + 0x9000n
+const CD_LEAF = RAM + 0xa000n
+const OTHER_CD_LEAF = RAM + 0xb000n
+const EL2_CD = RAM + 0xc000n
 
 /** Trees of six tables: levels 0 to 3, another table of level 3, a table of level 2 for the second 1 GiB. */
 const STAGE1 = RAM + 0x1_0000n
@@ -74,8 +84,14 @@ const withStage1 = (cd: bigint, cdMax: bigint, vmid: bigint): bigint[] => [
 const stage2Word = (vmid: bigint): bigint =>
   vmid | (16n << 32n) | (2n << 38n) | (5n << 48n) | (1n << 51n) | (1n << 58n)
 const withStage2 = (root: bigint, vmid: bigint): bigint[] => [1n | (6n << 1n), 0n, stage2Word(vmid), root]
-/** Config 4: both stages bypassed. */
+/** Config 4: both stages bypassed; Config 0: abort. */
 const BYPASS = 1n | (4n << 1n)
+const ABORT = 1n
+/** Span of an L1STD for 64 STEs, V of an L1CD. §5.1.1, §5.3. */
+const SPAN_64 = 7n
+const L1CD_V = 1n
+/** §5.2 STRW EL2. */
+const EL2 = 2n << 30n
 /** §5.4: T0SZ 16, EPD1, V, IPS 48 bits, AA64, R, A, ASET, ASID. */
 const cdWord = (asid: bigint): bigint =>
   16n |
@@ -98,6 +114,19 @@ const start: readonly Step[] = [
   ...ste(3n, [1n | (7n << 1n) | NESTED_CD, 0n, stage2Word(8n), STAGE2_NESTED]),
   ...ste(4n, withStage1(OTHER_CD, 0n, 6n)),
   ...ste(5n, withStage2(STAGE2_VMID9, 9n)),
+  ...ste(7n, [(1n << 4n) | (withStage1(L1CDS, 8n, 10n)[0] as bigint), 2n, 10n]),
+  ...ste(8n, [withStage1(EL2_CD, 0n, 0n)[0] as bigint, EL2]),
+  ["store", LEVEL1, STREAM_TABLE | SPAN_64],
+  ["store", LEVEL1 + 8n, UPPER_STREAMS | SPAN_64],
+  ...[0n, 64n].flatMap((offset): Step[] => [
+    ["store", UPPER_STREAMS + offset, BYPASS],
+    ["store", OTHER_UPPER_STREAMS + offset, ABORT],
+  ]),
+  ["store", L1CDS, CD_LEAF | L1CD_V],
+  ...cd(CD_LEAF + 64n, 13n, STAGE1),
+  ...cd(CD_LEAF + 128n, 11n, STAGE1_ASID4),
+  ...cd(OTHER_CD_LEAF + 128n, 12n, STAGE1_NEW),
+  ...cd(EL2_CD, 3n, STAGE1_VMID6),
   ...cd(CDS, 3n, STAGE1),
   ...cd(CDS + 64n, 4n, STAGE1_ASID4),
   ...cd(NESTED_CD, 3n, STAGE1_NESTED),
@@ -115,8 +144,9 @@ const start: readonly Step[] = [
   ...tree(STAGE1_NESTED, PAGE, 0n),
   ...tree(STAGE2_NESTED, STAGE2_PAGE, 0x800_0000n),
   ["store", level2OfSecondGiB(STAGE2_NESTED), RAM | STAGE2_BLOCK],
-  ["write64", STRTAB_BASE, STREAM_TABLE],
-  ["write32", STRTAB_BASE_CFG, 5],
+  ["write64", STRTAB_BASE, LEVEL1],
+  // Two levels, SPLIT 6, 128 streams.
+  ["write32", STRTAB_BASE_CFG, (1 << 16) | (6 << 6) | 7],
   ["write64", CMDQ_BASE, CMDQ | 3n],
   ["write64", EVENTQ_BASE, EVENTQ | 2n],
   ["write32", CR0, 0x8],
@@ -151,6 +181,20 @@ const entries: Readonly<Record<string, CachedEntry>> = {
     change: [[STREAM_TABLE + 384n, BYPASS]],
     before: null,
     after: 0x1000n,
+  }),
+  L1STD: entry("L1STD of streams 64 to 127", "§3.21.3", {
+    primedBy: [page(64, 0x1000n)],
+    request: page(65, 0x1000n),
+    change: [[LEVEL1 + 8n, OTHER_UPPER_STREAMS | SPAN_64]],
+    before: 0x1000n,
+    after: null,
+  }),
+  L1CD: entry("L1CD of stream 7, SubstreamIDs 0 to 63", "§3.21.3", {
+    primedBy: [page(7, 0x1000n, 1)],
+    request: page(7, 0x1000n, 2),
+    change: [[L1CDS, OTHER_CD_LEAF | L1CD_V]],
+    before: 0x200_1000n,
+    after: 0x400_1000n,
   }),
   // With an ASID that no TLB entry has yet.
   CD: entry("CD of stream 1, SubstreamID 0", "§3.21.3", {
@@ -206,6 +250,19 @@ const entries: Readonly<Record<string, CachedEntry>> = {
     change: [[level3(STAGE1_VMID6) + 0x08n, 0x70_0000n | PAGE]],
     before: 0x300_1000n,
     after: 0x70_0000n,
+  }),
+  EL2: entry("TLB: StreamWorld EL2, page 0x1000", "§3.17", {
+    request: page(8, 0x1000n),
+    change: [[level3(STAGE1_VMID6) + 0x08n, 0x70_0000n | PAGE]],
+    before: 0x300_1000n,
+    after: 0x70_0000n,
+  }),
+  "EL2, table": entry("walk cache: StreamWorld EL2, level 3 table of the first 2 MiB", "§16.2", {
+    primedBy: [page(8, 0x1000n)],
+    request: page(8, 0x2000n),
+    change: [[level2(STAGE1_VMID6), otherLevel3(STAGE1_VMID6) | TABLE]],
+    before: 0x300_2000n,
+    after: 0x300_9000n,
   }),
   "stage 1, table": entry("walk cache: VMID 5, ASID 3, level 3 table of the first 2 MiB", "§16.2", {
     primedBy: [page(1, 0x1000n)],
@@ -281,11 +338,27 @@ const queued = (
   drops: readonly string[],
 ): InvalidationCase => ({ name, source, issue: machine => submit(machine, words), drops })
 
-const cfgiSte = (stream: bigint): bigint[] => [0x03n | (stream << 32n), 1n]
+/** The same with CR0.VMW: low bits of the VMID that do not count, §3.17.6. */
+const queuedWithVmw = (
+  vmw: number,
+  name: string,
+  words: readonly bigint[],
+  drops: readonly string[],
+): InvalidationCase => ({
+  name: `${name} with VMW ${vmw}`,
+  source: "§3.17.6",
+  issue: machine => {
+    machine.model.mmio.write32(CR0, 0xd | (vmw << 6))
+    submit(machine, words)
+  },
+  drops,
+})
+
+const cfgiSte = (stream: bigint, leaf = 1n): bigint[] => [0x03n | (stream << 32n), leaf]
 const cfgiRange = (stream: bigint, range: bigint): bigint[] => [0x04n | (stream << 32n), range]
-const cfgiCd = (stream: bigint, substream: bigint): bigint[] => [
+const cfgiCd = (stream: bigint, substream: bigint, leaf = 1n): bigint[] => [
   0x05n | (1n << 11n) | (substream << 12n) | (stream << 32n),
-  1n,
+  leaf,
 ]
 const cfgiCdAll = (stream: bigint): bigint[] => [0x06n | (stream << 32n)]
 const nhAll = (vmid: bigint): bigint[] => [0x10n | (vmid << 32n)]
@@ -301,6 +374,9 @@ const nhVa = (vmid: bigint, asid: bigint, second: bigint, range = 0n): bigint[] 
   second,
 ]
 const nhVaa = (vmid: bigint, second: bigint): bigint[] => [0x13n | (vmid << 32n), second]
+const el2Asid = (asid: bigint): bigint[] => [0x21n | (asid << 48n)]
+const el2Va = (second: bigint): bigint[] => [0x22n, second]
+const el2Vaa = (second: bigint): bigint[] => [0x23n, second]
 const s12Vmall = (vmid: bigint): bigint[] => [0x28n | (vmid << 32n)]
 const s2Ipa = (vmid: bigint, second: bigint): bigint[] => [0x2an | (vmid << 32n), second]
 
@@ -309,6 +385,7 @@ const VMID_5 = [...ASID_3, "stage 1, global", "stage 1, another ASID"]
 const VMID_7 = ["stage 2", "stage 2, another page", "stage 2, table"]
 const VMID_8 = ["nested", "nested, stage 2 leaf"]
 const TRANSLATIONS = [...VMID_5, "stage 1, another VMID", ...VMID_7, "stage 2, another VMID", ...VMID_8]
+const EL2_ENTRIES = ["EL2", "EL2, table"]
 const CDS_OF_1 = ["CD", "CD, another"]
 const STES = ["STE", "STE, another", "STE, not valid"]
 
@@ -321,12 +398,22 @@ const commands: readonly InvalidationCase[] = [
   queued("CMD_CFGI_STE_RANGE of streams 4 to 7", "§4.3.2", cfgiRange(4n, 1n), [
     "STE, another",
     "STE, not valid",
+    "L1CD",
   ]),
-  queued("CMD_CFGI_ALL", "§4.3.2", cfgiRange(0n, 31n), [...STES, ...CDS_OF_1]),
+  queued("CMD_CFGI_STE_RANGE of streams 64 to 127", "§4.3.2", cfgiRange(64n, 5n), ["L1STD"]),
+  queued("CMD_CFGI_ALL", "§4.3.2", cfgiRange(0n, 31n), [...STES, ...CDS_OF_1, "L1STD", "L1CD"]),
+  queued("CMD_CFGI_STE of stream 7", "§4.3.1", cfgiSte(7n), ["L1CD"]),
+  queued("CMD_CFGI_STE of stream 64", "§4.3.1", cfgiSte(64n), []),
+  queued("CMD_CFGI_STE of stream 64 without Leaf", "§4.3.1", cfgiSte(64n, 0n), ["L1STD"]),
+  queued("CMD_CFGI_STE of stream 0 without Leaf", "§4.3.1", cfgiSte(0n, 0n), []),
   queued("CMD_CFGI_CD of SubstreamID 0", "§4.3.3", cfgiCd(1n, 0n), ["CD"]),
   queued("CMD_CFGI_CD of SubstreamID 1", "§4.3.3", cfgiCd(1n, 1n), ["CD, another"]),
   queued("CMD_CFGI_CD of another stream", "§4.3.3", cfgiCd(3n, 0n), []),
+  queued("CMD_CFGI_CD of stream 7", "§4.3.3", cfgiCd(7n, 1n), []),
+  queued("CMD_CFGI_CD of stream 7 without Leaf", "§4.3.3", cfgiCd(7n, 1n, 0n), ["L1CD"]),
+  queued("CMD_CFGI_CD of another L1CD of stream 7 without Leaf", "§4.3.3", cfgiCd(7n, 64n, 0n), []),
   queued("CMD_CFGI_CD_ALL", "§4.3.4", cfgiCdAll(1n), CDS_OF_1),
+  queued("CMD_CFGI_CD_ALL of stream 7", "§4.3.4", cfgiCdAll(7n), ["L1CD"]),
   queued("CMD_TLBI_NH_ALL of VMID 5", "§4.4.2.1", nhAll(5n), VMID_5),
   queued("CMD_TLBI_NH_ALL of VMID 6", "§4.4.2.1", nhAll(6n), ["stage 1, another VMID"]),
   queued("CMD_TLBI_NH_ALL of VMID 7", "§4.4.2.1", nhAll(7n), []),
@@ -361,7 +448,19 @@ const commands: readonly InvalidationCase[] = [
   queued("CMD_TLBI_S2_IPA of VMID 9", "§4.4.3.1", s2Ipa(9n, 0x1000n | LEAF), ["stage 2, another VMID"]),
   queued("CMD_TLBI_S2_IPA of both stages", "§4.4.3.1", s2Ipa(8n, 0x1000n), []),
   queued("CMD_TLBI_NSNH_ALL", "§4.4.4.1", [0x30n], TRANSLATIONS),
-  queued("CMD_TLBI_EL2_ALL", "§4.4.2.5", [0x20n], []),
+  queuedWithVmw(1, "CMD_TLBI_S12_VMALL of VMID 8", s12Vmall(8n), [...VMID_8, "stage 2, another VMID"]),
+  queuedWithVmw(2, "CMD_TLBI_NH_ALL of VMID 4", nhAll(4n), [...VMID_5, "stage 1, another VMID"]),
+  queuedWithVmw(1, "CMD_TLBI_NH_ASID of VMID 7", nhAsid(7n, 3n), ["stage 1, another VMID"]),
+  queuedWithVmw(1, "CMD_TLBI_S2_IPA of VMID 6", s2Ipa(6n, 0x1000n | LEAF), ["stage 2"]),
+  queuedWithVmw(7, "CMD_TLBI_S12_VMALL of VMID 8", s12Vmall(8n), VMID_8),
+  queued("CMD_TLBI_NH_ALL of VMID 0", "§4.4.2.1", nhAll(0n), []),
+  queued("CMD_TLBI_EL2_ALL", "§4.4.2.7", [0x20n], EL2_ENTRIES),
+  queued("CMD_TLBI_EL2_VA", "§4.4.2.8", el2Va(0x1000n), EL2_ENTRIES),
+  queued("CMD_TLBI_EL2_VA with Leaf", "§4.4.2.8", el2Va(0x1000n | LEAF), ["EL2"]),
+  queued("CMD_TLBI_EL2_VA of another page", "§4.4.2.8", el2Va(0x4000_0000n | LEAF), []),
+  queued("CMD_TLBI_EL2_VAA with Leaf", "§4.4.2.9", el2Vaa(0x1000n | LEAF), ["EL2"]),
+  // Of EL2-E2H alone, which CR2.E2H selects.
+  queued("CMD_TLBI_EL2_ASID", "§4.4.2.10", el2Asid(3n), []),
 ]
 
 const store =

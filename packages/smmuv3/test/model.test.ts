@@ -575,6 +575,44 @@ describe("command queue", () => {
     expect(m.read("CMDQ_CONS")).toBe(4)
   })
 
+  it("wakes processors with SIG_SEV, after consuming it, and with nothing else", () => {
+    const m = new Machine()
+    const consumed: number[] = []
+    m.model.onEvent = () => consumed.push(m.read("CMDQ_CONS"))
+    expect(m.model.onEvent).not.toBeNull()
+    const sync = (signal: bigint): bigint[] => [0x46n | (signal << 12n), 0n]
+    m.command(sync(0n), sync(2n), sync(1n), sync(2n), [0x30n, 0n])
+    expect(consumed).toEqual([2, 4])
+  })
+
+  it("wakes processors when it is full no longer, §4.1.2", () => {
+    const m = new Machine()
+    let events = 0
+    m.model.onEvent = () => events++
+    m.write("CR0", 0)
+    for (let n = 0; n < 255; n++) m.command([0x30n, 0n])
+    m.write("CR0", reg.CR0_CMDQEN)
+    expect([m.read("CMDQ_CONS"), events]).toEqual([255, 0])
+    m.write("CR0", 0)
+    for (let n = 0; n < 256; n++) m.command([0x30n, 0n])
+    expect(events).toBe(0)
+    m.write("CR0", reg.CR0_CMDQEN)
+    expect([m.read("CMDQ_CONS"), events]).toEqual([511, 1])
+    // Full, and stuck: no command is consumed.
+    m.write("CR0", 0)
+    for (let n = 0; n < 256; n++) m.command([0xffn, 0n])
+    m.write("CR0", reg.CR0_CMDQEN)
+    expect([m.read("CMDQ_CONS") & 0xf_ffff, events]).toEqual([511, 1])
+  })
+
+  it("wakes nobody without IDR0.SEV, where SIG_SEV is no signal", () => {
+    const m = new Machine({ IDR0: EVERYTHING.IDR0 & ~(1 << 14) })
+    let events = 0
+    m.model.onEvent = () => events++
+    m.command([0x46n | (2n << 12n), 0n])
+    expect([m.read("CMDQ_CONS"), m.read("GERROR"), events]).toEqual([1, 0, 0])
+  })
+
   it("signals its error by the GERROR message", () => {
     const m = new Machine()
     const seen: [bigint, number][] = []

@@ -13,10 +13,15 @@ import {
   type AtsCompletion,
   type AtsDevice,
   type Fault,
+  fromHalves,
   NO_PASID,
+  PRI_INVALID_REQUEST,
+  PRI_RESPONSE_FAILURE,
+  PRI_SUCCESS,
   REFUSED,
   TRANSLATED,
 } from "@iommu/core"
+import * as cmd from "../spec/commands.ts"
 import * as ste from "../spec/device-table.ts"
 import { EVENTS } from "../spec/events.ts"
 import { CR0_ATSCHK, CR2_REC_CFG_ATS, CR2_RECINVSID } from "../spec/registers.ts"
@@ -25,6 +30,9 @@ import type { Registers } from "./registers.ts"
 import type { Translator } from "./translate.ts"
 
 const READ_WRITE = ACCESS_READ | ACCESS_WRITE
+
+/** ResponseCode of a PRG Response by Resp, §8.3. */
+const RESPONSE_CODES = [PRI_RESPONSE_FAILURE, PRI_INVALID_REQUEST, PRI_SUCCESS]
 
 /** The way to the devices with an ATC, for commands and automatic answers. */
 export class AtsPort {
@@ -35,11 +43,20 @@ export class AtsPort {
     this.#devices.set(device >>> 0, ats)
   }
 
-  /** CMD_ATC_INV; where nobody is connected there is nothing to invalidate. */
-  invalidate(device: number, address: bigint, sizeLg2: number, pasid: number | null, global: boolean): void {
+  /** CMD_ATC_INV, whose four words these are; where nobody is connected there is nothing to invalidate. §4.5.1. */
+  invalidateAs([w0, device, w2, w3]: Uint32Array, pasid: number | null): void {
     const target = this.#devices.get(device)
     if (target === undefined) return
-    if (!target.invalidate(address, sizeLg2, pasid, pasid !== null && global)) this.#timedOut = true
+    const sizeLg2 = 12 + (w2 & cmd.ATC_INV_SIZE)
+    const address = BigInt.asUintN(64, (fromHalves(w3, w2) >> BigInt(sizeLg2)) << BigInt(sizeLg2))
+    const global = pasid !== null && (w0 & cmd.ATC_INV_GLOBAL) !== 0
+    if (!target.invalidate(address, sizeLg2, pasid, global)) this.#timedOut = true
+  }
+
+  /** CMD_PRI_RESP. §4.5.2. */
+  respondAs([, device, w2]: Uint32Array, pasid: number | null): void {
+    const answer = (w2 & cmd.PRI_RESP_RESP) >>> cmd.PRI_RESP_RESP_SHIFT
+    this.respond(device, w2 & cmd.PRI_RESP_PRGINDEX, pasid, RESPONSE_CODES[answer] as number)
   }
 
   /** Whether an invalidation before this CMD_SYNC timed out; it is reported once. §3.9.1.4. */

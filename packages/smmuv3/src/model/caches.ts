@@ -204,6 +204,18 @@ export class Caches {
   }
 }
 
+/** What CMD_PREFETCH_* bring into the caches. §4.2. */
+export interface Prefetcher {
+  structures(device: number, pasid: number): void
+  addresses(device: number, pasid: number, span: PrefetchSpan): void
+}
+
+export interface PrefetchSpan {
+  readonly first: bigint
+  readonly strideLg2: number
+  readonly count: number
+}
+
 const ALL_ACCESS = ACCESS_READ | ACCESS_WRITE | ACCESS_EXEC
 const READ_WRITE = ACCESS_READ | ACCESS_WRITE
 const PAGE_MASK = -4096

@@ -3,14 +3,7 @@
  *
  * Entries are taken as 32-bit words; they are decoded field by field only for who listens.
  */
-import {
-  fromHalves,
-  type Invalidation,
-  type PhysicalMemory,
-  PRI_INVALID_REQUEST,
-  PRI_RESPONSE_FAILURE,
-  PRI_SUCCESS,
-} from "@iommu/core"
+import { fromHalves, type Invalidation, NO_PASID, type PhysicalMemory } from "@iommu/core"
 import * as cmd from "../spec/commands.ts"
 import {
   CERROR_ABT,
@@ -27,7 +20,7 @@ import {
   QUEUE_BASE_LOG2SIZE,
 } from "../spec/registers.ts"
 import type { AtsPort } from "./ats.ts"
-import type { Caches } from "./caches.ts"
+import type { Caches, Prefetcher } from "./caches.ts"
 import { WORLD_EL2, WORLD_EL2_E2H } from "./device-entry.ts"
 import type { Interrupts } from "./interrupts.ts"
 import { type Registers, wordOf } from "./registers.ts"
@@ -55,10 +48,8 @@ const SCALE_LAST = 39
 const UPPER_PAGES = 2 ** 51
 const NO_PAGE = 2 ** 52
 
-/** ResponseCode of a PRG Response by Resp, §8.3. */
-const RESPONSE_CODES = [PRI_RESPONSE_FAILURE, PRI_INVALID_REQUEST, PRI_SUCCESS]
-
 export class CommandQueue {
+  prefetcher: Prefetcher | null = null
   onInvalidate: ((invalidation: Invalidation) => void) | null = null
   readonly #memory: PhysicalMemory
   readonly #registers: Registers
@@ -91,11 +82,13 @@ export class CommandQueue {
     // A listener may write registers; the loop already under way sees what it wrote.
     if (this.#running) return
     this.#running = true
+    const wasFull = this.#waiting === this.#size
     try {
       while (this.#runnable) this.#consume()
     } finally {
       this.#running = false
     }
+    if (wasFull && this.#waiting < this.#size) this.#interrupts.event()
   }
 
   get #sizeLg2(): number {
@@ -107,10 +100,18 @@ export class CommandQueue {
     const { words } = this.#registers
     if (((words[CR0ACK] as number) & CR0_CMDQEN) === 0) return false
     if ((((words[GERROR] as number) ^ (words[GERRORN] as number)) & GERROR_CMDQ_ERR) !== 0) return false
-    const lg2 = this.#sizeLg2
-    const waiting = ((words[CMDQ_PROD] as number) - (words[CMDQ_CONS] as number)) & ((2 << lg2) - 1)
     // §3.5.1: indexes that contradict each other stop consumption.
-    return waiting !== 0 && waiting <= 1 << lg2
+    const waiting = this.#waiting
+    return waiting !== 0 && waiting <= this.#size
+  }
+
+  get #size(): number {
+    return 1 << this.#sizeLg2
+  }
+
+  get #waiting(): number {
+    const { words } = this.#registers
+    return ((words[CMDQ_PROD] as number) - (words[CMDQ_CONS] as number)) & (2 * this.#size - 1)
   }
 
   #consume(): void {
@@ -120,7 +121,8 @@ export class CommandQueue {
     const error = this.#fetch(lg2, cons) ? this.#execute() : CERROR_ABT
     if (error === CERROR_NONE) {
       words[CMDQ_CONS] = (cons + 1) & ((2 << lg2) - 1)
-      if ((this.#entry[0] & cmd.OPCODE) === cmd.CMD_SYNC) this.#signal()
+      // CMD_SYNC completes after its consumption is visible, §4.7.3.
+      if ((this.#entry[0] & cmd.OPCODE) === cmd.CMD_SYNC) this.#interrupts.completion(this.#entry)
       return
     }
     words[CMDQ_CONS] = (cons & ((2 << lg2) - 1)) | (error << CMDQ_CONS_ERR_SHIFT)
@@ -153,13 +155,14 @@ export class CommandQueue {
       case cmd.CMD_SYNC:
         return this.#port.takeTimeout() ? CERROR_ATC_INV_SYNC : CERROR_NONE
       case cmd.CMD_PRI_RESP:
-        this.#respond()
+      case cmd.CMD_ATC_INV:
+        this.#reachDevice(opcode)
         return CERROR_NONE
       case cmd.CMD_PREFETCH_CONFIG:
-      case cmd.CMD_PREFETCH_ADDR:
+        this.prefetcher?.structures(this.#entry[1], this.#pasid ?? NO_PASID)
         return CERROR_NONE
-      case cmd.CMD_ATC_INV:
-        this.#invalidateAtc()
+      case cmd.CMD_PREFETCH_ADDR:
+        this.#prefetchAddresses()
         return CERROR_NONE
       default:
         this.#invalidate(opcode)
@@ -349,22 +352,15 @@ export class CommandQueue {
     return has ? w0 >>> cmd.SUBSTREAMID_SHIFT : null
   }
 
-  /** §4.5.1. The ATS interface is off together with translation. */
-  #invalidateAtc(): void {
+  /** §4.5.1, §4.5.2. The ATS interface is off together with translation. */
+  #reachDevice(opcode: number): void {
     if (!this.#registers.translates) return
-    this.#report(cmd.CMD_ATC_INV)
-    const [w0, device, w2, w3] = this.#entry
-    const sizeLg2 = 12 + (w2 & cmd.ATC_INV_SIZE)
-    const address = BigInt.asUintN(64, (fromHalves(w3, w2) >> BigInt(sizeLg2)) << BigInt(sizeLg2))
-    this.#port.invalidate(device, address, sizeLg2, this.#pasid, (w0 & cmd.ATC_INV_GLOBAL) !== 0)
-  }
-
-  /** §4.5.2. */
-  #respond(): void {
-    if (!this.#registers.translates) return
-    const [, device, w2] = this.#entry
-    const answer = (w2 & cmd.PRI_RESP_RESP) >>> cmd.PRI_RESP_RESP_SHIFT
-    this.#port.respond(device, w2 & cmd.PRI_RESP_PRGINDEX, this.#pasid, RESPONSE_CODES[answer] as number)
+    if (opcode === cmd.CMD_PRI_RESP) {
+      this.#port.respondAs(this.#entry, this.#pasid)
+      return
+    }
+    this.#report(opcode)
+    this.#port.invalidateAs(this.#entry, this.#pasid)
   }
 
   #report(opcode: number): void {
@@ -378,10 +374,14 @@ export class CommandQueue {
     })
   }
 
-  /** CMD_SYNC completes after its consumption is visible, §4.7.3. */
-  #signal(): void {
-    const [w0, data, w2, w3] = this.#entry
-    if ((w0 & cmd.SYNC_CS) >>> cmd.SYNC_CS_SHIFT !== cmd.SIG_IRQ) return
-    this.#interrupts.message(fromHalves(w3 & cmd.SYNC_MSIADDRESS_HI, w2 & cmd.SYNC_MSIADDRESS_LO), data)
+  /** §4.2.2. Strides came with SMMUv3.1. */
+  #prefetchAddresses(): void {
+    const [, device, w2, w3] = this.#entry
+    const stride = (w2 & cmd.PREFETCH_STRIDE) >>> cmd.PREFETCH_STRIDE_SHIFT
+    this.prefetcher?.addresses(device, this.#pasid ?? NO_PASID, {
+      first: fromHalves(w3, w2 & cmd.ADDRESS_LO),
+      strideLg2: 12 + (this.#registers.features.minor === 0 ? 0 : stride),
+      count: 2 ** (w2 & cmd.PREFETCH_SIZE),
+    })
   }
 }

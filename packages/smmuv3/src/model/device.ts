@@ -2,23 +2,29 @@
  * The SMMU as the machine around it sees it: registers to software, translation to devices.
  */
 import {
+  ACCESS_READ,
   type AtsCompletion,
   type AtsDevice,
   type AtsModel,
   cachePolicies,
   type Fault,
   type HoldingModel,
+  hi32,
   type Invalidation,
   type IommuModel,
+  lo32,
   type Mmio,
   type PageRequest,
   type Release,
   type TranslationResult,
+  type WakingModel,
   type WalkStep,
 } from "@iommu/core"
 import { AtsPort, AtsService } from "./ats.ts"
-import { Caches } from "./caches.ts"
+import { keepPage } from "./attributes.ts"
+import { Caches, type Prefetcher, type PrefetchSpan } from "./caches.ts"
 import { CommandQueue } from "./commands.ts"
+import { type DeviceEntry, SKIP_STAGE1 } from "./device-entry.ts"
 import { EventQueue } from "./events.ts"
 import { Interrupts } from "./interrupts.ts"
 import type { SmmuV3ModelOptions } from "./options.ts"
@@ -29,11 +35,11 @@ import { HeldTransactions } from "./transaction.ts"
 import { Translator } from "./translate.ts"
 
 /** An executable model of an SMMUv3, Non-secure. See docs/smmuv3.md for what it does not model. */
-export function smmuv3Model(options: SmmuV3ModelOptions): IommuModel & AtsModel & HoldingModel {
+export function smmuv3Model(options: SmmuV3ModelOptions): IommuModel & AtsModel & HoldingModel & WakingModel {
   return new SmmuV3Model(options)
 }
 
-class SmmuV3Model implements IommuModel, AtsModel, HoldingModel {
+class SmmuV3Model implements IommuModel, AtsModel, HoldingModel, WakingModel {
   readonly vendor = "smmuv3"
   readonly mmio: Mmio
   readonly result: TranslationResult
@@ -66,6 +72,7 @@ class SmmuV3Model implements IommuModel, AtsModel, HoldingModel {
     )
     const events = new EventQueue(memory, registers, this.#interrupts)
     this.#translator = new Translator(memory, registers, events, this.#held, this.#caches)
+    this.#commands.prefetcher = new CachePrefetcher(registers, this.#translator)
     this.#ats = new AtsService(registers, this.#translator)
     this.#pageRequests = new PageRequestQueue(
       memory,
@@ -152,11 +159,105 @@ class SmmuV3Model implements IommuModel, AtsModel, HoldingModel {
     this.#interrupts.onInterrupt = hook
   }
 
+  get onEvent(): (() => void) | null {
+    return this.#interrupts.onEvent
+  }
+
+  set onEvent(hook: (() => void) | null) {
+    this.#interrupts.onEvent = hook
+  }
+
   restoreRegisters(values: Readonly<Record<string, bigint>>): string[] {
     this.#held.clear()
     const unknown = this.#registers.restore(values)
     this.#caches.clear()
     this.#held.limit = this.#registers.features.stallMax
     return unknown
+  }
+}
+
+/** The most translations that one command brings: an implementation limits itself, §4.2.2. */
+const PREFETCH_LIMIT = 64
+
+/**
+ * Leaves in the caches what reads of the device would, and nothing else: no record, no stall, no dirty state.
+ * Access flags may be set, as by speculative reads. §4.2, §3.14.
+ */
+class CachePrefetcher implements Prefetcher {
+  readonly #registers: Registers
+  readonly #translator: Translator
+  readonly #found: TranslationResult = {
+    paHi: 0,
+    paLo: 0,
+    sizeLg2: 0,
+    allowed: 0,
+    ipaHi: 0,
+    ipaLo: 0,
+    stage1SizeLg2: 0,
+    stage2SizeLg2: 0,
+    fault: null,
+  }
+
+  constructor(registers: Registers, translator: Translator) {
+    this.#registers = registers
+    this.#translator = translator
+  }
+
+  structures(device: number, pasid: number): void {
+    const { caches, site } = this.#translator
+    if (!this.#registers.translates || !caches.keepsStructures) return
+    this.#enter(device, pasid, 0n)
+    site.reset()
+  }
+
+  addresses(device: number, pasid: number, { first, strideLg2, count }: PrefetchSpan): void {
+    const { caches, site } = this.#translator
+    if (!this.#registers.translates || !(caches.keepsStructures || caches.keepsTranslations)) return
+    for (let n = 0; n < Math.min(count, PREFETCH_LIMIT); n++) {
+      const address = BigInt.asUintN(64, first + (BigInt(n) << BigInt(strideLg2)))
+      const entry = this.#enter(device, pasid, address)
+      if (entry !== null && caches.keepsTranslations) this.#translate(entry)
+      site.reset()
+    }
+  }
+
+  /** @returns the STE when it and the CD, if there is one, are valid */
+  #enter(device: number, pasid: number, address: bigint): DeviceEntry | null {
+    const { contexts, streams, transaction } = this.#translator
+    transaction.begin(device, pasid, hi32(address), lo32(address), ACCESS_READ)
+    if (streams.find(transaction.device) !== 0) return null
+    const { entry } = streams
+    this.#translator.enter(entry)
+    const context = entry.contextOf(pasid)
+    if (context === SKIP_STAGE1) return entry
+    return context >= 0 && contexts.find(entry, context) === 0 ? entry : null
+  }
+
+  #translate(entry: DeviceEntry): void {
+    const { stage2, transaction } = this.#translator
+    const { hi, lo, pasid } = transaction
+    if (entry.contextOf(pasid) !== SKIP_STAGE1) {
+      this.#keepPage(entry)
+    } else if (entry.stage2 && !this.#translator.exceeds(this.#registers.features.iasBits)) {
+      stage2.walk(hi, lo, 0)
+    }
+  }
+
+  #keepPage(entry: DeviceEntry): void {
+    const { caches, contexts, stage2, transaction } = this.#translator
+    const { hi, lo } = transaction
+    const stage1 = this.#translator.enterStage1(entry)
+    if (stage1.findPage(hi, lo) >= 0 || stage1.walk(hi, lo, 0) !== 0) return
+    if (entry.stage2 && stage2.walk(stage1.outHi, stage1.outLo, 0) !== 0) return
+    const found = this.#found
+    const out = entry.stage2 ? stage2 : stage1
+    found.paHi = out.outHi
+    found.paLo = out.outLo
+    found.ipaHi = stage1.outHi
+    found.ipaLo = stage1.outLo
+    found.stage1SizeLg2 = stage1.sizeLg2
+    found.stage2SizeLg2 = entry.stage2 ? stage2.sizeLg2 : 0
+    found.sizeLg2 = Math.min(stage1.sizeLg2, out.sizeLg2)
+    keepPage(caches.pages, contexts.context, transaction, found, stage1, stage2)
   }
 }

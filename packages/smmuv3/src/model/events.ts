@@ -2,6 +2,9 @@
  * Events: where a fault arose, its record, and the Event queue. Arm IHI 0070 G.b §7.2 to §7.4.
  */
 import {
+  ACCESS_EXEC,
+  ACCESS_PRIV,
+  ACCESS_READ,
   ACCESS_WRITE,
   type BitLayout,
   type Fault,
@@ -35,6 +38,8 @@ interface EventFields {
   readonly PnU: boolean
   readonly InD: boolean
   readonly RnW: boolean
+  /** What the device asked, before STE.INSTCFG and PRIVCFG. */
+  readonly access: number
   readonly InputAddr: bigint
   /** The stalled transaction, null when it is terminated. */
   readonly STAG: number | null
@@ -84,6 +89,12 @@ function eventRecord(event: number, fields: EventFields): bigint[] {
     S2: flag(inStage2),
     CLASS: BigInt(site.cls),
     TTRnW: flag(site.tableRead),
+    R: flag((fields.access & ACCESS_READ) !== 0),
+    W: flag((fields.access & ACCESS_WRITE) !== 0),
+    X: flag((fields.access & ACCESS_EXEC) !== 0),
+    PRIV: flag((fields.access & ACCESS_PRIV) !== 0),
+    // Translation requests ask for one translation here.
+    Span: 1n,
     // The one record that has a page address.
     InputAddr: event === ev.EVENTS.F_BAD_ATS_TREQ ? fields.InputAddr >> 12n : fields.InputAddr,
     FetchAddr: fromHalves(site.fetchHi & 0x00ff_ffff, site.fetchLo) >> 3n,
@@ -286,6 +297,7 @@ export class Reporter {
       PnU: t.privileged,
       InD: t.instruction,
       RnW: (t.access & ACCESS_WRITE) === 0,
+      access: t.access,
       InputAddr: fromHalves(t.hi, t.lo),
       STAG: stag,
       site: this.#site,

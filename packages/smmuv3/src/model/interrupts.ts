@@ -1,12 +1,22 @@
 /**
- * Interrupt messages. Arm IHI 0070 G.b §3.18. Wired interrupts are not modelled.
+ * Interrupt messages, and events that wake processors. Arm IHI 0070 G.b §3.18, §4.1.2, §4.7.3. Wired interrupts are
+ * not modelled.
  */
 import { fromHalves, hi32, lo32, type PhysicalMemory } from "@iommu/core"
+import {
+  SIG_IRQ,
+  SIG_SEV,
+  SYNC_CS,
+  SYNC_CS_SHIFT,
+  SYNC_MSIADDRESS_HI,
+  SYNC_MSIADDRESS_LO,
+} from "../spec/commands.ts"
 import { IRQ_CTRL_EVENTQ_IRQEN, IRQ_CTRL_GERROR_IRQEN, IRQ_CTRL_PRIQ_IRQEN } from "../spec/registers.ts"
 import type { Registers } from "./registers.ts"
 
 export class Interrupts {
   onInterrupt: ((address: bigint, data: number) => void) | null = null
+  onEvent: (() => void) | null = null
   readonly #memory: PhysicalMemory
   readonly #registers: Registers
 
@@ -38,6 +48,20 @@ export class Interrupts {
     r.set("GERROR", r.get("GERROR") ^ error)
     if ((r.get("IRQ_CTRLACK") & IRQ_CTRL_GERROR_IRQEN) === 0) return
     this.message(r.get64("GERROR_IRQ_CFG0"), r.get("GERROR_IRQ_CFG1"))
+  }
+
+  /** The completion signal of a CMD_SYNC, whose four words these are. §4.7.3. */
+  completion([low, data, addressLo, addressHi]: Uint32Array): void {
+    const signal = (low & SYNC_CS) >>> SYNC_CS_SHIFT
+    if (signal === SIG_SEV) this.event()
+    else if (signal === SIG_IRQ) {
+      this.message(fromHalves(addressHi & SYNC_MSIADDRESS_HI, addressLo & SYNC_MSIADDRESS_LO), data)
+    }
+  }
+
+  /** As SEV does, where IDR0.SEV has it. */
+  event(): void {
+    if (this.#registers.features.sev && this.onEvent !== null) this.onEvent()
   }
 
   /**

@@ -43,6 +43,7 @@ export const EVERYTHING: IdRegisters = {
       MSI: 1n,
       SEV: 1n,
       PRI: 1n,
+      VMW: 1n,
       VMID16: 1n,
       CD2L: 1n,
       ATSRECERR: 1n,
@@ -100,6 +101,8 @@ export class Features {
   readonly atsRecordsErrors: boolean
   readonly asid16: boolean
   readonly msi: boolean
+  /** Sends events that wake processors. */
+  readonly sev: boolean
   readonly pri: boolean
   /** Auto-responses have the PASID of the request, whatever STE.PPAR says. */
   readonly pps: boolean
@@ -156,6 +159,7 @@ export class Features {
     this.atsRecordsErrors = r0.ATSRECERR === 1n
     this.asid16 = r0.ASID16 === 1n
     this.msi = r0.MSI === 1n
+    this.sev = r0.SEV === 1n
     this.pri = r0.PRI === 1n
     this.vmw = r0.VMW === 1n
     this.vmid16 = r0.VMID16 === 1n

@@ -54,6 +54,10 @@ export const TLBI_VMID = 0xffff
 export const TLBI_ASID_SHIFT = 16
 /** Word 2. */
 export const LEAF: number = 1 << 0
+/** CMD_PREFETCH_ADDR. */
+export const PREFETCH_SIZE = 0x1f
+export const PREFETCH_STRIDE_SHIFT = 5
+export const PREFETCH_STRIDE: number = 0x1f << 5
 export const CFGI_RANGE = 0x1f
 export const CFGI_RANGE_ALL = 31
 export const TLBI_TTL128: number = 1 << 7

@@ -52,8 +52,16 @@ const FetchAddr = [247, 195, "physical address of the fetch, bits 55:3"] as cons
 const stream = { EventNumber, SSV, SubstreamID, StreamID } as const
 const fieldsUut = { ...stream, Reason, PnU, InD, RnW, InputAddr } as const
 const fieldsBadSubstreamId = { EventNumber, SubstreamID, StreamID } as const
-/** §7.3.6 also has R, W, X, PRIV and Span; no second source confirms their positions, and records here leave them 0. */
-const fieldsBadAtsTreq = { ...stream, InputAddr: [191, 140, "address of the request, bits 63:12"] } as const
+/** The text of §7.3.6 says what R, W, X, PRIV and Span are; where they lie is also in Microsoft's SMMUv3 driver. */
+const fieldsBadAtsTreq = {
+  ...stream,
+  Span: [67, 64, "translations asked for"],
+  PRIV: [92, 92, "privileged access"],
+  X: [93, 93, "execute access"],
+  W: [94, 94, "write access: No Write is not set"],
+  R: [95, 95, "read access: always"],
+  InputAddr: [191, 140, "address of the request, bits 63:12"],
+} as const
 const fieldsStreamDisabled = { EventNumber, StreamID } as const
 const fieldsTranslForbidden = { EventNumber, StreamID, RnW, InputAddr } as const
 const fieldsFetch = { ...stream, Reason, GPCF, FetchAddr } as const
@@ -98,8 +106,9 @@ export const C_BAD_STE: EventLayout<"EventNumber" | "SSV" | "SubstreamID" | "Str
   "5",
   stream,
 )
-export const F_BAD_ATS_TREQ: EventLayout<"EventNumber" | "SSV" | "SubstreamID" | "StreamID" | "InputAddr"> =
-  record("F_BAD_ATS_TREQ", "6", fieldsBadAtsTreq)
+export const F_BAD_ATS_TREQ: EventLayout<
+  "EventNumber" | "SSV" | "SubstreamID" | "StreamID" | "Span" | "PRIV" | "X" | "W" | "R" | "InputAddr"
+> = record("F_BAD_ATS_TREQ", "6", fieldsBadAtsTreq)
 export const F_STREAM_DISABLED: EventLayout<"EventNumber" | "StreamID"> = record(
   "F_STREAM_DISABLED",
   "7",
