@@ -21,6 +21,10 @@ const GUEST = 3 << 22
 const format: NestedFormat = {
   name: "AMD",
   device: DEVICE,
+  granuleLg2: 12,
+  stage1Levels: 4,
+  stage2Levels: 4,
+  hasHugeLeaves: true,
   // P, R/W, U/S, A, D.
   stage1Plain: mostly([0x67, 0], 14, [
     [0x27, 0],

@@ -11,6 +11,7 @@ import {
   type IommuModel,
   type PhysicalMemory,
   translateRequest,
+  type WakingModel,
 } from "@iommu/core"
 import { smmuv3Model } from "../src/index.ts"
 import type { IdRegisters } from "../src/model/options.ts"
@@ -37,7 +38,7 @@ export const S2_BLOCK = 0x7fdn
 
 export class Machine {
   readonly memory: PhysicalMemory
-  readonly model: IommuModel & AtsModel & HoldingModel
+  readonly model: IommuModel & AtsModel & HoldingModel & WakingModel
   readonly streamTable: bigint
   readonly eventQueue: bigint
   readonly commandQueue: bigint

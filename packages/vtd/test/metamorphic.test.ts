@@ -14,6 +14,10 @@ const BEYOND = 1 << 18
 const format: NestedFormat = {
   name: "VT-d",
   device: 0,
+  granuleLg2: 12,
+  stage1Levels: 4,
+  stage2Levels: 4,
+  hasHugeLeaves: true,
   // P, R/W, U/S, A, D, EA.
   stage1Plain: mostly([0x67, 0], 12, [
     [0x27, 0],

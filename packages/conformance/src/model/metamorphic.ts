@@ -12,8 +12,8 @@ import {
   identityStage2World,
   inStage2,
   LEAF_INDEX,
-  LEAF_IOVA,
   largeLeafWorld,
+  layoutOf,
   type NestedWorld,
   randomWorld,
   wordAt,
@@ -172,7 +172,7 @@ function assertMonotone(format: NestedFormat, { memory }: NestedWorld, before: U
     const now = memory.words[word] as number
     if (old === now) continue
     const isLow = (word & 1) === 0
-    const { sets, clears } = inStage2(memory, word) ? format.stage2Updates : format.stage1Updates
+    const { sets, clears } = inStage2(format, memory, word) ? format.stage2Updates : format.stage1Updates
     const gained = now & ~old
     const lost = old & ~now
     assertTrue(
@@ -196,9 +196,10 @@ function secondDropsOut(format: NestedFormat, random: Random): void {
 
 function firstDropsOut(format: NestedFormat, random: Random): void {
   const world = identityStage1World(format, random)
+  const { large, regions } = layoutOf(format)
   const asked: Request = { hi: 0, lo: 0, access: 0 }
   for (let n = 0; n < CASES_A_WORLD; n++) {
-    asked.lo = random.below(random.flip() ? 0xa0_0000 : 0x8000_0000)
+    asked.lo = random.below(random.flip() ? (regions + 1) * large : 0x8000_0000)
     asked.access = random.pick(PLAIN_ACCESSES)
     sameStatus(format, world, world.second, asked, `case ${n}`)
     const { result } = world.nested
@@ -237,13 +238,14 @@ function splitsChangeSizesAlone(format: NestedFormat, random: Random): number {
   const whole = largeLeafWorld(format, new Random(seed))
   const split = largeLeafWorld(format, new Random(seed))
   const isFirst = random.flip()
+  const { large } = layoutOf(format)
   const splits = isFirst ? splitStage1(format, split) : splitStage2(format, split)
   const asked: Request = { hi: 0, lo: 0, access: 0 }
   for (let n = 0; n < CASES_A_WORLD; n++) {
     nextRequest(random, asked)
     if (random.flip()) {
       asked.hi = 0
-      asked.lo = LEAF_IOVA + random.below(0x20_0000)
+      asked.lo = LEAF_INDEX * large + random.below(large)
     }
     sameButSizes(format, whole.nested, split.nested, asked, `case ${n}`)
   }
@@ -274,7 +276,7 @@ function splitStage1(format: NestedFormat, split: NestedWorld): number {
   const { guestView, spareGuestPages, stage1LeafTable } = split
   const [spare] = spareGuestPages as [number]
   const word = wordAt(guestView, stage1LeafTable + LEAF_INDEX * 8)
-  splitLeaf(split, word, wordAt(guestView, spare), format.stage1Small)
+  splitLeaf(format, split, word, wordAt(guestView, spare), format.stage1Small)
   const [lo, hi] = format.stage1Table
   split.memory.words[word] = spare | lo
   split.memory.words[word + 1] = hi
@@ -287,15 +289,16 @@ function splitStage2(format: NestedFormat, split: NestedWorld): number {
   const [entry] = split.largeStage2Entries
   if (entry === undefined) return 0
   const word = wordAt(memory, entry)
-  splitLeaf(split, word, wordAt(memory, spareStage2Page), format.stage2Small)
+  splitLeaf(format, split, word, wordAt(memory, spareStage2Page), format.stage2Small)
   const [lo, hi] = format.stage2Table(1)
   memory.words[word] = spareStage2Page | lo
   memory.words[word + 1] = hi
   return 1
 }
 
-/** Fills a table with what a leaf of 2 MiB says. */
+/** Fills a table with what a large leaf says. */
 function splitLeaf(
+  format: NestedFormat,
   { memory }: NestedWorld,
   leaf: number,
   table: number,
@@ -303,8 +306,9 @@ function splitLeaf(
 ): void {
   const lo = small(memory.words[leaf] as number)
   const hi = memory.words[leaf + 1] as number
-  for (let index = 0; index < 512; index++) {
-    memory.words[table + 2 * index] = lo | (index << 12)
+  const { entries, page } = layoutOf(format)
+  for (let index = 0; index < entries; index++) {
+    memory.words[table + 2 * index] = lo | (index * page)
     memory.words[table + 2 * index + 1] = hi
   }
 }

@@ -8,11 +8,18 @@ export type Flags = readonly [lo: number, hi: number]
 export interface NestedFormat {
   readonly name: string
   readonly device: number
+  /** log2 of the bytes of a page, and of a table of 8-byte entries. */
+  readonly granuleLg2: 12 | 14 | 16
+  /** Levels of tables that an address of the first stage passes, and one of the second. */
+  readonly stage1Levels: 3 | 4
+  readonly stage2Levels: 3 | 4
+  /** Whether there are leaves two levels above the last. */
+  readonly hasHugeLeaves: boolean
   /** Entries for any level of stage 1: tables above the last level, pages in it. Likely ones stand several times. */
   readonly stage1Plain: readonly Flags[]
   /** Leaves above the last level of stage 1. */
   readonly stage1Large: readonly Flags[]
-  /** A table entry that allows all, and the flags of 4 KiB leaves that do as a large leaf does. */
+  /** A table entry that allows all, and the flags of pages that do as a large leaf does. */
   readonly stage1Table: Flags
   readonly stage1Small: (largeLo: number) => number
   /** @param level of the table that it leads to: 3 to 1 */
@@ -47,6 +54,7 @@ export interface Configuration {
   readonly variant: number
 }
 
+/** Pages of 4 KiB, whatever the granule. */
 export const CONFIG_PAGES = 6
 
 /** Candidates of which one comes `times` times as often as each other. */

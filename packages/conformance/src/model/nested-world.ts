@@ -1,25 +1,57 @@
 /**
- * Random tables of two stages in a small memory, with 4 KiB pages and 512 entries a table in both stages, which all
- * vendors have. Stage 2 is built from the root down. Stage 1 is pages full of entries that lead to such pages again,
+ * Random tables of two stages in a small memory, with one size of pages and tables in both stages. Stage 2 is built from the root down. Stage 1 is pages full of entries that lead to such pages again,
  * so that a walk gets somewhere with any address.
  */
 import { createMemory, type IommuModel, type MemoryWindow, type PhysicalMemory } from "@iommu/core"
 import type { Random } from "../random.ts"
 import { CONFIG_PAGES, type Configuration, type Flags, type NestedFormat } from "./nested-format.ts"
 
-const PAGE = 0x1000
-const LARGE = 0x20_0000
-const HUGE = 0x4000_0000
-/** Configuration of the nested model and of the two single-stage ones. */
-const CONFIG = 0x1000_0000
-const STAGE2 = 0x1010_0000
-const STAGE2_PAGES = 16
-/** Guest memory; aligned, so that large leaves of stage 2 lead there. */
-const RAM = 0x1020_0000
-const RAM_PAGES = 48
-/** Guest-physical 2 MiB regions, and pages of each that stage 1 knows. */
-const REGIONS = 4
+const KIB_4 = 0x1000
+const HUGE_4K = 0x4000_0000
+const STAGE2_PAGES = 9
+/** Pages of guest memory that {@link keptPages} gives away, from the end. */
+const KEPT = 5
 const PAGES_A_REGION = 20
+const IDENTITY_BYTES = 2 ** 31
+
+/** Where things are and how large, by granule. */
+export interface Layout {
+  readonly page: number
+  readonly entries: number
+  /** A leaf one level above the last. */
+  readonly large: number
+  /** The largest leaf, and the tables on the way to it. */
+  readonly largest: number
+  readonly largestTables: number
+  /** Configuration of the nested model and of the two single-stage ones: at no address that stage 1 leads to. */
+  readonly config: number
+  readonly stage2: number
+  /** Guest memory; aligned, so that large leaves of stage 2 lead there. */
+  readonly ram: number
+  readonly ramPages: number
+  /** Guest-physical regions of a large leaf each, and behind them one of {@link keptPages}. */
+  readonly regions: number
+}
+
+const PLACES = {
+  12: { config: 0x1000_0000, stage2: 0x1010_0000, ram: 0x1020_0000, ramPages: 48, regions: 4 },
+  14: { config: 0x1000_0000, stage2: 0x1010_0000, ram: 0x1200_0000, ramPages: 24, regions: 4 },
+  16: { config: 0x7000_0000, stage2: 0x7100_0000, ram: 0x2000_0000, ramPages: 16, regions: 3 },
+}
+
+export function layoutOf({ granuleLg2, hasHugeLeaves }: NestedFormat): Layout {
+  const page = 2 ** granuleLg2
+  const entries = page / 8
+  const large = page * entries
+  return {
+    ...PLACES[granuleLg2],
+    page,
+    entries,
+    large,
+    largest: hasHugeLeaves ? HUGE_4K : large,
+    largestTables: hasHugeLeaves ? 2 : 1,
+  }
+}
 
 export interface NestedWorld {
   readonly memory: PhysicalMemory
@@ -38,7 +70,7 @@ export interface NestedWorld {
   readonly spareStage2Page: number
   /** Guest-physical address of the table that {@link LEAF_INDEX} is in; 0 but in a {@link largeLeafWorld}. */
   readonly stage1LeafTable: number
-  /** Addresses of the entries of 2 MiB leaves of stage 2. */
+  /** Addresses of the entries of large leaves of stage 2. */
   readonly largeStage2Entries: readonly number[]
 }
 
@@ -56,13 +88,14 @@ export function store(memory: PhysicalMemory, address: number, lo: number, hi: n
 }
 
 /** True for words in tables of stage 2. */
-export function inStage2(memory: PhysicalMemory, word: number): boolean {
-  const first = wordAt(memory, STAGE2)
-  return word >= first && word < first + (STAGE2_PAGES * PAGE) / 4
+export function inStage2(format: NestedFormat, memory: PhysicalMemory, word: number): boolean {
+  const { page, stage2 } = layoutOf(format)
+  const first = wordAt(memory, stage2)
+  return word >= first && word < first + (STAGE2_PAGES * page) / 4
 }
 
 export function randomWorld(format: NestedFormat, random: Random): NestedWorld {
-  const memory = newMemory()
+  const memory = newMemory(format)
   const host = new Map<number, number>()
   const { guestPages, largeEntries } = stage2Regions(format, memory, random, host)
   const [guestConfig] = keptPages(format, memory, host) as [number]
@@ -76,25 +109,24 @@ export function randomWorld(format: NestedFormat, random: Random): NestedWorld {
   })
 }
 
-/** Where a {@link largeLeafWorld} has a leaf of 2 MiB. */
+/** Index of the entry that a {@link largeLeafWorld} has a large leaf in. */
 export const LEAF_INDEX = 5
-export const LEAF_IOVA: number = LEAF_INDEX * LARGE
 
-/** Random tables with a leaf of 2 MiB in the first stage, on a way of its own. */
+/** Random tables with a large leaf in the first stage, on a way of its own. */
 export function largeLeafWorld(format: NestedFormat, random: Random): NestedWorld {
-  const memory = newMemory()
+  const memory = newMemory(format)
   const host = new Map<number, number>()
   const { guestPages, largeEntries } = stage2Regions(format, memory, random, host)
   // Pages that nothing else leads to, with all rights.
-  const kept = keptPages(format, memory, host) as [number, number, number, number, number]
-  const [guestConfig, root, level3, level2, spare] = kept
+  const [guestConfig, spare, ...kept] = keptPages(format, memory, host) as [number, number, ...number[]]
   const at = (page: number): number => host.get(page) as number
   fillStage1(format, memory, random, guestPages)
-  storeEntry(memory, at(root), level3, format.stage1Table)
-  storeEntry(memory, at(level3), level2, format.stage1Table)
-  const leaf = random.pick(LARGE_TARGETS)
-  storeEntry(memory, at(level2) + LEAF_INDEX * 8, leaf, random.pick(format.stage1Large))
-  for (let index = 1; index < 512; index++) {
+  const way = kept.slice(0, format.stage1Levels - 1)
+  const [root] = way as [number]
+  const leafTable = stage1Way(format, memory, way, at)
+  const leaf = random.pick(largeTargets(format))
+  storeEntry(memory, at(leafTable) + LEAF_INDEX * 8, leaf, random.pick(format.stage1Large))
+  for (let index = 1; index < layoutOf(format).entries; index++) {
     storeEntry(memory, at(root) + index * 8, random.pick(guestPages), random.pick(format.stage1Plain))
   }
   return finish(format, memory, {
@@ -103,20 +135,21 @@ export function largeLeafWorld(format: NestedFormat, random: Random): NestedWorl
     spareGuestPages: [spare],
     largeStage2Entries: largeEntries,
     stage1Root: root,
-    stage1LeafTable: level2,
+    stage1LeafTable: leafTable,
     variant: random.below(0x1_0000),
   })
 }
 
 /** Stage 2 maps everything to itself, in the largest leaves. */
 export function identityStage2World(format: NestedFormat, random: Random): NestedWorld {
-  const memory = newMemory()
-  storeEntry(memory, STAGE2, STAGE2 + PAGE, format.stage2Table(3))
+  const memory = newMemory(format)
+  const { largest, largestTables, page, ram, ramPages } = layoutOf(format)
+  const table = stage2Way(format, memory, format.stage2Levels - largestTables)
   const [flags] = format.stage2Large as [Flags]
-  for (let index = 0; index < 2; index++) {
-    storeEntry(memory, STAGE2 + PAGE + index * 8, index * HUGE, flags)
+  for (let index = 0; index < IDENTITY_BYTES / largest; index++) {
+    storeEntry(memory, table + index * 8, index * largest, flags)
   }
-  const pages = Array.from({ length: RAM_PAGES }, (_, page) => RAM + page * PAGE)
+  const pages = Array.from({ length: ramPages }, (_, n) => ram + n * page)
   const [guestConfig, ...others] = pages as [number, ...number[]]
   fillStage1(format, memory, random, others)
   return finish(format, memory, {
@@ -129,14 +162,19 @@ export function identityStage2World(format: NestedFormat, random: Random): Neste
 
 /** Stage 1 maps the first 2 GiB to themselves, in the largest leaves. */
 export function identityStage1World(format: NestedFormat, random: Random): NestedWorld {
-  const memory = newMemory()
+  const memory = newMemory(format)
+  const { largest, largestTables } = layoutOf(format)
   const host = new Map<number, number>()
   stage2Regions(format, memory, random, host)
-  const [guestConfig, root, table] = keptPages(format, memory, host) as [number, number, number]
+  const [guestConfig, ...kept] = keptPages(format, memory, host) as [number, ...number[]]
   const at = (page: number): number => host.get(page) as number
-  storeEntry(memory, at(root), table, format.stage1Table)
+  const way = kept.slice(0, format.stage1Levels - largestTables)
+  const [root] = way as [number]
+  const table = at(stage1Way(format, memory, way, at))
   const [flags] = format.stage1Large as [Flags]
-  for (let index = 0; index < 2; index++) storeEntry(memory, at(table) + index * 8, index * HUGE, flags)
+  for (let index = 0; index < IDENTITY_BYTES / largest; index++) {
+    storeEntry(memory, table + index * 8, index * largest, flags)
+  }
   return finish(format, memory, {
     host,
     guestConfig,
@@ -145,17 +183,20 @@ export function identityStage1World(format: NestedFormat, random: Random): Neste
   })
 }
 
-function newMemory(): PhysicalMemory {
-  return createMemory([
-    { base: CONFIG, size: 3 * CONFIG_PAGES * PAGE },
-    { base: STAGE2, size: STAGE2_PAGES * PAGE },
-    { base: RAM, size: RAM_PAGES * PAGE },
+function newMemory(format: NestedFormat): PhysicalMemory {
+  const { config, page, ram, ramPages, stage2 } = layoutOf(format)
+  // In address order, as copies have it.
+  const { ranges } = createMemory([
+    { base: config, size: 3 * CONFIG_PAGES * KIB_4 },
+    { base: stage2, size: STAGE2_PAGES * page },
+    { base: ram, size: ramPages * page },
   ])
+  return createMemory(ranges)
 }
 
-/** Another memory of a world with the same words. */
-export function copyOf({ words }: PhysicalMemory): PhysicalMemory {
-  const copy = newMemory()
+/** Another memory with the same words. */
+export function copyOf({ ranges, words }: PhysicalMemory): PhysicalMemory {
+  const copy = createMemory(ranges)
   copy.words.set(words)
   return copy
 }
@@ -164,13 +205,38 @@ function storeEntry(memory: PhysicalMemory, at: number, address: number, [lo, hi
   store(memory, at, (address | lo) >>> 0, hi)
 }
 
-/** Pages of {@link RAM} that {@link keptPages} gives away, from the end. */
-const KEPT = 5
+/** Each guest page leads to the next, in its first entry. @returns the last */
+function stage1Way(
+  format: NestedFormat,
+  memory: PhysicalMemory,
+  pages: readonly number[],
+  at: (page: number) => number,
+): number {
+  for (const [n, next] of pages.slice(1).entries()) {
+    storeEntry(memory, at(pages[n] as number), next, format.stage1Table)
+  }
+  return pages[pages.length - 1] as number
+}
+
+/** Tables of stage 2 from the root down, each in the page behind the one that leads to it. @returns the last */
+function stage2Way(format: NestedFormat, memory: PhysicalMemory, tables: number): number {
+  const { page, stage2 } = layoutOf(format)
+  for (let n = 0; n + 1 < tables; n++) {
+    const level = format.stage2Levels - 1 - n
+    storeEntry(memory, stage2 + n * page, stage2 + (n + 1) * page, format.stage2Table(level))
+  }
+  return stage2 + (tables - 1) * page
+}
 
 interface Regions {
   /** Guest pages that stage 1 may lead to, whatever the rights. */
   readonly guestPages: readonly number[]
   readonly largeEntries: readonly number[]
+}
+
+/** Page of stage 2 that holds the last level of a region. */
+function lastLevel({ page, stage2 }: Layout, region: number): number {
+  return stage2 + (3 + region) * page
 }
 
 /** Fills stage 2; `host` gets where it leads. */
@@ -180,48 +246,55 @@ function stage2Regions(
   random: Random,
   host: Map<number, number>,
 ): Regions {
-  const root = STAGE2
-  const level3 = STAGE2 + PAGE
-  const level2 = STAGE2 + 2 * PAGE
-  storeEntry(memory, root, level3, format.stage2Table(3))
-  storeEntry(memory, level3, level2, format.stage2Table(2))
-  storeEntry(memory, level3 + 8, HUGE, random.pick(format.stage2Large))
+  const layout = layoutOf(format)
+  const { entries, large, page, ram, ramPages } = layout
+  const level2 = stage2Way(format, memory, format.stage2Levels - 1)
+  if (format.hasHugeLeaves) {
+    storeEntry(memory, level2 - page + 8, HUGE_4K, random.pick(format.stage2Large))
+  }
   const guestPages: number[] = []
   const largeEntries: number[] = []
-  for (let region = 0; region < REGIONS; region++) {
+  for (let region = 0; region < layout.regions; region++) {
     const isLarge = random.below(3) === 0
-    const level1 = STAGE2 + (3 + region) * PAGE
+    const level1 = lastLevel(layout, region)
     if (isLarge) largeEntries.push(level2 + region * 8)
-    if (isLarge) storeEntry(memory, level2 + region * 8, RAM, random.pick(format.stage2Large))
+    if (isLarge) storeEntry(memory, level2 + region * 8, ram, random.pick(format.stage2Large))
     else storeEntry(memory, level2 + region * 8, level1, format.stage2Table(1))
     for (let n = 0; n < PAGES_A_REGION; n++) {
-      const index = random.below(isLarge ? RAM_PAGES - KEPT : 512)
-      const page = region * LARGE + index * PAGE
-      if (host.has(page)) continue
-      const target = isLarge ? RAM + index * PAGE : RAM + random.below(RAM_PAGES - KEPT) * PAGE
+      const index = random.below(isLarge ? ramPages - KEPT : entries)
+      const guest = region * large + index * page
+      if (host.has(guest)) continue
+      const target = isLarge ? ram + index * page : ram + random.below(ramPages - KEPT) * page
       if (!isLarge) storeEntry(memory, level1 + index * 8, target, random.pick(format.stage2Page))
-      host.set(page, target)
-      guestPages.push(page)
+      host.set(guest, target)
+      guestPages.push(guest)
     }
   }
   return { guestPages, largeEntries }
 }
 
-/** Maps the last pages of {@link RAM}, with all rights, at guest addresses of their own. */
+/** Maps the last pages of guest memory, with all rights, at guest addresses of their own. */
 function keptPages(format: NestedFormat, memory: PhysicalMemory, host: Map<number, number>): number[] {
-  const level1 = STAGE2 + (3 + REGIONS) * PAGE
-  storeEntry(memory, STAGE2 + 2 * PAGE + REGIONS * 8, level1, format.stage2Table(1))
+  const layout = layoutOf(format)
+  const { large, page, ram, ramPages, regions, stage2 } = layout
+  const level1 = lastLevel(layout, regions)
+  const level2 = stage2 + (format.stage2Levels - 2) * page
+  storeEntry(memory, level2 + regions * 8, level1, format.stage2Table(1))
   const [flags] = format.stage2Page as [Flags]
   return Array.from({ length: KEPT }, (_, n) => {
-    const page = REGIONS * LARGE + n * PAGE
-    const target = RAM + (RAM_PAGES - KEPT + n) * PAGE
+    const guest = regions * large + n * page
+    const target = ram + (ramPages - KEPT + n) * page
     storeEntry(memory, level1 + n * 8, target, flags)
-    host.set(page, target)
-    return page
+    host.set(guest, target)
+    return guest
   })
 }
 
-const LARGE_TARGETS = [0, LARGE, 2 * LARGE, 3 * LARGE, HUGE]
+/** Addresses of large leaves of stage 1. */
+function largeTargets(format: NestedFormat): readonly number[] {
+  const { large } = layoutOf(format)
+  return [0, large, 2 * large, 3 * large, ...(format.hasHugeLeaves ? [HUGE_4K] : [])]
+}
 
 function fillStage1(
   format: NestedFormat,
@@ -229,12 +302,14 @@ function fillStage1(
   random: Random,
   guestPages: readonly number[],
 ): void {
-  const first = wordAt(memory, RAM)
-  const last = first + ((RAM_PAGES - KEPT) * PAGE) / 4
+  const { page, ram, ramPages } = layoutOf(format)
+  const targets = largeTargets(format)
+  const first = wordAt(memory, ram)
+  const last = first + ((ramPages - KEPT) * page) / 4
   for (let word = first; word < last; word += 2) {
     const isLarge = random.below(8) === 0
     const [lo, hi] = random.pick(isLarge ? format.stage1Large : format.stage1Plain)
-    memory.words[word] = lo | random.pick(isLarge ? LARGE_TARGETS : guestPages)
+    memory.words[word] = lo | random.pick(isLarge ? targets : guestPages)
     memory.words[word + 1] = hi
   }
 }
@@ -251,17 +326,18 @@ interface Finish {
 
 function finish(format: NestedFormat, memory: PhysicalMemory, made: Finish): NestedWorld {
   const { host, guestConfig, stage1Root, variant } = made
+  const { config, page, stage2 } = layoutOf(format)
   const guestConfigAt = host.get(guestConfig) as number
-  const common = { guestConfig, guestConfigAt, stage1Root, stage2Root: STAGE2, variant }
-  const configBytes = CONFIG_PAGES * PAGE
-  const forNested: Configuration = { ...common, stages: "nested", config: CONFIG }
-  const forFirst: Configuration = { ...common, stages: "first", config: CONFIG + configBytes }
-  const forSecond: Configuration = { ...common, stages: "second", config: CONFIG + 2 * configBytes }
+  const common = { guestConfig, guestConfigAt, stage1Root, stage2Root: stage2, variant }
+  const configBytes = CONFIG_PAGES * KIB_4
+  const forNested: Configuration = { ...common, stages: "nested", config }
+  const forFirst: Configuration = { ...common, stages: "first", config: config + configBytes }
+  const forSecond: Configuration = { ...common, stages: "second", config: config + 2 * configBytes }
   for (const how of [forNested, forFirst, forSecond]) format.configure(memory, how)
   const shadow = copyOf(memory)
   const guestView = shadow.view([
-    { base: CONFIG, size: 3 * configBytes, at: CONFIG },
-    ...Array.from(host, ([base, at]): MemoryWindow => ({ base, size: PAGE, at })),
+    { base: config, size: 3 * configBytes, at: config },
+    ...Array.from(host, ([base, at]): MemoryWindow => ({ base, size: page, at })),
   ])
   return {
     memory,
@@ -276,6 +352,6 @@ function finish(format: NestedFormat, memory: PhysicalMemory, made: Finish): Nes
     spareGuestPages: made.spareGuestPages ?? [],
     largeStage2Entries: made.largeStage2Entries ?? [],
     stage1LeafTable: made.stage1LeafTable ?? 0,
-    spareStage2Page: STAGE2 + (STAGE2_PAGES - 1) * PAGE,
+    spareStage2Page: stage2 + (STAGE2_PAGES - 1) * page,
   }
 }

@@ -3,7 +3,14 @@ import type { CachePolicy, IommuModel, PhysicalMemory } from "@iommu/core"
 import { assertEqual } from "../assert.ts"
 import type { Random } from "../random.ts"
 import type { Configuration, NestedFormat } from "./nested-format.ts"
-import { copyOf, identityStage2World, inStage2, type NestedWorld, randomWorld } from "./nested-world.ts"
+import {
+  copyOf,
+  identityStage2World,
+  inStage2,
+  layoutOf,
+  type NestedWorld,
+  randomWorld,
+} from "./nested-world.ts"
 import { ask, nextRequest, type Request } from "./requests.ts"
 
 const POLICIES: readonly CachePolicy[] = ["hoard", "exact"]
@@ -32,15 +39,16 @@ function compare(
   })
   const [plain, ...cached] = memories as [(typeof memories)[number], ...typeof memories]
   const asked: Request = { hi: 0, lo: 0, access: 0 }
+  const { large, page } = layoutOf(format)
   const places = Array.from({ length: PLACES }, () => {
     nextRequest(random, asked)
-    return stages === "second" ? { hi: 0, lo: random.below(0xc0_0000) } : { hi: asked.hi, lo: asked.lo }
+    return stages === "second" ? { hi: 0, lo: random.below(4 * large) } : { hi: asked.hi, lo: asked.lo }
   })
   for (let n = 0; n < REQUESTS; n++) {
     nextRequest(random, asked)
     const place = random.pick(places)
     asked.hi = place.hi
-    asked.lo = (place.lo ^ random.below(0x4000)) >>> 0
+    asked.lo = (place.lo ^ random.below(4 * page)) >>> 0
     const status = ask(plain.model, format, asked)
     for (const { caches, model } of cached) {
       const what = `${stages}, ${caches}, case ${n}`
@@ -67,7 +75,7 @@ function mergeFlags(format: NestedFormat, sides: readonly { readonly memory: Phy
     for (let word = 0; word < plain.words.length; word += 2) {
       const [a, b] = [plain.words[word] as number, other.words[word] as number]
       if (a === b) continue
-      const { clears } = inStage2(plain, word) ? format.stage2Updates : format.stage1Updates
+      const { clears } = inStage2(format, plain, word) ? format.stage2Updates : format.stage1Updates
       const merged = ((a | b) & ~clears) | (a & b & clears)
       for (const { words } of [plain, ...others]) words[word] = merged
     }
