@@ -5,6 +5,7 @@
  */
 import { hi32, lo32, type PhysicalMemory } from "@iommu/core"
 import * as ctx from "../spec/device-table.ts"
+import { CAP } from "../spec/registers.ts"
 import type { Features, Hardware } from "./hardware.ts"
 import type { PasidTable } from "./pasid-table.ts"
 
@@ -102,10 +103,10 @@ export function scalableContext(
   })
 }
 
-/** The AW code of the deepest second stage, 0 without second stage. */
-export function widestAddressWidth(features: Features): number {
-  const levels = features.secondStageLevels.at(-1)
-  return levels === undefined ? 0 : levels - 2
+/** The largest AW code of CAP.SAGAW, whether or not there is a second stage to use it; 0 for none. */
+export function widestAddressWidth({ cap }: Features): number {
+  const SAGAW = CAP.get([cap], "SAGAW")
+  return [3, 2, 1].find(aw => (SAGAW >> BigInt(aw)) & 1n) ?? 0
 }
 
 /** The domain-id of a legacy context entry. */

@@ -132,7 +132,10 @@ export function secondStageEntry(features: Features, did: number, second: Second
   })
 }
 
-/** AW means nothing here, but Linux fills it in, and so hardware has only ever seen it filled in. */
+/**
+ * AW means nothing to a first stage, and is reserved where there is no second stage (§9.6). Linux fills it in all
+ * the same, so hardware has only ever seen it filled in, and QEMU takes it for the width of first-stage addresses.
+ */
 export function firstStageEntry(features: Features, did: number, root: bigint, levels: number): Entry {
   return pe.PASID_ENTRY.encode({
     ...common(features, did, pe.PGTT_FIRST),
