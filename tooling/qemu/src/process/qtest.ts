@@ -131,6 +131,6 @@ export class Qtest {
 }
 
 /** A value as the protocol takes it; negative numbers are 32-bit halves. */
-function hex(value: bigint | number): string {
+export function hex(value: bigint | number): string {
   return `0x${(typeof value === "number" && value < 0 ? value >>> 0 : value).toString(16)}`
 }

@@ -18,6 +18,8 @@ export interface QemuSession {
 export interface SessionOptions {
   /** Killed when it still runs after so long; default two minutes. */
   readonly timeoutMs?: number
+  /** Where the session's folder is made; default the system's temporary folder. */
+  readonly parent?: string
 }
 
 const TIMEOUT_MS = 120_000
@@ -32,7 +34,7 @@ export async function startSession(
   args: (folder: WorkFolder) => readonly string[],
   options: SessionOptions = {},
 ): Promise<QemuSession> {
-  const folder = makeWorkFolder()
+  const folder = makeWorkFolder(options.parent)
   let qemu: QemuProcess | null = null
   try {
     const paths = { qtest: folder.file("qtest"), qmp: folder.file("qmp") }

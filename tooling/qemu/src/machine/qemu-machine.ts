@@ -1,0 +1,125 @@
+/** A running machine with an IOMMU and devices that do DMA behind it, driven without waiting for each answer. */
+import { closeSync, existsSync, openSync } from "node:fs"
+import { tmpdir } from "node:os"
+import type { QemuBinary } from "../binary/qemu-binary.ts"
+import { type QemuSession, type SessionOptions, startSession } from "../process/session.ts"
+import type { WorkFolder } from "../process/work-folder.ts"
+import { Edu, RUNNING } from "./edu.ts"
+import { writeFirmware } from "./firmware.ts"
+import { IOMMU_BASE, LAYOUTS, type MachineLayout } from "./layout.ts"
+import { RamFile } from "./ram-file.ts"
+import type { Recipe } from "./recipe.ts"
+
+/** Device numbers of the first `edu`: those below are the machine's own. */
+const FIRST_SLOT = 4
+/** RAM in a file on memory where there is such a file system, so that nothing is written to a disk. */
+const MEMORY_FOLDER = "/dev/shm"
+
+/** Arguments of every machine: no devices of its own, and a CPU whose clock jumps to the next timer while it sleeps. */
+export function machineArguments(
+  binary: QemuBinary,
+  recipe: Recipe,
+  folder: WorkFolder,
+  devices: number,
+): string[] {
+  const { ramBytes } = LAYOUTS[binary.target]
+  const firmware = folder.file("firmware")
+  const ram = folder.file("ram")
+  writeFirmware(firmware, binary.target)
+  closeSync(openSync(ram, "w"))
+  const [machine, type, ...rest] = recipe.args
+  return [
+    machine,
+    `${type},memory-backend=ram`,
+    ...rest,
+    "-m",
+    `size=${ramBytes / 1024 ** 2}M`,
+    "-object",
+    `memory-backend-file,id=ram,size=${ramBytes},mem-path=${ram},share=on`,
+    "-nodefaults",
+    "-display",
+    "none",
+    "-accel",
+    "tcg",
+    "-icount",
+    "shift=0,sleep=off",
+    "-bios",
+    firmware,
+    ...Array.from({ length: devices }, (_, index) => ["-device", Edu.argument(FIRST_SLOT + index)]).flat(),
+  ]
+}
+
+export function devicesOf(binary: QemuBinary, count: number): Edu[] {
+  return Array.from(
+    { length: count },
+    (_, index) => new Edu(FIRST_SLOT + index, index, LAYOUTS[binary.target]),
+  )
+}
+
+/** Where the RAM file of a machine goes. */
+export function workFolderParent(): string {
+  return existsSync(MEMORY_FOLDER) ? MEMORY_FOLDER : tmpdir()
+}
+
+export interface QemuMachine {
+  readonly binary: QemuBinary
+  readonly recipe: Recipe
+  readonly layout: MachineLayout
+  /** Physical address of the IOMMU's registers. */
+  readonly iommu: number
+  readonly devices: readonly Edu[]
+  readonly ram: RamFile
+  /** Sends lines at once. @returns their answers */
+  run(lines: readonly string[]): Promise<string[]>
+  /** Waits until none of these devices transfers. */
+  idle(devices: readonly Edu[]): Promise<void>
+  close(): Promise<void>
+}
+
+/**
+ * Starts a machine with so many devices, enabled.
+ * @throws Error with QEMU's words when it does not start
+ */
+export async function startMachine(
+  binary: QemuBinary,
+  recipe: Recipe,
+  deviceCount: number,
+  options: SessionOptions = {},
+): Promise<QemuMachine> {
+  const session = await startSession(
+    binary,
+    folder => machineArguments(binary, recipe, folder, deviceCount),
+    { parent: workFolderParent(), ...options },
+  )
+  const layout = LAYOUTS[binary.target]
+  const devices = devicesOf(binary, deviceCount)
+  const ram = new RamFile(session.folder.file("ram"), layout.ram)
+  const run = (lines: readonly string[]) => Promise.all(lines.map(line => session.qtest.command(line)))
+  await run(devices.flatMap(device => device.enable()))
+  return {
+    binary,
+    recipe,
+    layout,
+    iommu: IOMMU_BASE[recipe.vendor],
+    devices,
+    ram,
+    run,
+    idle: waiting => waitUntilIdle(session, waiting),
+    close: async () => {
+      ram.close()
+      await session.close()
+    },
+  }
+}
+
+/** A transfer ends when QEMU's clock reaches its timer, some turns of QEMU's main loop after it was started. */
+async function waitUntilIdle(session: QemuSession, devices: readonly Edu[]): Promise<void> {
+  let waiting = devices
+  while (waiting.length > 0) {
+    // The last one started ends last, so it alone is asked until it is done.
+    const last = waiting[waiting.length - 1]
+    while ((BigInt(await session.qtest.command(last.poll())) & RUNNING) !== 0n);
+    const states = await Promise.all(waiting.map(device => session.qtest.command(device.poll())))
+    waiting = waiting.filter((_, index) => (BigInt(states[index]) & RUNNING) !== 0n)
+  }
+}
