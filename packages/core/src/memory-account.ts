@@ -1,9 +1,11 @@
+import { PAGE_SIZE } from "./address.ts"
 import { IommuError } from "./errno.ts"
 
 /**
  * The memory cgroup of an owner, seen from here: what `GFP_KERNEL_ACCOUNT` charges in Linux.
  *
  * Every 4 KiB page that a user-owned domain costs is charged before it is used and uncharged when it is freed.
+ * Objects smaller than a page add up, and cost the pages that their sum fills or begins.
  */
 export class MemoryAccount {
   readonly name: string
@@ -11,6 +13,7 @@ export class MemoryAccount {
   limitPages: number
   #usage = 0
   #peak = 0
+  #objectBytes = 0
 
   constructor(name: string, limitPages: number = Number.POSITIVE_INFINITY) {
     if (!(limitPages >= 0))
@@ -22,6 +25,11 @@ export class MemoryAccount {
   /** 4 KiB pages charged now. */
   get usagePages(): number {
     return this.#usage
+  }
+
+  /** Bytes of objects charged now, a part of {@link usagePages}. */
+  get objectBytes(): number {
+    return this.#objectBytes
   }
 
   /** The largest {@link usagePages} there has been. */
@@ -47,4 +55,27 @@ export class MemoryAccount {
     }
     this.#usage -= pages
   }
+
+  /**
+   * Charges an object of some bytes, as Linux's `obj_cgroup_charge` does.
+   * @throws ENOMEM when it needs another page and the limit allows none; nothing is charged then
+   */
+  chargeBytes(bytes: number): void {
+    const pages = pagesOf(this.#objectBytes + bytes) - pagesOf(this.#objectBytes)
+    if (pages > 0) this.charge(pages)
+    this.#objectBytes += bytes
+  }
+
+  unchargeBytes(bytes: number): void {
+    if (bytes > this.#objectBytes) {
+      throw new Error(`bug: account "${this.name}" uncharges ${bytes} bytes of ${this.#objectBytes}`)
+    }
+    const pages = pagesOf(this.#objectBytes) - pagesOf(this.#objectBytes - bytes)
+    this.#objectBytes -= bytes
+    if (pages > 0) this.uncharge(pages)
+  }
+}
+
+function pagesOf(bytes: number): number {
+  return Math.ceil(bytes / PAGE_SIZE)
 }
