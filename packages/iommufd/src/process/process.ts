@@ -1,5 +1,7 @@
 /** A program that opens iommufd, as far as the kernel looks at it: `struct task_struct` with its mm and user. */
 import { type MemoryAccount, PAGE_SIZE } from "@iommu/core"
+import type { UserMemory } from "../memory/user-memory.ts"
+import { FileTable } from "./file-table.ts"
 
 /** Capabilities that iommufd asks for. */
 export type Capability = "CAP_IPC_LOCK" | "CAP_SYS_RESOURCE" | "CAP_SYS_RAWIO"
@@ -16,8 +18,11 @@ export interface ProcessOptions {
   readonly user: User
   /** Pays for kernel memory made on the process's behalf: its memory cgroup. */
   readonly account: MemoryAccount
+  readonly memory: UserMemory
   /** RLIMIT_MEMLOCK in bytes; no limit when left out. */
   readonly memlockBytes?: number
+  /** RLIMIT_NOFILE; 1024 when left out. */
+  readonly fileLimit?: number
   readonly capabilities?: readonly Capability[]
 }
 
@@ -25,6 +30,8 @@ export class Process {
   readonly name: string
   readonly user: User
   readonly account: MemoryAccount
+  readonly memory: UserMemory
+  readonly files: FileTable
   /** RLIMIT_MEMLOCK in pages. */
   readonly memlockPages: number
   /** Pages counted by RLIMIT mode "mm": `mm->locked_vm`. */
@@ -37,6 +44,8 @@ export class Process {
     this.name = options.name
     this.user = options.user
     this.account = options.account
+    this.memory = options.memory
+    this.files = new FileTable(options.fileLimit)
     this.memlockPages = Math.floor((options.memlockBytes ?? Number.POSITIVE_INFINITY) / Number(PAGE_SIZE))
     this.#capabilities = new Set(options.capabilities)
   }

@@ -1,0 +1,110 @@
+/** Areas and the domains of their IOAS: pages are pinned while there is a domain, and mapped in all of them. */
+import { PAGE_SIZE, type PagingDomain } from "@iommu/core"
+import type { Area } from "./area.ts"
+
+/** Pins an area's pages and maps them in all domains. All or nothing. */
+export function fillDomains(area: Area): void {
+  const { domains } = area.ioas
+  if (domains.length === 0) return
+  holdPages(area)
+  const filled: PagingDomain[] = []
+  try {
+    for (const domain of domains) {
+      mapArea(area, domain)
+      filled.push(domain)
+    }
+  } catch (error) {
+    for (const domain of filled) unmapArea(area, domain)
+    releasePages(area)
+    throw error
+  }
+}
+
+export function unfillDomains(area: Area): void {
+  const { domains } = area.ioas
+  if (domains.length === 0) return
+  for (const domain of domains) unmapArea(area, domain)
+  releasePages(area)
+}
+
+/** Fills a domain with all areas before it becomes one of the IOAS. All or nothing. */
+export function fillDomain(areas: Iterable<Area>, domain: PagingDomain): void {
+  const filled: Area[] = []
+  try {
+    for (const area of areas) {
+      const isFirst = area.ioas.domains.length === 0
+      if (isFirst) holdPages(area)
+      try {
+        mapArea(area, domain)
+      } catch (error) {
+        if (isFirst) releasePages(area)
+        throw error
+      }
+      filled.push(area)
+    }
+  } catch (error) {
+    unfillDomain(filled, domain)
+    throw error
+  }
+}
+
+/** Empties a domain that is none of the IOAS any more. */
+export function unfillDomain(areas: Iterable<Area>, domain: PagingDomain): void {
+  for (const area of areas) if (isMappable(area)) domain.unmapFast(area.start, area.length)
+  // Pages may be used for something else only when no cache knows them.
+  domain.iotlbSync()
+  for (const area of areas) if (area.ioas.domains.length === 0) releasePages(area)
+}
+
+export function unmapArea(area: Area, domain: PagingDomain): void {
+  if (isMappable(area)) checkUnmapped(area, domain.unmap(area.start, area.length))
+}
+
+/**
+ * Maps an area, one call for each physically contiguous run: the driver makes leaves as large as it can.
+ * Without huge pages each page is mapped alone, so that none becomes part of a larger leaf.
+ */
+export function mapArea(area: Area, domain: PagingDomain): void {
+  if (!isMappable(area)) return
+  const { pages, prot, length } = area
+  const endPage = area.firstPage + area.pageCount
+  const mostPages = area.ioas.usesHugePages ? Number.POSITIVE_INFINITY : 1
+  let page = area.firstPage
+  let offset = area.pageOffset
+  let done = 0n
+  try {
+    while (done < length) {
+      const run = pages.runAt(page, Math.min(endPage - page, mostPages))
+      const room = BigInt(run.pages * PAGE_SIZE - offset)
+      const size = room < length - done ? room : length - done
+      domain.map(area.start + done, BigInt(run.frame * PAGE_SIZE + offset), size, prot)
+      done += size
+      page += run.pages
+      offset = 0
+    }
+  } catch (error) {
+    if (done > 0n) domain.unmap(area.start, done)
+    throw error
+  }
+}
+
+/** False for a dma-buf that was revoked: its place stays empty. */
+function isMappable(area: Area): boolean {
+  return area.pages.kind !== "dma-buf" || !area.pages.isRevoked
+}
+
+function holdPages(area: Area): void {
+  if (area.pages.kind === "dma-buf") area.pages.track(area)
+  else area.pages.hold(area.firstPage, area.pageCount)
+}
+
+function releasePages(area: Area): void {
+  if (area.pages.kind === "dma-buf") area.pages.untrack(area)
+  else area.pages.release(area.firstPage, area.pageCount)
+}
+
+function checkUnmapped(area: Area, bytes: bigint): void {
+  if (bytes !== area.length) {
+    throw new Error(`bug: a domain unmapped 0x${bytes.toString(16)} bytes of 0x${area.length.toString(16)}`)
+  }
+}
