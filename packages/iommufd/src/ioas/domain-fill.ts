@@ -64,7 +64,7 @@ export function unmapArea(area: Area, domain: PagingDomain): void {
  * Maps an area, one call for each physically contiguous run: the driver makes leaves as large as it can.
  * Without huge pages each page is mapped alone, so that none becomes part of a larger leaf.
  */
-export function mapArea(area: Area, domain: PagingDomain): void {
+function mapArea(area: Area, domain: PagingDomain): void {
   if (!isMappable(area)) return
   const { pages, prot, length } = area
   const endPage = area.firstPage + area.pageCount
