@@ -1,5 +1,5 @@
 import { EVERYTHING, QEMU_11 } from "@iommu/amd"
-import { ACCESS_EXEC, ACCESS_PRIV, hi32, lo32 } from "@iommu/core"
+import { ACCESS_EXEC, ACCESS_PRIV, cachePolicies, hi32, lo32 } from "@iommu/core"
 import fc from "fast-check"
 import { describe, expect, it } from "vitest"
 import { Caches } from "../src/model/caches.ts"
@@ -661,10 +661,7 @@ describe("the unrolled host walk", () => {
           const run = (how: (walk: HostWalk) => void): unknown[] => {
             const machine = new Machine()
             const tables = randomTables(machine, entries)
-            const walk = new HostWalk(
-              machine.memory,
-              new Caches({ structures: "none", translations: "none" }),
-            )
+            const walk = new HostWalk(machine.memory, new Caches(cachePolicies("none")))
             walk.accessedBit = (had & 1n) === 0n ? 0 : Number(A)
             walk.dirtyBit = (had & 2n) === 0n ? 0 : Number(D)
             const root = tables[2 * (mode - 1)] as bigint

@@ -14,17 +14,38 @@
  */
 export type CachePolicy = "exact" | "hoard" | "none"
 
-/** Policies of a model's two kinds of caches, where they differ. */
+/** Policies of a model's three kinds of caches, where they differ. */
 export interface CachePolicies {
   /** Device and PASID table entries, context descriptors and the tables that lead to them. */
   readonly structures: CachePolicy
-  /** Translations and paging structures. */
+  /**
+   * What shortens a walk: paging structures, and pages of stage 2, among them those that a guest's tables lie in. As
+   * {@link translations} when left out.
+   */
+  readonly walks?: CachePolicy
+  /** Answers to whole requests: the IOTLB. */
   readonly translations: CachePolicy
 }
 
+/** A policy for each kind. */
+export interface CacheKinds extends Required<CachePolicies> {
+  /**
+   * Pages of stage 2 shorten walks, and to a device with stage 2 alone they are the answers: the more that either kind
+   * keeps.
+   */
+  readonly stage2Pages: CachePolicy
+}
+
 /** @param given one policy for all caches, or one for each kind; `exact` when left out */
-export function cachePolicies(given: CachePolicy | CachePolicies = "exact"): CachePolicies {
-  return typeof given === "string" ? { structures: given, translations: given } : given
+export function cachePolicies(given: CachePolicy | CachePolicies = "exact"): CacheKinds {
+  const { structures, walks, translations } =
+    typeof given === "string" ? { structures: given, walks: given, translations: given } : given
+  const ofWalks = walks ?? translations
+  return { structures, walks: ofWalks, translations, stage2Pages: more(ofWalks, translations) }
+}
+
+function more(one: CachePolicy, other: CachePolicy): CachePolicy {
+  return one === "hoard" || other === "none" ? one : other
 }
 
 /** Words of a record that identify it. */
@@ -45,17 +66,18 @@ export interface CacheShape {
 }
 
 export class CacheStore {
+  // Looked up in every transaction: a private name (#) costs 2 ns a call. Numbers are declared, not defined: a field
+  // that is defined starts as `undefined`, and V8 then checks it for a number at each use.
   /** All records, to be indexed with what {@link find} and {@link insert} return. */
-  words: Int32Array
-  // Looked up in every transaction: a private name (#) costs 2 ns a call.
-  private readonly policy: CachePolicy
-  private ways: number
-  private readonly stride: number
+  declare words: Int32Array
+  declare private readonly policy: CachePolicy
+  declare private ways: number
+  declare private readonly stride: number
   /** Words of a set. */
-  private setWords: number
-  private sets: number
+  declare private setWords: number
+  declare private sets: number
   /** Way of each set that is replaced next. */
-  private oldest: Uint8Array
+  declare private readonly oldest: Uint8Array
   private used = 0
 
   constructor({ policy, sets, ways, dataWords }: CacheShape) {

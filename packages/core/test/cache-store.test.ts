@@ -1,4 +1,4 @@
-import { type CachePolicy, CacheStore } from "@iommu/core"
+import { type CachePolicy, CacheStore, cachePolicies } from "@iommu/core"
 import fc from "fast-check"
 import { describe, expect, it } from "vitest"
 
@@ -86,6 +86,35 @@ describe("cache store", () => {
   it("refuses shapes that are none", () => {
     expect(() => new CacheStore({ policy: "exact", sets: 3, ways: 2, dataWords: 1 })).toThrow(/bug/)
     expect(() => new CacheStore({ policy: "exact", sets: 4, ways: 0, dataWords: 1 })).toThrow(/bug/)
+  })
+})
+
+describe("cache policies", () => {
+  const policies = ["exact", "hoard", "none"] as const
+
+  it("are one for all, exact where nothing is said", () => {
+    for (const one of policies) {
+      const all = { structures: one, walks: one, translations: one, stage2Pages: one }
+      expect(cachePolicies(one)).toEqual(all)
+    }
+    expect(cachePolicies()).toEqual(cachePolicies("exact"))
+  })
+
+  it("are those of translations for walks, where they are left out", () => {
+    for (const translations of policies) {
+      const { walks, stage2Pages } = cachePolicies({ structures: "exact", translations })
+      expect([walks, stage2Pages]).toEqual([translations, translations])
+    }
+  })
+
+  it("keep of stage 2 pages the more that either kind keeps", () => {
+    const more = (walks: CachePolicy, translations: CachePolicy): CachePolicy =>
+      cachePolicies({ structures: "none", walks, translations }).stage2Pages
+    for (const other of policies) {
+      expect([more("hoard", other), more(other, "hoard")]).toEqual(["hoard", "hoard"])
+      expect([more("none", other), more(other, "none")]).toEqual([other, other])
+    }
+    expect(more("exact", "exact")).toBe("exact")
   })
 })
 

@@ -9,12 +9,14 @@ import { checkAllowed, transactions } from "./transactions.ts"
 import { walkYardstick } from "./yardsticks.ts"
 
 const HOT_PAGES = 256
-/** More than an IOTLB holds, in the order of their addresses: each look-up misses, and finds its tables cached. */
+/** More than caches hold, in turn: each look-up misses its page in all of them, and replaces what they have. */
 const MANY_PAGES = MAPPED_PAGES
 /** Operations of one measured call, at least. */
 const CALLS = 1024
 /** What configures a device is cached, no translation and no table is. */
-const NO_IOTLB: CachePolicies = { structures: "exact", translations: "none" }
+const NO_IOTLB: CachePolicies = { structures: "exact", walks: "none", translations: "none" }
+/** Also tables, and the pages of stage 2 that they and the data lie in. */
+const WALK_CACHES: CachePolicies = { structures: "exact", walks: "exact", translations: "none" }
 
 export function modelBenchCases(): BenchCase[] {
   return BENCH_VENDORS.flatMap(vendor => {
@@ -25,7 +27,8 @@ export function modelBenchCases(): BenchCase[] {
       walkCase(name, "model, no IOTLB", singleStage(vendor, NO_IOTLB), HOT_PAGES, 4.6),
       walkCase(name, "model, IOTLB hit", singleStage(vendor, "exact"), HOT_PAGES, 2.7),
       walkCase(name, "model, nested, no IOTLB", nested(vendor, NO_IOTLB), HOT_PAGES, 16),
-      walkCase(name, "model, nested, walk caches", nested(vendor, "exact"), MANY_PAGES, 6.5),
+      walkCase(name, "model, nested, walk caches", nested(vendor, WALK_CACHES), HOT_PAGES, 6.5),
+      walkCase(name, "model, nested, all replaced", nested(vendor, "exact"), MANY_PAGES, null),
       walkCase(name, "model, nested, IOTLB hit", nested(vendor, "exact"), HOT_PAGES, 2.7),
     ]
   })

@@ -10,7 +10,8 @@ const CALLS = 4096
 const WARM_UP_RUNS = 64
 /** Few: a heap that grows much is collected in between. */
 const RUNS = 8
-const WALKS: CachePolicies = { structures: "exact", translations: "none" }
+const WALKS: CachePolicies = { structures: "exact", walks: "none", translations: "none" }
+const WALK_CACHES: CachePolicies = { structures: "exact", walks: "exact", translations: "none" }
 
 export function modelMemoryQuantities(): QuantityCase[] {
   return BENCH_VENDORS.flatMap(vendor => {
@@ -33,7 +34,8 @@ export function modelMemoryQuantities(): QuantityCase[] {
       allocated("single-stage walk", () => singleStage(vendor, WALKS), HOT_PAGES),
       allocated("IOTLB hit", () => singleStage(vendor, "exact"), HOT_PAGES),
       allocated("nested walk", () => nested(vendor, WALKS), HOT_PAGES),
-      allocated("nested, walk caches", () => nested(vendor, "exact"), MAPPED_PAGES),
+      allocated("nested, walk caches", () => nested(vendor, WALK_CACHES), HOT_PAGES),
+      allocated("nested, all replaced", () => nested(vendor, "exact"), MAPPED_PAGES),
       cached("single stage", () => singleStage(vendor, "hoard")),
       cached("nested", () => nested(vendor, "hoard")),
     ]

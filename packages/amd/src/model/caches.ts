@@ -11,7 +11,7 @@
  * Devices with the same DomainID share all but the first. Entries that are not present are not kept: NpCache = 0.
  * Registers drop nothing: a new device table or another feature needs commands as any change does.
  */
-import type { CachePolicies, CacheStore } from "@iommu/core"
+import type { CacheKinds, CacheStore } from "@iommu/core"
 import * as dte from "../spec/device-table.ts"
 import {
   type AddressRange,
@@ -43,8 +43,12 @@ const SMALL_SETS = 32
 export class Caches {
   /** False where the policy for device table entries and guest CR3s is `none`. */
   readonly keepsStructures: boolean
-  /** False where the policy for translations and directory entries is `none`: nothing is looked up or kept. */
+  /** False where guest translations are not kept. */
+  readonly keepsTranslations: boolean
+  /** False where neither translations nor what shortens a walk is kept. */
   readonly isOn: boolean
+  /** {@link recent} is used: it stands in front of all other caches. */
+  readonly keepsAnswers: boolean
   readonly recent: RecentPages = new RecentPages()
   readonly entries: CacheStore
   readonly guestCr3s: CacheStore
@@ -53,15 +57,17 @@ export class Caches {
   readonly hostTables: RangeCache
   readonly guestTables: RangeCache
 
-  constructor({ structures, translations }: CachePolicies) {
+  constructor({ structures, walks, translations, stage2Pages }: CacheKinds) {
     this.keepsStructures = structures !== "none"
-    this.isOn = translations !== "none"
+    this.keepsTranslations = translations !== "none"
+    this.isOn = stage2Pages !== "none"
+    this.keepsAnswers = this.keepsStructures && this.keepsTranslations
     this.entries = storeOf(structures, SMALL_SETS, DTE_WORDS)
     this.guestCr3s = storeOf(structures, SMALL_SETS, CR3_WORDS)
-    this.hostPages = new PageCache(translations, HOST_PAGE_SETS)
+    this.hostPages = new PageCache(stage2Pages, HOST_PAGE_SETS)
     this.guestPages = new PageCache(translations, GUEST_PAGE_SETS)
-    this.hostTables = new RangeCache(translations, TABLE_SETS, TABLE_WORDS)
-    this.guestTables = new RangeCache(translations, TABLE_SETS, TABLE_WORDS)
+    this.hostTables = new RangeCache(walks, TABLE_SETS, TABLE_WORDS)
+    this.guestTables = new RangeCache(walks, TABLE_SETS, TABLE_WORDS)
   }
 
   findEntry(device: number): number {

@@ -75,6 +75,7 @@ export class Translator {
   private readonly caches: Caches
   private readonly recent: RecentPages
   private readonly isCaching: boolean
+  private readonly keepsAnswers: boolean
   readonly result: AmdTranslationResult
 
   constructor(
@@ -98,11 +99,12 @@ export class Translator {
     this.caches = caches
     this.recent = caches.recent
     this.isCaching = caches.isOn
+    this.keepsAnswers = caches.keepsAnswers
     this.result = result
   }
 
   translate(device: number, pasid: number, hi: number, lo: number, access: number): number {
-    if (this.isCaching) {
+    if (this.keepsAnswers) {
       const { words } = this.recent
       const slot = recentSlot(device, pasid, hi, lo)
       if (
@@ -164,7 +166,7 @@ export class Translator {
       if (status !== AGAIN) return status
     }
     const status = this.throughGuest(hi, lo, access)
-    if (status === OK) this.keep(hi, lo)
+    if (status === OK && this.caches.keepsTranslations) this.keep(hi, lo)
     return status
   }
 
@@ -179,7 +181,7 @@ export class Translator {
     if (((access ^ DEVICE_PRIV) & GRANTS_MASK & ~info) !== 0)
       return this.refuseCached(words, at, hi, lo, access)
     const t = this.transaction
-    this.recent.keep(t.device, t.pasid, hi, lo, words, at)
+    if (this.keepsAnswers) this.recent.keep(t.device, t.pasid, hi, lo, words, at)
     const sizeLg2 = (info >>> SIZE_LG2_SHIFT) & LG2_MASK
     if (sizeLg2 < 32) return this.answer(words, at, info, 0, lo & ((1 << sizeLg2) - 1))
     return this.answer(words, at, info, hi & ((1 << (sizeLg2 - 32)) - 1), lo)

@@ -15,7 +15,7 @@ import {
   ACCESS_PRIV,
   ACCESS_READ,
   ACCESS_WRITE,
-  type CachePolicies,
+  type CacheKinds,
   type CachePolicy,
   type CacheStore,
   type TranslationResult,
@@ -116,9 +116,10 @@ export class DescriptorCache {
 }
 
 export class Caches {
-  /** False under `none`: no structure, no translation is looked up or kept. */
+  /** False under `none`: no structure, no translation, nothing that shortens a walk is looked up or kept. */
   readonly keepsStructures: boolean
   readonly keepsTranslations: boolean
+  readonly keepsWalks: boolean
   readonly streams: DecodedCache<DeviceEntry>
   readonly streamTables: DescriptorCache
   readonly contexts: DecodedCache<ContextEntry>
@@ -130,17 +131,18 @@ export class Caches {
   /** Changes with the records of configuration. */
   configuration = 0
 
-  constructor({ structures, translations }: CachePolicies) {
+  constructor({ structures, walks, translations, stage2Pages }: CacheKinds) {
     this.keepsStructures = structures !== "none"
     this.keepsTranslations = translations !== "none"
+    this.keepsWalks = stage2Pages !== "none"
     this.streams = new DecodedCache(structures, () => new DeviceEntry())
     this.streamTables = new DescriptorCache(structures)
     this.contexts = new DecodedCache(structures, () => new ContextEntry())
     this.contextTables = new DescriptorCache(structures)
     this.pages = new PageCache(translations)
-    this.stage2Pages = new Stage2PageCache(translations)
-    this.tables = new TableCache(translations)
-    this.stage2Tables = new TableCache(translations)
+    this.stage2Pages = new Stage2PageCache(stage2Pages)
+    this.tables = new TableCache(walks)
+    this.stage2Tables = new TableCache(walks)
   }
 
   /**

@@ -88,7 +88,7 @@ export class ContextTable {
     const at = this.locate(entry, index)
     if (at < 0) return -at
     if (!this.matches(entry, at)) return this.decode(entry, at)
-    if (this.caches.keepsTranslations) setTags(this.context, entry)
+    if (this.caches.keepsWalks) setTags(this.context, entry)
     return this.status
   }
 

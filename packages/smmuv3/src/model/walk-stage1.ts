@@ -112,7 +112,7 @@ export class Stage1Walk {
     this.sharing = g.sharing
     this.usesUpper = upper
     if (g.quick && this.trace === null) {
-      if (this.caches.keepsTranslations) {
+      if (this.caches.keepsWalks) {
         if (this.walkNear(g, vaHi, vaLo, need)) return 0
       } else if (this.walk4K(g, upper, vaHi, vaLo, need)) return 0
     }
@@ -213,7 +213,7 @@ export class Stage1Walk {
     let level = g.startLevel
     let shift = g.rootShift
     let mask = g.rootMask
-    const kept = this.caches.keepsTranslations ? this.findTable(g, vaHi, vaLo) : -1
+    const kept = this.caches.keepsWalks ? this.findTable(g, vaHi, vaLo) : -1
     let located = false
     if (kept >= 0) {
       const { words } = this.caches.tables.store
@@ -237,7 +237,7 @@ export class Stage1Walk {
       } else {
         const status = this.locate(entryHi, entryLo)
         if (status !== 0) return status
-        if (this.caches.keepsTranslations && level > g.startLevel) {
+        if (this.caches.keepsWalks && level > g.startLevel) {
           this.keepTable(g, level, vaHi, vaLo, tableHi, tableLo, limits)
         }
       }

@@ -78,7 +78,7 @@ export class Stage2Walk {
    * @returns 0 or the number of the event
    */
   walk(ipaHi: number, ipaLo: number, need: number): number {
-    if (this.caches.keepsTranslations) return this.walkKept(ipaHi, ipaLo, need)
+    if (this.caches.keepsWalks) return this.walkKept(ipaHi, ipaLo, need)
     const quick = this.config.geometry.quick && this.trace === null && need <= DATA_ACCESS
     return quick && this.walk4K(ipaHi, ipaLo, need) ? 0 : this.walkAll(ipaHi, ipaLo, need)
   }
@@ -279,7 +279,7 @@ export class Stage2Walk {
     let shift = g.rootShift
     let mask = g.rootMask
     let level = g.startLevel
-    const kept = this.caches.keepsTranslations ? this.findTable(g, ipaHi, ipaLo) : -1
+    const kept = this.caches.keepsWalks ? this.findTable(g, ipaHi, ipaLo) : -1
     if (kept >= 0) {
       const { words } = this.caches.stage2Tables.store
       tableHi = words[kept + TABLE_HI] as number
@@ -311,7 +311,7 @@ export class Stage2Walk {
       shift -= g.stride
       mask = g.indexMask
       level++
-      if (this.caches.keepsTranslations) this.keepTable(g, level, ipaHi, ipaLo, tableHi, tableLo)
+      if (this.caches.keepsWalks) this.keepTable(g, level, ipaHi, ipaLo, tableHi, tableLo)
     }
   }
 

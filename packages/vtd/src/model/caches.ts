@@ -13,7 +13,7 @@
  * those of a second stage under its domain-id. First-stage entries never are.
  */
 import * as core from "@iommu/core"
-import { type CachePolicies, CacheStore } from "@iommu/core"
+import { type CacheKinds, CacheStore } from "@iommu/core"
 import { TTM_LEGACY } from "../spec/registers.ts"
 import { Tlb } from "./tlb.ts"
 import type { Transaction } from "./transaction.ts"
@@ -37,7 +37,7 @@ export class Caches {
   private pasid = -1
   private access = 0
 
-  constructor(policies: CachePolicies, cachingMode: boolean) {
+  constructor(policies: CacheKinds, cachingMode: boolean) {
     const policy = policies.structures
     this.#enabled = policy !== "none"
     this.tlb = new Tlb(policies)

@@ -3,7 +3,7 @@
  * granularities of invalidations §6.5.2.3, §6.5.2.4.
  */
 import * as core from "@iommu/core"
-import { type CachePolicies, CacheStore } from "@iommu/core"
+import { type CacheKinds, type CachePolicy, CacheStore } from "@iommu/core"
 import type { Transaction } from "./transaction.ts"
 import * as transaction from "./transaction.ts"
 import type { VtdTranslationResult } from "./translate.ts"
@@ -44,8 +44,10 @@ export function spanHi(pageHi: number, span: number): number {
 }
 
 export class Tlb {
-  /** False under `none`. */
+  /** False where neither translations nor what shortens a walk is kept. */
   readonly enabled: boolean
+  /** Translations of first stages are kept. */
+  readonly keepsFirst: boolean
   /** Caching mode: second-stage walks that found nothing are kept as well. */
   keepsFaults = false
   /** Translations, each kind with the tags of its own. */
@@ -60,16 +62,17 @@ export class Tlb {
   readonly recent: RecentPages
   private readonly faults: CacheStore
 
-  constructor({ structures, translations: policy }: CachePolicies) {
-    this.enabled = policy !== "none"
-    const store = (sets: number, dataWords: number): CacheStore =>
+  constructor({ structures, walks, translations, stage2Pages }: CacheKinds) {
+    this.enabled = stage2Pages !== "none"
+    this.keepsFirst = translations !== "none"
+    const store = (policy: CachePolicy, sets: number, dataWords: number): CacheStore =>
       new CacheStore({ policy, sets, ways: 4, dataWords })
-    this.second = store(256, TRANSLATION_WORDS)
-    this.first = store(256, TRANSLATION_WORDS)
-    this.secondTables = store(64, TABLE_WORDS)
-    this.firstTables = store(64, TABLE_WORDS)
-    this.faults = store(64, FAULT_WORDS)
-    this.recent = new RecentPages(this.enabled && structures !== "none")
+    this.second = store(stage2Pages, 256, TRANSLATION_WORDS)
+    this.first = store(translations, 256, TRANSLATION_WORDS)
+    this.secondTables = store(walks, 64, TABLE_WORDS)
+    this.firstTables = store(walks, 64, TABLE_WORDS)
+    this.faults = store(stage2Pages, 64, FAULT_WORDS)
+    this.recent = new RecentPages(translations !== "none" && structures !== "none")
   }
 
   /** Status of a second-stage walk that found nothing, kept in caching mode; 0 when there is none. */

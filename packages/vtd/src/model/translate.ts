@@ -75,7 +75,7 @@ export function translateResolved(t: Transaction, result: VtdTranslationResult):
   if (!t.tlb.enabled) return t.trace === null && translatePlain(t, result) ? 0 : walk(t, result)
   const reason = walk(t, result)
   if (reason === 0) {
-    keepTranslation(t, result)
+    if (t.mode === MODE_SECOND || t.tlb.keepsFirst) keepTranslation(t, result)
     if (t.mode !== MODE_SECOND && t.fsStart > t.fsLeafLevel) keepFirstTables(t)
   }
   return reason
