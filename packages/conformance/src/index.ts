@@ -14,7 +14,7 @@ import { noPasidChapter, pasidChapter } from "./chapters/pasid.ts"
 import { userDataChapter } from "./chapters/user-data.ts"
 import type { ConformanceTarget, TestRunner } from "./target.ts"
 
-export { defineModelConformance } from "./model/define.ts"
+export { defineCacheConformance, defineModelConformance } from "./model/define.ts"
 export { defineFuzz, type FuzzContract, type FuzzOptions } from "./model/fuzz.ts"
 export { defineMetamorphic, type MetamorphicOptions } from "./model/metamorphic.ts"
 export { type Configuration, type Flags, mostly, type NestedFormat } from "./model/nested-format.ts"

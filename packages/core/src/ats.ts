@@ -77,4 +77,6 @@ export interface AtsModel {
   readonly reached?: Readonly<{ paHi: number; paLo: number; sizeLg2: number }>
   /** Puts a page request into the queue, or answers it at once as the book says (overflow, disabled, not allowed). */
   pageRequest(request: PageRequest): void
+  /** A device completes an invalidation that nobody waits for; absent where the hardware does not report that. */
+  strayCompletion?(device: number): void
 }

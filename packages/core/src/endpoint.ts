@@ -104,6 +104,11 @@ export class Endpoint implements AtsDevice {
     return true
   }
 
+  /** Completes an invalidation that nobody asked for, or that was given up before. */
+  completeUnasked(): void {
+    this.#options.model.strayCompletion?.(this.device)
+  }
+
   pageGroupResponse(group: number, _pasid: number | null, code: number): void {
     this.responses.set(group, code)
   }

@@ -5,7 +5,7 @@
  * Stream 1 has stage 1 with VMID 5: SubstreamID 0 (also without one) with ASID 3, SubstreamID 1 with ASID 4. Stream 2
  * has stage 2 with VMID 7, stream 3 both stages with VMID 8 and ASID 3, stream 4 stage 1 with VMID 6 and ASID 3,
  * stream 5 stage 2 with VMID 9; the STE of stream 6 is not valid. Stream 7 has stage 1 with VMID 10 and two levels of
- * CD tables, stream 8 stage 1 in StreamWorld EL2. Streams from 64 on have Level 2 arrays of their own, and bypass.
+ * CD tables, streams 8 and 9 stage 1 in StreamWorld EL2 with ASIDs 3 and 4. Streams from 64 on have Level 2 arrays of their own, and bypass.
  */
 import type { CachedEntry, CachingContract, InvalidationCase, ModelMachine, Step } from "@iommu/conformance"
 
@@ -25,7 +25,9 @@ const OTHER_UPPER_STREAMS = RAM + 0x8000n
 const L1CDS = RAM + 0x9000n
 const CD_LEAF = RAM + 0xa000n
 const OTHER_CD_LEAF = RAM + 0xb000n
+/** Of streams 8 and 9. */
 const EL2_CD = RAM + 0xc000n
+const EL2_OTHER_CD = RAM + 0xd000n
 
 /** Trees of six tables: levels 0 to 3, another table of level 3, a table of level 2 for the second 1 GiB. */
 const STAGE1 = RAM + 0x1_0000n
@@ -39,6 +41,7 @@ const STAGE2_VMID9 = RAM + 0x3_a000n
 const STAGE2_NEW = RAM + 0x4_0000n
 
 const CR0 = 0x20
+const CR2 = 0x2c
 const STRTAB_BASE = 0x80
 const STRTAB_BASE_CFG = 0x88
 const CMDQ_BASE = 0x90
@@ -116,6 +119,7 @@ const start: readonly Step[] = [
   ...ste(5n, withStage2(STAGE2_VMID9, 9n)),
   ...ste(7n, [(1n << 4n) | (withStage1(L1CDS, 8n, 10n)[0] as bigint), 2n, 10n]),
   ...ste(8n, [withStage1(EL2_CD, 0n, 0n)[0] as bigint, EL2]),
+  ...ste(9n, [withStage1(EL2_OTHER_CD, 0n, 0n)[0] as bigint, EL2]),
   ["store", LEVEL1, STREAM_TABLE | SPAN_64],
   ["store", LEVEL1 + 8n, UPPER_STREAMS | SPAN_64],
   ...[0n, 64n].flatMap((offset): Step[] => [
@@ -127,6 +131,8 @@ const start: readonly Step[] = [
   ...cd(CD_LEAF + 128n, 11n, STAGE1_ASID4),
   ...cd(OTHER_CD_LEAF + 128n, 12n, STAGE1_NEW),
   ...cd(EL2_CD, 3n, STAGE1_VMID6),
+  ...cd(EL2_OTHER_CD, 4n, STAGE1_ASID4),
+  ["store", level3(STAGE1_VMID6) + 0x30n, 0x300_6000n | GLOBAL_PAGE],
   ...cd(CDS, 3n, STAGE1),
   ...cd(CDS + 64n, 4n, STAGE1_ASID4),
   ...cd(NESTED_CD, 3n, STAGE1_NESTED),
@@ -375,7 +381,7 @@ const nhVa = (vmid: bigint, asid: bigint, second: bigint, range = 0n): bigint[] 
 ]
 const nhVaa = (vmid: bigint, second: bigint): bigint[] => [0x13n | (vmid << 32n), second]
 const el2Asid = (asid: bigint): bigint[] => [0x21n | (asid << 48n)]
-const el2Va = (second: bigint): bigint[] => [0x22n, second]
+const el2Va = (second: bigint, asid = 0n): bigint[] => [0x22n | (asid << 48n), second]
 const el2Vaa = (second: bigint): bigint[] => [0x23n, second]
 const s12Vmall = (vmid: bigint): bigint[] => [0x28n | (vmid << 32n)]
 const s2Ipa = (vmid: bigint, second: bigint): bigint[] => [0x2an | (vmid << 32n), second]
@@ -526,6 +532,76 @@ export const caching: CachingContract | null = {
         { what: "S2TTB", kind: "change", run: store(STREAM_TABLE + 152n, STAGE2_NEW) },
         { what: "CMD_CFGI_STE", kind: "invalidate", run: issue(cfgiSte(2n)) },
         { what: "CMD_TLBI_S12_VMALL", kind: "invalidate", run: issue(s12Vmall(7n)) },
+      ],
+    },
+  ],
+}
+
+/** StreamWorld EL2-E2H has ASIDs and global pages: the same machine with CR2.E2H = 1. §3.17.5. */
+export const cachingE2h: CachingContract = {
+  start: [["write32", CR2, 1], ...start],
+  entries: {
+    E2H: entry("TLB: StreamWorld EL2-E2H, ASID 3, page 0x1000", "§3.17", {
+      request: page(8, 0x1000n),
+      change: [[level3(STAGE1_VMID6) + 0x08n, 0x70_0000n | PAGE]],
+      before: 0x300_1000n,
+      after: 0x70_0000n,
+    }),
+    "E2H, global": entry("TLB: StreamWorld EL2-E2H, any ASID, page 0x6000", "§3.17", {
+      request: page(8, 0x6000n),
+      change: [[level3(STAGE1_VMID6) + 0x30n, 0x70_0000n | GLOBAL_PAGE]],
+      before: 0x300_6000n,
+      after: 0x70_0000n,
+    }),
+    "E2H, another ASID": entry("TLB: StreamWorld EL2-E2H, ASID 4, page 0x1000", "§3.17", {
+      request: page(9, 0x1000n),
+      change: [[level3(STAGE1_ASID4) + 0x08n, 0x70_0000n | PAGE]],
+      before: 0x200_1000n,
+      after: 0x70_0000n,
+    }),
+    "E2H, table": entry(
+      "walk cache: StreamWorld EL2-E2H, ASID 3, level 3 table of the first 2 MiB",
+      "§16.2",
+      {
+        primedBy: [page(8, 0x1000n)],
+        request: page(8, 0x2000n),
+        change: [[level2(STAGE1_VMID6), otherLevel3(STAGE1_VMID6) | TABLE]],
+        before: 0x300_2000n,
+        after: 0x300_9000n,
+      },
+    ),
+  },
+  commands: [
+    queued(
+      "CMD_TLBI_EL2_ALL",
+      "§4.4.2.7",
+      [0x20n],
+      ["E2H", "E2H, global", "E2H, another ASID", "E2H, table"],
+    ),
+    queued("CMD_TLBI_EL2_ASID of ASID 3", "§4.4.2.10", el2Asid(3n), ["E2H", "E2H, table"]),
+    queued("CMD_TLBI_EL2_ASID of ASID 4", "§4.4.2.10", el2Asid(4n), ["E2H, another ASID"]),
+    queued("CMD_TLBI_EL2_VA of ASID 3", "§4.4.2.8", el2Va(0x1000n, 3n), ["E2H", "E2H, table"]),
+    queued("CMD_TLBI_EL2_VA of ASID 4 with Leaf", "§4.4.2.8", el2Va(0x1000n | LEAF, 4n), [
+      "E2H, another ASID",
+    ]),
+    queued("CMD_TLBI_EL2_VA of a global page by another ASID", "§4.4.2.8", el2Va(0x6000n | LEAF, 4n), [
+      "E2H, global",
+    ]),
+    queued("CMD_TLBI_EL2_VAA with Leaf", "§4.4.2.9", el2Vaa(0x1000n | LEAF), ["E2H", "E2H, another ASID"]),
+    queued("CMD_TLBI_NH_ALL of VMID 0", "§4.4.2.1", nhAll(0n), []),
+    queued("CMD_TLBI_NSNH_ALL", "§4.4.4.1", [0x30n], []),
+  ],
+  liveUpdates: [
+    {
+      name: "a CD of EL2-E2H gets other tables under its ASID",
+      source: "§3.21.3",
+      request: page(8, 0x1000n),
+      before: 0x300_1000n,
+      after: 0x400_1000n,
+      sequence: [
+        { what: "TTB0", kind: "change", run: store(EL2_CD + 8n, STAGE1_NEW) },
+        { what: "CMD_CFGI_CD", kind: "invalidate", run: issue(cfgiCd(8n, 0n)) },
+        { what: "CMD_TLBI_EL2_ASID", kind: "invalidate", run: issue(el2Asid(3n)) },
       ],
     },
   ],

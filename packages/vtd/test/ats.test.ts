@@ -544,6 +544,45 @@ describe("device-TLB invalidations, §6.5.2.5, §6.5.2.6", () => {
     expect(unit.model.mmio.read64(0x80)).toBe(32n)
   })
 
+  it("completed unasked: ICE and ICESID of the first, an event, and the queue goes on (§6.5.2.11)", () => {
+    const { unit } = connected()
+    const { mmio } = unit.model
+    const messages: number[] = []
+    unit.model.onInterrupt = (_, data) => messages.push(data)
+    mmio.write32(0x3c, 0x41)
+    mmio.write32(0x38, 0)
+    unit.model.strayCompletion(0x310)
+    unit.model.strayCompletion(0x420)
+    expect(mmio.read32(FSTS)).toBe(0x20)
+    expect(mmio.read64(0xb0)).toBe(0x310n << 48n)
+    expect(messages).toEqual([0x41])
+    submit(unit, [2n | (1n << 4n)], WAIT)
+    expect([mmio.read64(0x80), unit.get(STATUS)]).toEqual([64n, 1n])
+    mmio.write32(FSTS, 0x20)
+    expect(mmio.read32(FSTS)).toBe(0)
+    unit.model.strayCompletion(0x420)
+    expect([mmio.read32(FSTS), mmio.read64(0xb0)]).toEqual([0x20, 0x420n << 48n])
+    expect(messages).toEqual([0x41, 0x41])
+  })
+
+  it("completed unasked and timed out: each source-id has its place", () => {
+    const { unit, device } = connected()
+    device.isAlive = false
+    submit(unit, [3n | SID, 0x5000n], WAIT)
+    unit.model.strayCompletion(0x420)
+    expect(unit.model.mmio.read32(FSTS)).toBe(0x60)
+    expect(unit.model.mmio.read64(0xb0)).toBe((0x420n << 48n) | (0x310n << 32n))
+    unit.model.mmio.write32(FSTS, 0x40)
+    submit(unit, [3n | SID, 0x5000n], WAIT)
+    expect(unit.model.mmio.read64(0xb0)).toBe((0x420n << 48n) | (0x310n << 32n))
+  })
+
+  it("completed unasked without device-TLBs is nothing", () => {
+    const unit = new Unit(capabilities({}, { DT: 0n, PRS: 0n }))
+    unit.model.strayCompletion(0x310)
+    expect([unit.model.mmio.read32(FSTS), unit.model.mmio.read64(0xb0)]).toEqual([0, 0n])
+  })
+
   it("page group responses go to the requester (§7.6.1)", () => {
     const { unit, device } = connected()
     const rid = 0x310n << 16n
@@ -556,6 +595,13 @@ describe("device-TLB invalidations, §6.5.2.5, §6.5.2.6", () => {
 })
 
 describe("an endpoint with an ATC", () => {
+  it("may complete what nobody asked for", () => {
+    const { unit } = secondUnit()
+    const endpoint = new Endpoint({ model: unit.model, memory: unit.memory, device: 0x310, ats: true })
+    endpoint.completeUnasked()
+    expect(unit.model.mmio.read32(FSTS)).toBe(0x20)
+  })
+
   it("asks once, goes to memory translated, and forgets what it is told to", () => {
     const { unit, entries } = secondUnit()
     enableQueue(unit)

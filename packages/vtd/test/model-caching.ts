@@ -36,6 +36,8 @@ const QIE = 0x400_0000
 const FS = 0x67n
 const SS = 3n
 const LARGE = 1n << 7n
+/** §9.7: no register and no PASID entry turns global pages on, and hardware tags all pages with their PASID. */
+const GLOBAL = 1n << 8n
 
 const level3 = (tree: bigint): bigint => tree + 0x1000n
 const level2 = (tree: bigint): bigint => tree + 0x2000n
@@ -86,6 +88,8 @@ const start: readonly Step[] = [
   ...tree(FIRST, FS, 0x300_0000n),
   ...tree(FIRST_OTHER, FS, 0x400_0000n),
   ...tree(FIRST_NEW, FS, 0x500_0000n),
+  ["store", level1(FIRST) + 0x30n, 0x300_6000n | FS | GLOBAL],
+  ["store", level1(FIRST_OTHER) + 0x30n, 0x400_6000n | FS | GLOBAL],
   // The guest's pages 0x1000.. are at 0x401000.. of its second stage, whose first 2 MiB stay where they are.
   ...tree(FIRST_OF_NESTED, FS, 0x40_0000n),
   ...tree(SECOND_OF_NESTED, SS, 0x600_0000n),
@@ -164,6 +168,20 @@ const entries: Readonly<Record<string, CachedEntry>> = {
     before: 0x400_1000n,
     after: 0x70_0000n,
   }),
+  "first, with G": entry("IOTLB: first stage, domain 6, PASID 1, page 0x6000 with G", "§6.2.4", {
+    request: page(0x6000n, 1),
+    change: [[level1(FIRST) + 0x30n, 0x70_0000n | FS | GLOBAL]],
+    before: 0x300_6000n,
+    after: 0x70_0000n,
+  }),
+  "first, with G, seen from PASID 4": entry("a page with G is not shared with PASID 4", "§6.2.4", {
+    primedBy: [page(0x6000n, 1)],
+    request: page(0x6000n, 4),
+    change: [],
+    before: 0x400_6000n,
+    after: 0x400_6000n,
+    cacheable: false,
+  }),
   "first, table": entry("paging-structure cache: first stage, domain 6, PASID 1", "§6.2.5", {
     primedBy: [page(0x1000n, 1)],
     request: page(0x2000n, 1),
@@ -237,6 +255,13 @@ const entries: Readonly<Record<string, CachedEntry>> = {
     after: 0x70_0000n,
     cacheable: false,
   }),
+  "not-present page of a first stage": entry("page 0x3000 of PASID 1, in no mode", "§6.1", {
+    request: page(0x3000n, 1),
+    change: [[level1(FIRST) + 0x18n, 0x70_0000n | FS]],
+    before: null,
+    after: 0x70_0000n,
+    cacheable: false,
+  }),
   "not-present PASID": entry("PASID 5 without caching mode", "§6.1", {
     request: page(0x1000n, 5),
     change: [
@@ -293,8 +318,9 @@ const pasidIotlb = (
 ): bigint[] => [6n | (granularity << 4n) | (domain << 16n) | (pasid << 32n), address | mask | (hint << 6n)]
 
 const DOMAIN_5 = ["second", "second, another page", "second, 2 MiB", "second, table"]
-const FIRST_PASID_1 = ["first", "first, another page", "first, table"]
+const FIRST_PASID_1 = ["first", "first, another page", "first, with G", "first, table"]
 const DOMAIN_6 = [...FIRST_PASID_1, "first, another PASID"]
+const FAULTS = ["not-present page", "not-present PASID", "not-present context"]
 const NESTED = ["nested", "nested, second-stage leaf"]
 const DOMAIN_7 = [...NESTED, "nested, second-stage table"]
 const TRANSLATIONS = [...DOMAIN_5, "second, another domain", ...DOMAIN_6, ...DOMAIN_7]
@@ -359,6 +385,7 @@ const commands: readonly InvalidationCase[] = [
   queued("PASID-based IOTLB, 8 pages, IH", P_IOTLB, pasidIotlb(3n, 6n, 1n, 0n, 3n, 1n), [
     "first",
     "first, another page",
+    "first, with G",
   ]),
   queued("PASID-based IOTLB, page of PASID 2", P_IOTLB, pasidIotlb(3n, 7n, 2n, 0x1000n), NESTED),
   {
@@ -421,6 +448,73 @@ export const caching: CachingContract | null = {
         },
         { what: "the PASID-cache's invalidation", kind: "invalidate", run: issue(pasidCache(0n, 6n, 0n)) },
         { what: "the IOTLB's invalidation", kind: "invalidate", run: issue(iotlb(2n, 6n)) },
+      ],
+    },
+  ],
+}
+
+/** What caching mode adds to the drops of a command: the tag is domain-id 0 but for pages. §6.1. */
+const dropsOfFaults: Readonly<Record<string, readonly string[]>> = {
+  "context-cache, global": ["not-present context"],
+  "context-cache, domain, which is global in scalable mode": ["not-present context"],
+  "PASID-cache, global": ["not-present PASID"],
+  "IOTLB, global": ["not-present page"],
+  "IOTLB, domain 5": ["not-present page"],
+  // Aligned to its size, from address 0 on.
+  "IOTLB, 8 pages at 0x4000 of domain 5, IH": ["not-present page"],
+  "a root pointer with CAP.ESRTPS": FAULTS,
+}
+
+/** The same unit with CAP.CM = 1. */
+export const cachingMode: CachingContract = {
+  start,
+  entries: Object.fromEntries(
+    Object.entries(entries).map(([name, entry]) => [
+      name,
+      FAULTS.includes(name) ? { ...entry, cacheable: true } : entry,
+    ]),
+  ),
+  commands: [
+    ...commands.map(command => ({
+      ...command,
+      drops: [...command.drops, ...(dropsOfFaults[command.name] ?? [])],
+    })),
+    queued("context-cache, 00:02.0", CC, contextCache(3n, 0n, 16n, 0n), ["not-present context"]),
+    queued("PASID-cache, domain 0", PC, pasidCache(0n, 0n, 0n), ["not-present PASID"]),
+    queued("PASID-cache, domain 0, PASID 5", PC, pasidCache(1n, 0n, 5n), ["not-present PASID"]),
+    queued("PASID-cache, domain 9, PASID 5", PC, pasidCache(1n, 9n, 5n), []),
+    queued("IOTLB, page 0x3000 of domain 5, IH", IOTLB, iotlb(3n, 5n, 0x3000n, 0n, 1n), ["not-present page"]),
+    queued("IOTLB, page 0x3000 of domain 0, IH", IOTLB, iotlb(3n, 0n, 0x3000n, 0n, 1n), []),
+    queued("PASID-based IOTLB, page 0x3000 of PASID 0", P_IOTLB, pasidIotlb(3n, 5n, 0n, 0x3000n), []),
+  ],
+  liveUpdates: [
+    {
+      name: "a page of a second stage comes, in caching mode",
+      source: "§6.1",
+      request: page(0x3000n),
+      before: null,
+      after: 0x70_0000n,
+      sequence: [
+        { what: "the entry", kind: "change", run: store(level1(SECOND) + 0x18n, 0x70_0000n | SS) },
+        { what: "the page's invalidation", kind: "invalidate", run: issue(iotlb(3n, 5n, 0x3000n, 0n, 1n)) },
+      ],
+    },
+    {
+      name: "a PASID comes, in caching mode",
+      source: "§6.5.2.2",
+      request: page(0x1000n, 5),
+      before: null,
+      after: 0x100_1000n,
+      sequence: [
+        {
+          what: "the entry",
+          kind: "change",
+          run: ({ memory }) => {
+            memory.write64(PASID_TABLE + 328n, 9n)
+            memory.write64(PASID_TABLE + 320n, SECOND | (2n << 6n) | (2n << 2n) | 1n)
+          },
+        },
+        { what: "the PASID-cache's invalidation", kind: "invalidate", run: issue(pasidCache(1n, 0n, 5n)) },
       ],
     },
   ],

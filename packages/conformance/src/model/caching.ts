@@ -12,12 +12,15 @@ import type {
   ModelTarget,
 } from "./target.ts"
 
+/** What these chapters need of a target. */
+export type CacheTarget = Pick<ModelTarget, "name" | "create" | "caching">
+
 interface Bench {
-  readonly target: ModelTarget
+  readonly target: CacheTarget
   readonly caching: CachingContract
 }
 
-export function scopesChapter({ describe, it }: TestRunner, target: ModelTarget): void {
+export function scopesChapter({ describe, it }: TestRunner, target: CacheTarget): void {
   const { caching } = target
   if (caching === null) return
   const bench = { target, caching }
@@ -44,7 +47,7 @@ export function scopesChapter({ describe, it }: TestRunner, target: ModelTarget)
   }
 }
 
-export function liveUpdatesChapter({ describe, it }: TestRunner, target: ModelTarget): void {
+export function liveUpdatesChapter({ describe, it }: TestRunner, target: CacheTarget): void {
   const { caching } = target
   if (caching === null) return
   const bench = { target, caching }

@@ -291,9 +291,17 @@ export class CommandQueue {
    */
   #timeOut(): void {
     const r = this.#registers
-    r.setHi("IQERCD", this.#late)
+    r.setHi("IQERCD", (r.getHi("IQERCD") & ~reg.ITESID_MASK_HI) | this.#late)
     this.#late = NONE
     this.#log.setStatus(reg.ITE)
+  }
+
+  /** The first of them is named until software clears ICE; the queue goes on. ICESID §11.4.9.9. */
+  strayCompletion(device: number): void {
+    const r = this.#registers
+    if (!this.features.deviceTlb || (r.at(FSTS) & reg.ICE) !== 0) return
+    r.setHi("IQERCD", (r.getHi("IQERCD") & reg.ITESID_MASK_HI) | (device << reg.ICESID_SHIFT_HI))
+    this.#log.setStatus(reg.ICE)
   }
 
   /** §6.5.2.9, §6.5.2.10. Everything ahead of a wait is done, page requests are in their queue (PD). */

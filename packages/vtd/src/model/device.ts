@@ -190,6 +190,10 @@ export class VtdModel implements IommuModel, AtsModel {
     this.#ats.fault = this.#pageRequests.receive(request, this.enabled)
   }
 
+  strayCompletion(device: number): void {
+    this.#queue.strayCompletion(device & 0xffff)
+  }
+
   restoreRegisters(values: Readonly<Record<string, bigint>>): string[] {
     this.#capabilities = {
       ver: BigInt.asUintN(32, values.VER ?? this.#capabilities.ver),

@@ -230,6 +230,9 @@ export const IQERCD: BitLayout<typeof iqercdFields> = bitLayout(
   64,
   iqercdFields,
 )
+/** Bits 63:32. */
+export const ITESID_MASK_HI = 0xffff
+export const ICESID_SHIFT_HI = 16
 /** Values of IQEI. */
 export const IQEI_TAIL = 1
 export const IQEI_FETCH = 2
