@@ -1,6 +1,7 @@
 #!/usr/bin/env node
 import { Command, CommanderError } from "commander"
 import { InputError } from "./capture/input-error.ts"
+import { bootCommand } from "./commands/boot.ts"
 import { packCommand } from "./commands/pack-capture.ts"
 import { runCommand } from "./commands/run.ts"
 import { verifyCommand } from "./commands/verify.ts"
@@ -11,6 +12,7 @@ const EXIT_UNUSABLE = 2
 const program = new Command("vmm-sim")
   .description("Whole machines on the @iommu packages")
   .addCommand(runCommand())
+  .addCommand(bootCommand())
   .addCommand(verifyCommand())
   .addCommand(packCommand())
 

@@ -18,7 +18,13 @@ export type { Edu } from "./machine/edu.ts"
 export { LAYOUTS, type MachineLayout, type RamPiece } from "./machine/layout.ts"
 export { type QemuMachine, startMachine } from "./machine/qemu-machine.ts"
 export { type Recipe, type RecipeBook, recipesOf, TARGET_OF, VENDORS, type Vendor } from "./machine/recipe.ts"
-export { type QemuEnd, QemuProcess, type QemuStartOptions, startQemu } from "./process/qemu-process.ts"
+export {
+  FIRST_LINK,
+  type QemuEnd,
+  QemuProcess,
+  type QemuStartOptions,
+  startQemu,
+} from "./process/qemu-process.ts"
 export { openQmp, Qmp, type QmpEvent } from "./process/qmp.ts"
 export { Qtest } from "./process/qtest.ts"
 export { type QemuSession, type SessionOptions, startSession } from "./process/session.ts"

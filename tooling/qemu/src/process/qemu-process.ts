@@ -1,6 +1,6 @@
 /** A running QEMU: its own pid and no other is ever signalled, and what it complained about is kept. */
 import { type ChildProcess, spawn } from "node:child_process"
-import type { Readable } from "node:stream"
+import { Duplex, type Readable } from "node:stream"
 import { describeBinary, type QemuBinary } from "../binary/qemu-binary.ts"
 
 export interface QemuEnd {
@@ -11,7 +11,12 @@ export interface QemuEnd {
 export interface QemuStartOptions {
   /** Killed when it still runs after so long. Absent: it may run as long as this process. */
   readonly timeoutMs?: number
+  /** Connected UNIX sockets that QEMU gets as file descriptors from {@link FIRST_LINK} on; default none. */
+  readonly links?: number
 }
+
+/** File descriptor of the first link in QEMU: those below are its standard streams. */
+export const FIRST_LINK = 3
 
 /** Kept of standard error: its last part, where the reason of an exit stands. */
 const STDERR_CHARACTERS = 16_384
@@ -31,6 +36,8 @@ export class QemuProcess {
   readonly ended: Promise<QemuEnd>
   /** The guest's console with `-serial stdio`, else empty. */
   readonly stdout: Readable
+  /** Our ends of the links. */
+  readonly links: readonly Duplex[]
   readonly #child: ChildProcess
   #stderr = ""
   #end: QemuEnd | null = null
@@ -40,6 +47,8 @@ export class QemuProcess {
     this.binary = binary
     this.pid = pid
     this.stdout = stdout
+    // Node makes a "pipe" a pair of UNIX sockets.
+    this.links = child.stdio.slice(FIRST_LINK).filter(stream => stream instanceof Duplex)
     this.#child = child
     running.add(child)
     stderr.setEncoding("utf8")
@@ -102,14 +111,15 @@ export async function startQemu(
   const [program, ...before] = binary.command
   const child = spawn(program, [...before, ...args], {
     env: { ...process.env, ...binary.environment },
-    stdio: ["ignore", "pipe", "pipe"],
+    stdio: ["ignore", "pipe", "pipe", ...Array.from({ length: options.links ?? 0 }, () => "pipe" as const)],
   })
   await new Promise<void>((resolve, reject) => {
     child.once("spawn", resolve)
     child.once("error", reject)
   })
   const { pid, stdout, stderr } = child
-  if (pid === undefined) throw new Error(`${describeBinary(binary)} did not start`)
+  if (pid === undefined || stdout === null || stderr === null)
+    throw new Error(`${describeBinary(binary)} did not start`)
   const qemu = new QemuProcess(binary, child, stdout, stderr, pid)
   if (options.timeoutMs !== undefined) {
     const timer = setTimeout(() => qemu.kill(), options.timeoutMs)

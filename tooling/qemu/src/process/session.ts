@@ -20,6 +20,10 @@ export interface SessionOptions {
   readonly timeoutMs?: number
   /** Where the session's folder is made; default the system's temporary folder. */
   readonly parent?: string
+  /** As {@link startQemu}'s. */
+  readonly links?: number
+  /** Called with the process before its sockets connect: links have to be served from the start. */
+  readonly onStart?: (process: QemuProcess) => void
 }
 
 const TIMEOUT_MS = 120_000
@@ -52,9 +56,10 @@ export async function startSession(
         "-mon",
         "chardev=qmp,mode=control",
       ],
-      { timeoutMs: options.timeoutMs ?? TIMEOUT_MS },
+      { timeoutMs: options.timeoutMs ?? TIMEOUT_MS, links: options.links ?? 0 },
     )
     const started = qemu
+    options.onStart?.(started)
     const connect = async (name: "qtest" | "qmp") =>
       connectionOf(sockets[name], started.ended, () => started.describe())
     const [qtestSocket, qmpSocket] = await Promise.all([connect("qtest"), connect("qmp")])

@@ -2,9 +2,19 @@
 
 export type CpioEntry =
   | { readonly kind: "folder"; readonly path: string }
-  | { readonly kind: "file"; readonly path: string; readonly data: Uint8Array; readonly isExecutable: boolean }
+  | {
+      readonly kind: "file"
+      readonly path: string
+      readonly data: Uint8Array
+      readonly isExecutable: boolean
+    }
   | { readonly kind: "link"; readonly path: string; readonly target: string }
-  | { readonly kind: "character device"; readonly path: string; readonly major: number; readonly minor: number }
+  | {
+      readonly kind: "character device"
+      readonly path: string
+      readonly major: number
+      readonly minor: number
+    }
 
 const FOLDER = 0o040755
 const FILE = 0o100644

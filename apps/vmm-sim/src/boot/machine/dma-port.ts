@@ -5,8 +5,8 @@ import {
   Endpoint,
   fromHalves,
   hi32,
-  type IommuModel,
   IommuError,
+  type IommuModel,
   lo32,
   NO_PASID,
   type PhysicalMemory,
@@ -44,7 +44,8 @@ export class DmaPort implements Dma {
 
   message(address: bigint, data: number): boolean {
     const { model, memory, device, onMessage } = this.#options
-    if (model.translate(device, NO_PASID, hi32(address), lo32(address), ACCESS_WRITE) !== TRANSLATED) return false
+    if (model.translate(device, NO_PASID, hi32(address), lo32(address), ACCESS_WRITE) !== TRANSLATED)
+      return false
     const target = fromHalves(model.result.paHi, model.result.paLo)
     if (memory.contains(target, 4)) memory.write(target, new Uint8Array(Uint32Array.of(data).buffer))
     else onMessage(target, data)

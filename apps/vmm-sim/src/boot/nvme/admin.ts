@@ -7,7 +7,7 @@ import { CompletionQueue, SubmissionQueue } from "./queues.ts"
 import { ADMIN, type Command, DONE, dword, failed, type Outcome, STATUS } from "./spec.ts"
 
 /** Largest number of a queue; queue 0 is the admin queue. */
-export const MAX_QUEUE = 16
+const MAX_QUEUE = 16
 /** Entries of a queue, as CAP.MQES says. */
 export const MAX_ENTRIES = 256
 

@@ -3,7 +3,7 @@
  * PCI Local Bus 3.0 §6.1 (header), §6.2.5.1 (base addresses), §6.8.1 (MSI).
  */
 
-export const CONFIG_BYTES = 256
+const CONFIG_BYTES = 256
 
 export interface ConfigIdentity {
   readonly vendor: number

@@ -1,0 +1,123 @@
+/** One boot: a machine put together, run until the guest powers off, and looked at from both sides. */
+import type { CachePolicy } from "@iommu/core"
+import { describeBinary, makeWorkFolder, type QemuBinary, type QemuEnd } from "@iommu/qemu"
+import { GuestConsole } from "./guest/console.ts"
+import type { RogueDma } from "./guest/init-script.ts"
+import { buildInitramfs } from "./guest/initramfs.ts"
+import type { GuestFiles } from "./guest/kernels.ts"
+import { createHardware, type Hardware } from "./machine/hardware.ts"
+import { createRamFile } from "./machine/ram-file.ts"
+import { placeBar, startMachine } from "./machine/start.ts"
+import type { BootMode, BootPlatform } from "./platform.ts"
+
+export interface BootPlan {
+  readonly platform: BootPlatform
+  readonly modeName: string
+  readonly mode: BootMode
+  readonly binary: QemuBinary
+  readonly files: GuestFiles
+  /** Another kernel than the cache's. */
+  readonly kernel?: string
+  /** Another first file system than ours: then nothing is known of what the guest does. */
+  readonly initrd?: Uint8Array
+  /** Added to the kernel's command line. */
+  readonly append: string
+  readonly cpus: number
+  readonly caches: CachePolicy
+  readonly rogue: readonly Omit<RogueDma, "registers">[]
+  readonly timeoutMs: number
+  readonly onConsoleLine: (line: string) => void
+}
+
+/** What is there when the guest is gone. */
+export interface BootRun {
+  readonly plan: BootPlan
+  readonly hardware: Hardware
+  readonly console: GuestConsole
+  readonly end: QemuEnd
+  readonly qemuSaid: string
+  readonly milliseconds: number
+  /** What our side could not serve. */
+  readonly complaints: readonly string[]
+}
+
+const RAM_BYTES = 512 * 2 ** 20
+const TRAP_SLOT = 2
+const DISK_SLOT = 3
+/** Requester ids are bus, device, function. */
+const DISK_ID = DISK_SLOT * 8
+
+/** @throws Error when QEMU does not start; nothing is left running then */
+export async function bootGuest(plan: BootPlan): Promise<BootRun> {
+  const started = performance.now()
+  const { platform } = plan
+  const folder = makeWorkFolder()
+  const ram = createRamFile(folder.file("ram"), RAM_BYTES)
+  const console = new GuestConsole(plan.onConsoleLine)
+  const complaints: string[] = []
+  let sendMessage: (address: bigint, data: number) => void = () => undefined
+  const hardware = createHardware({
+    platform,
+    createModel: plan.mode.createModel,
+    caches: plan.caches,
+    ram,
+    ramBytes: RAM_BYTES,
+    device: DISK_ID,
+    onMessage: (address, data) => sendMessage(address, data),
+  })
+  try {
+    const session = await startMachine({
+      binary: plan.binary,
+      platform,
+      ramFile: ram.path,
+      ramBytes: RAM_BYTES,
+      cpus: plan.cpus,
+      kernel: plan.kernel ?? plan.files.vmlinuz,
+      initramfs: plan.initrd ?? initramfsOf(plan, hardware.nvme.rogueOffset),
+      append: ["console=ttyS0", "panic=-1", plan.mode.append, plan.append].join(" ").trim(),
+      functions: [
+        { fn: hardware.trap, slot: TRAP_SLOT },
+        { fn: hardware.nvme, slot: DISK_SLOT },
+      ],
+      timeoutMs: plan.timeoutMs,
+      onConsole: text => console.push(text),
+      complain: what => complaints.push(what),
+    })
+    try {
+      // An interrupt on its way to a machine that has just ended reaches nobody.
+      sendMessage = (address, data) => void session.qtest.writel(address, data).catch(() => undefined)
+      await placeBar(session.qtest, TRAP_SLOT, platform.registers.base)
+      hardware.trap.hide()
+      await session.qmp.execute("cont")
+      const end = await session.process.ended
+      const milliseconds = Math.round(performance.now() - started)
+      return {
+        plan,
+        hardware,
+        console,
+        end,
+        qemuSaid: session.process.stderr.trim(),
+        milliseconds,
+        complaints,
+      }
+    } finally {
+      await session.close()
+    }
+  } finally {
+    ram.close()
+    folder.remove()
+  }
+}
+
+function initramfsOf({ files, platform, rogue }: BootPlan, registers: number): Uint8Array {
+  return buildInitramfs({
+    files,
+    modules: platform.modules,
+    rogue: rogue.map(dma => ({ ...dma, registers })),
+  })
+}
+
+/** `Linux 6.1.0-50-cloud-amd64 on QEMU 7.2.22 x86_64 (system)`. */
+export function describeMachine({ files, kernel, binary }: BootPlan): string {
+  return `${kernel ?? `Linux ${files.release}`} on ${describeBinary(binary)}`
+}

@@ -1,0 +1,95 @@
+/** What has to be true after a boot: seen by the guest, by the model, and by both alike. */
+import { ACCESS_WRITE, type Fault } from "@iommu/core"
+import type { BootRun } from "./boot.ts"
+import { STRETCHES } from "./guest/init-script.ts"
+import { type LinuxFault, requesterName } from "./watch/linux-faults.ts"
+
+/** SHA-256 of one stretch of the disk: as the guest wrote it, as it read it back, as the disk has it. */
+export interface Checksum {
+  readonly name: string
+  readonly written: string
+  readonly read: string
+  readonly disk: string
+}
+
+/** A fault of the model, and the line in which the kernel's driver told of it. */
+export interface MatchedFault {
+  readonly fault: Fault
+  readonly linux: LinuxFault | null
+}
+
+export function checksumsOf({ console, hardware }: BootRun): Checksum[] {
+  return STRETCHES.map(({ name, offsetKib, sizeKib }) => {
+    const sums = console.marks.find(mark => mark.word === "sum" && mark.rest[0] === name)?.rest
+    return {
+      name,
+      written: sums?.[1] ?? "",
+      read: sums?.[2] ?? "",
+      disk: hardware.disk.digest(offsetKib * 1024, sizeKib * 1024),
+    }
+  })
+}
+
+/** Each line of the kernel belongs to one fault at most. */
+export function matchFaults({ plan, console, hardware }: BootRun): MatchedFault[] {
+  const lines = plan.platform.linuxFaults(console.lines)
+  return hardware.iommu.counts.faults.map(fault => {
+    const at = lines.findIndex(line => agrees(fault, line))
+    return { fault, linux: at < 0 ? null : (lines.splice(at, 1)[0] ?? null) }
+  })
+}
+
+/** Same device, reason and address to the page; drivers print an address as the record has it, some without its offset. */
+function agrees(fault: Fault, line: LinuxFault): boolean {
+  const access = (fault.access & ACCESS_WRITE) !== 0 ? "write" : "read"
+  return (
+    line.device === requesterName(fault.device) &&
+    line.code === fault.code &&
+    line.address >> 12n === fault.address >> 12n &&
+    (line.access === null || line.access === access)
+  )
+}
+
+/** What did not come out as it must; empty when all is well. */
+export function problemsOf(run: BootRun): string[] {
+  return [
+    ...endProblems(run),
+    ...run.complaints,
+    ...run.console.marks
+      .filter(({ word }) => word === "problem")
+      .map(({ rest }) => `the guest says: ${rest.join(" ")}`),
+    ...(run.plan.initrd === undefined ? [...dataProblems(run), ...faultProblems(run)] : []),
+  ]
+}
+
+function endProblems({ end, console, qemuSaid, plan, milliseconds }: BootRun): string[] {
+  if (end.signal === "SIGKILL" && milliseconds >= plan.timeoutMs) {
+    return [`the guest had not powered off after ${plan.timeoutMs / 1000} s and was ended`]
+  }
+  if (end.code !== 0) return [`QEMU ended with ${end.signal ?? end.code}: ${qemuSaid}`]
+  const panic = console.kernelLines(/Kernel panic|BUG:|Oops|WARNING: CPU/)
+  if (panic.length > 0) return [`the guest's kernel says: ${panic[0]}`]
+  const hasEnded = plan.initrd !== undefined || console.mark("end") !== null
+  return hasEnded ? [] : ["the guest ended before its script did"]
+}
+
+function dataProblems(run: BootRun): string[] {
+  return checksumsOf(run)
+    .filter(({ written, read, disk }) => written === "" || written !== read || written !== disk)
+    .map(({ name, written, read, disk }) => `${name}: wrote ${written}, read ${read}, the disk has ${disk}`)
+}
+
+/** Every rogue DMA refused, recorded, signalled, and told by the kernel as the record has it; nothing else refused. */
+function faultProblems(run: BootRun): string[] {
+  const { counts } = run.hardware.iommu
+  const problems: string[] = []
+  const expected = run.plan.mode.translates ? run.plan.rogue.length : 0
+  if (counts.refused !== expected)
+    problems.push(`${counts.refused} DMAs were refused, ${expected} should have been`)
+  for (const { fault, linux } of matchFaults(run)) {
+    if (linux === null)
+      problems.push(`the kernel told of no fault as in ${fault.reason} at 0x${fault.address.toString(16)}`)
+  }
+  if (expected > 0 && run.hardware.sent.iommu === 0) problems.push("no interrupt told of a fault")
+  return problems
+}

@@ -1,0 +1,60 @@
+/** What lives in this process: guest RAM, the IOMMU model, the disk behind it. */
+import { type BackedMemory, backedMemory, type CachePolicy, type IommuModel } from "@iommu/core"
+import { NvmeController } from "../nvme/controller.ts"
+import { Disk } from "../nvme/disk.ts"
+import type { BootPlatform } from "../platform.ts"
+import { Transcript } from "../watch/transcript.ts"
+import { DmaPort } from "./dma-port.ts"
+import type { RamFile } from "./ram-file.ts"
+import { RegisterTrap } from "./trap.ts"
+import { WatchedModel } from "./watched-model.ts"
+
+export interface HardwareOptions {
+  readonly platform: BootPlatform
+  readonly createModel: (memory: BackedMemory, caches: CachePolicy) => IommuModel
+  readonly caches: CachePolicy
+  readonly ram: RamFile
+  readonly ramBytes: number
+  /** The disk's requester id. */
+  readonly device: number
+  /** An interrupt message on its way to the machine's interrupt controller. */
+  readonly onMessage: (address: bigint, data: number) => void
+}
+
+export interface Hardware {
+  readonly iommu: WatchedModel
+  readonly transcript: Transcript
+  readonly trap: RegisterTrap
+  readonly disk: Disk
+  readonly nvme: NvmeController
+  readonly port: DmaPort
+  /** Messages that the IOMMU itself has sent. */
+  readonly sent: { iommu: number }
+}
+
+const DISK_BYTES = 64 * 2 ** 20
+
+export function createHardware(options: HardwareOptions): Hardware {
+  const { platform, onMessage } = options
+  const ram = { base: platform.ramBase, size: options.ramBytes }
+  const memory = backedMemory([ram], options.ram)
+  const iommu = new WatchedModel(options.createModel(memory, options.caches), memory)
+  const sent = { iommu: 0 }
+  iommu.onInterrupt = (address, data) => {
+    sent.iommu++
+    // A message to memory is written by the model.
+    if (!memory.contains(address)) onMessage(address, data)
+  }
+  const transcript = new Transcript(iommu.mmio, memory, platform.registers.specs, platform.commandQueue)
+  const port = new DmaPort({ model: iommu, memory, device: options.device, onMessage })
+  const disk = new Disk(DISK_BYTES)
+  return {
+    iommu,
+    transcript,
+    trap: new RegisterTrap(transcript, platform.registers.bytes),
+    disk,
+    nvme: new NvmeController(port, disk),
+    port,
+    sent,
+  }
+}

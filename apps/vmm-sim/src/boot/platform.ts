@@ -1,0 +1,43 @@
+/** What one vendor's IOMMU needs to be found and driven by an unmodified kernel. */
+import type { BackedMemory, CachePolicy, IommuModel, RegisterSpecs } from "@iommu/core"
+import type { GuestKernel } from "./guest/kernels.ts"
+import type { LinuxFault } from "./watch/linux-faults.ts"
+import type { CommandQueueWatch } from "./watch/transcript.ts"
+
+/** One way of booting: a set of capabilities and the kernel's options for it. */
+export interface BootMode {
+  readonly description: string
+  /** Added to the kernel's command line. */
+  readonly append: string
+  /** False where the kernel lets the disk's DMA pass untranslated. */
+  readonly translates: boolean
+  createModel(memory: BackedMemory, caches: CachePolicy): IommuModel
+}
+
+export interface BootPlatform {
+  /** The vendor's name on the command line. */
+  readonly name: string
+  readonly machine: "q35" | "virt"
+  readonly registers: {
+    readonly base: number
+    /** Bytes that the register trap takes, a power of two. */
+    readonly bytes: number
+    readonly specs: RegisterSpecs
+  }
+  readonly commandQueue: CommandQueueWatch
+  /** Physical address of the machine's RAM. */
+  readonly ramBase: number
+  readonly kernel: GuestKernel
+  /** Debian suite whose QEMU is fetched where none is. */
+  readonly qemuSuite: string
+  /** Modules to load before the disk is there, by their path below the kernel's folder. */
+  readonly modules: readonly string[]
+  /** ACPI tables beside QEMU's own. */
+  acpiTables(): Uint8Array[]
+  /** Lines of the kernel's log that belong to this vendor's driver. */
+  readonly driverLines: RegExp
+  /** Faults that the driver has printed. */
+  linuxFaults(lines: readonly string[]): LinuxFault[]
+  /** By name; the first is the default. */
+  readonly modes: Readonly<Record<string, BootMode>>
+}

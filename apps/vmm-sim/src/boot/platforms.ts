@@ -1,0 +1,5 @@
+import type { BootPlatform } from "./platform.ts"
+import { vtd } from "./platforms/vtd.ts"
+
+/** By the name on the command line. */
+export const PLATFORMS: Readonly<Record<string, BootPlatform>> = { vtd }

@@ -1,0 +1,90 @@
+/** Intel VT-d, found through the ACPI table DMAR. */
+import type { BitLayout, FieldSpecs, Mmio, RegisterSpecs } from "@iommu/core"
+import { commands, LEGACY_39, LEGACY_ONLY, registers, type VtdCapabilities, vtdModel } from "@iommu/vtd"
+import { dmarTable } from "../firmware/dmar.ts"
+import { CLOUD_6_1 } from "../guest/kernels.ts"
+import type { BootMode, BootPlatform } from "../platform.ts"
+import { vtdFault } from "../watch/linux-faults.ts"
+import type { CommandQueueWatch, QueueShape } from "../watch/transcript.ts"
+
+const REGISTER_BASE = 0xfed9_0000
+const HOST_ADDRESS_WIDTH = 39
+const ECAP_IR = 1n << 3n
+
+const { REGISTERS } = registers
+const DESCRIPTORS: Readonly<Record<number, BitLayout<FieldSpecs>>> = {
+  [commands.CC_INV]: commands.CC_INV_DSC,
+  [commands.IOTLB_INV]: commands.IOTLB_INV_DSC,
+  [commands.DEV_TLB_INV]: commands.DEV_TLB_INV_DSC,
+  [commands.IEC_INV]: commands.IEC_INV_DSC,
+  [commands.INV_WAIT]: commands.INV_WAIT_DSC,
+  [commands.P_IOTLB_INV]: commands.P_IOTLB_INV_DSC,
+  [commands.PC_INV]: commands.PC_INV_DSC,
+  [commands.P_DEV_TLB_INV]: commands.P_DEV_TLB_INV_DSC,
+  [commands.PAGE_GRP_RESP]: commands.PAGE_GRP_RESP_DSC,
+}
+
+/** The book lets these move; in all our modes ECAP.IRO is 0xf and CAP.FRO 0x22. §11.4.3, §11.4.7.6, §11.4.9. */
+const SPECS: RegisterSpecs = {
+  ...REGISTERS,
+  IVA: [0xf0, 8, "RW", "Invalidate Address"],
+  IOTLB: [0xf8, 8, "RW", "IOTLB Invalidate"],
+  ...Object.fromEntries(
+    Array.from({ length: 8 }, (_, n) => [
+      [`FRCD${n}_LO`, [0x220 + 16 * n, 8, "RO", "fault recording"]],
+      [`FRCD${n}_HI`, [0x228 + 16 * n, 8, "RW1C", "fault recording"]],
+    ]).flat(),
+  ),
+}
+
+/** The invalidation queue. VT-d 5.10 (D51397-018) §6.5.2, §11.4.9. */
+const commandQueue: CommandQueueWatch = {
+  tailRegister: REGISTERS.IQT[0],
+  shape: queueShape,
+  layoutOf: words => DESCRIPTORS[Number((words[0] ?? 0n) & BigInt(commands.TYPE_MASK))] ?? null,
+}
+
+/** A queue of 2^QS pages; descriptors have 16 bytes, with DW 32. */
+function queueShape(mmio: Mmio): QueueShape | null {
+  if ((mmio.read32(REGISTERS.GSTS[0]) & registers.QIE) === 0) return null
+  const address = mmio.read64(REGISTERS.IQA[0])
+  const entryBytes = (address & 0x800n) === 0n ? 16 : 32
+  return {
+    base: address & ~0xfffn,
+    entryBytes,
+    entries: (4096 << Number(address & 7n)) / entryBytes,
+    tail: (mmio.read32(REGISTERS.IQT[0]) & registers.QUEUE_OFFSET_MASK) / entryBytes,
+  }
+}
+
+function mode(description: string, capabilities: VtdCapabilities, append: string): BootMode {
+  // Interrupts of the machine's own devices do not come through this process: there is nothing to remap them with.
+  const withoutRemapping = { ...capabilities, ecap: capabilities.ecap & ~ECAP_IR }
+  return {
+    description,
+    translates: true,
+    append: `intel_iommu=on${append} intremap=off`,
+    createModel: (memory, caches) =>
+      vtdModel({ memory, caches, capabilities: withoutRemapping, hostAddressWidth: HOST_ADDRESS_WIDTH }),
+  }
+}
+
+export const vtd: BootPlatform = {
+  name: "vtd",
+  machine: "q35",
+  registers: { base: REGISTER_BASE, bytes: registers.REGISTER_PAGE_BYTES, specs: SPECS },
+  commandQueue,
+  ramBase: 0,
+  kernel: CLOUD_6_1,
+  qemuSuite: "bookworm",
+  modules: [],
+  acpiTables: () => [
+    dmarTable({ registerBase: BigInt(REGISTER_BASE), hostAddressWidth: HOST_ADDRESS_WIDTH }),
+  ],
+  driverLines: /^DMAR|^iommu|iommu group/,
+  linuxFaults: lines => lines.flatMap(line => vtdFault(line) ?? []),
+  modes: {
+    legacy: mode("legacy mode, second-stage tables of 4 levels", LEGACY_ONLY, ",sm_off"),
+    "legacy-39": mode("legacy mode, second-stage tables of 3 levels", LEGACY_39, ",sm_off"),
+  },
+}

@@ -1,0 +1,140 @@
+/** What a boot showed, as a document and as text. */
+import Table from "cli-table3"
+import { type BootRun, describeMachine } from "./boot.ts"
+import { type Checksum, checksumsOf, type MatchedFault, matchFaults, problemsOf } from "./checks.ts"
+
+export interface BootReport {
+  readonly vendor: string
+  readonly mode: string
+  readonly machine: string
+  readonly cpus: number
+  readonly caches: string
+  /** Lines of the kernel's log by the vendor's driver, before the guest's script began. */
+  readonly driver: readonly string[]
+  /** As the kernel names it: DMA-FQ is lazy, DMA strict, identity passed through. */
+  readonly domain: string
+  readonly registersRead: Readonly<Record<string, number>>
+  readonly registersWritten: Readonly<Record<string, number>>
+  readonly commands: Readonly<Record<string, number>>
+  readonly translations: number
+  /** Translations for which no table was read. */
+  readonly fromCaches: number
+  readonly refused: number
+  readonly tablePages: number
+  readonly interrupts: { readonly iommu: number; readonly disk: number }
+  readonly faults: readonly FaultReport[]
+  readonly disk: {
+    readonly commands: Readonly<Record<string, number>>
+    readonly bytesRead: number
+    readonly bytesWritten: number
+    readonly flushes: number
+  }
+  readonly checksums: readonly Checksum[]
+  readonly poweredOff: boolean
+  readonly milliseconds: number
+  /** What did not come out as it must; empty when all is well. */
+  readonly problems: readonly string[]
+  /** Only with problems: the end of the console, and the last accesses of registers. */
+  readonly lastLines: readonly string[]
+  readonly lastAccesses: readonly string[]
+}
+
+interface FaultReport {
+  readonly reason: string
+  readonly code: number
+  readonly device: number
+  readonly address: string
+  readonly access: number
+  readonly record: readonly string[] | null
+  readonly detail: string
+  /** The kernel's line about the same fault. */
+  readonly linux: string | null
+}
+
+const LAST_LINES = 20
+
+export function reportOf(run: BootRun): BootReport {
+  const { plan, hardware, console } = run
+  const { counts } = hardware.iommu
+  const problems = problemsOf(run)
+  return {
+    vendor: plan.platform.name,
+    mode: plan.modeName,
+    machine: describeMachine(plan),
+    cpus: plan.cpus,
+    caches: plan.caches,
+    driver: console.kernelLines(plan.platform.driverLines, console.bootLines).slice(0, 40),
+    domain: console.mark("domain")?.[0] ?? "unknown",
+    registersRead: Object.fromEntries(hardware.transcript.reads),
+    registersWritten: Object.fromEntries(hardware.transcript.writes),
+    commands: Object.fromEntries(hardware.transcript.commands),
+    translations: counts.translations,
+    fromCaches: counts.fromCaches,
+    refused: counts.refused,
+    tablePages: counts.tablePages.size,
+    interrupts: { iommu: hardware.sent.iommu, disk: hardware.nvme.interruptsSent },
+    faults: matchFaults(run).map(faultReport),
+    disk: { commands: Object.fromEntries(hardware.nvme.commands), ...hardware.disk.counts },
+    checksums: checksumsOf(run),
+    poweredOff: run.end.code === 0,
+    milliseconds: run.milliseconds,
+    problems,
+    lastLines: problems.length === 0 ? [] : console.lines.slice(-LAST_LINES),
+    lastAccesses: problems.length === 0 ? [] : [...hardware.transcript.lastAccesses],
+  }
+}
+
+function faultReport({ fault, linux }: MatchedFault): FaultReport {
+  return {
+    reason: fault.reason,
+    code: fault.code,
+    device: fault.device,
+    address: `0x${fault.address.toString(16)}`,
+    access: fault.access,
+    record: fault.record?.map(word => `0x${word.toString(16).padStart(16, "0")}`) ?? null,
+    detail: fault.detail,
+    linux: linux?.line ?? null,
+  }
+}
+
+/** The whole of one boot, for people. */
+export function reportText(report: BootReport): string {
+  const table = new Table({ style: { head: [], border: [] }, colWidths: [22, 100], wordWrap: true })
+  const counts = (of: Readonly<Record<string, number>>): string =>
+    Object.entries(of)
+      .sort(([, a], [, b]) => b - a)
+      .map(([name, times]) => `${name} ${times}`)
+      .join(", ")
+  const megabytes = (bytes: number): string => `${(bytes / 2 ** 20).toFixed(1)} MiB`
+  const good = report.checksums.filter(sum => sum.written !== "" && sum.written === sum.read).length
+  table.push(
+    ["machine", `${report.machine}, ${report.cpus} CPU, ${report.vendor} ${report.mode}`],
+    ["the driver says", report.driver.join("\n")],
+    ["domain of the disk", report.domain],
+    ["registers written", counts(report.registersWritten)],
+    ["registers read", counts(report.registersRead)],
+    ["commands", counts(report.commands)],
+    ["translations", `${report.translations}, of which ${report.fromCaches} without reading a table`],
+    ["table pages read", String(report.tablePages)],
+    ["interrupts", `${report.interrupts.iommu} of the IOMMU, ${report.interrupts.disk} of the disk`],
+    ["disk", `${megabytes(report.disk.bytesWritten)} written, ${megabytes(report.disk.bytesRead)} read`],
+    ["checksums", `${good} of ${report.checksums.length} equal`],
+    [
+      "faults",
+      report.faults
+        .map(fault => `${fault.reason}: ${fault.detail}, ${fault.address}\n  Linux: ${fault.linux}`)
+        .join("\n"),
+    ],
+    [
+      "end",
+      `${report.poweredOff ? "power-off" : "ended"} after ${(report.milliseconds / 1000).toFixed(1)} s`,
+    ],
+    ["verdict", report.problems.length === 0 ? "ok" : report.problems.join("\n")],
+  )
+  const lines = [table.toString()]
+  if (report.problems.length > 0) {
+    lines.push("last lines of the console:", ...report.lastLines)
+    lines.push("last accesses of registers:", ...report.lastAccesses)
+  }
+  return lines.join("\n")
+}

@@ -1,0 +1,139 @@
+/**
+ * What software said to an IOMMU, in order: registers written, commands queued. Commands are read from the queue when
+ * its tail moves, so the transcript does not depend on what the model makes of them.
+ */
+import type { BitLayout, FieldSpecs, Mmio, PhysicalMemory, RegisterSpecs } from "@iommu/core"
+
+export type TranscriptEntry =
+  | { readonly kind: "write"; readonly register: string; readonly value: bigint }
+  | {
+      readonly kind: "command"
+      readonly command: string
+      readonly fields: Readonly<Record<string, bigint>>
+      readonly words: readonly bigint[]
+    }
+
+/** A command queue in memory, as a vendor's registers describe it. */
+export interface QueueShape {
+  readonly base: bigint
+  readonly entryBytes: number
+  /** Entries, a power of two. */
+  readonly entries: number
+  /** Index of the next entry that software will write. */
+  readonly tail: number
+}
+
+export interface CommandQueueWatch {
+  /** Offset of the register whose write hands commands over. */
+  readonly tailRegister: number
+  /** @returns null while the queue is off */
+  shape(mmio: Mmio): QueueShape | null
+  layoutOf(words: readonly bigint[]): BitLayout<FieldSpecs> | null
+}
+
+/** Entries kept; what comes later is counted only. */
+const KEPT = 100_000
+/** Accesses of either kind kept for the report of a guest that hangs. */
+const LAST = 24
+
+export class Transcript implements Mmio {
+  readonly entries: TranscriptEntry[] = []
+  readonly reads: Map<string, number> = new Map()
+  readonly writes: Map<string, number> = new Map()
+  readonly commands: Map<string, number> = new Map()
+  readonly #mmio: Mmio
+  readonly #memory: PhysicalMemory
+  readonly #queue: CommandQueueWatch
+  readonly #names: ReadonlyMap<number, string>
+  readonly #last: string[] = []
+
+  constructor(mmio: Mmio, memory: PhysicalMemory, specs: RegisterSpecs, queue: CommandQueueWatch) {
+    this.#mmio = mmio
+    this.#memory = memory
+    this.#queue = queue
+    this.#names = new Map(Object.entries(specs).map(([name, [offset]]) => [offset, name]))
+  }
+
+  /** The last accesses of registers, oldest first. */
+  get lastAccesses(): readonly string[] {
+    return this.#last
+  }
+
+  read32(offset: number): number {
+    const value = this.#mmio.read32(offset)
+    this.#noteRead(offset, BigInt(value))
+    return value
+  }
+
+  read64(offset: number): bigint {
+    const value = this.#mmio.read64(offset)
+    this.#noteRead(offset, value)
+    return value
+  }
+
+  write32(offset: number, value: number): void {
+    this.#written(offset, BigInt(value), () => this.#mmio.write32(offset, value))
+  }
+
+  write64(offset: number, value: bigint): void {
+    this.#written(offset, value, () => this.#mmio.write64(offset, value))
+  }
+
+  #noteRead(offset: number, value: bigint): void {
+    const name = this.#nameOf(offset)
+    count(this.reads, name)
+    this.#remember(`read  ${name} = 0x${value.toString(16)}`)
+  }
+
+  #written(offset: number, value: bigint, write: () => void): void {
+    const name = this.#nameOf(offset)
+    const before = offset === this.#queue.tailRegister ? this.#queue.shape(this.#mmio) : null
+    count(this.writes, name)
+    this.#remember(`write ${name} = 0x${value.toString(16)}`)
+    this.#keep({ kind: "write", register: name, value })
+    write()
+    const after = before === null ? null : this.#queue.shape(this.#mmio)
+    if (before === null || after === null) return
+    // Software waits until the access is over, so what it queued still stands there.
+    const { entries, tail } = before
+    // A guest may write any tail: at most one turn of the ring.
+    const queued = (((Math.floor(after.tail) - Math.floor(tail)) % entries) + entries) % entries
+    for (let n = 0; n < queued; n++) {
+      this.#noteCommand(this.#entryAt(before, (Math.floor(tail) + n) % entries))
+    }
+  }
+
+  #entryAt({ base, entryBytes }: QueueShape, index: number): bigint[] {
+    const at = base + BigInt(index * entryBytes)
+    if (!this.#memory.contains(at, entryBytes)) return []
+    return Array.from({ length: entryBytes / 8 }, (_, word) => this.#memory.read64(at + BigInt(word * 8)))
+  }
+
+  #noteCommand(words: readonly bigint[]): void {
+    const layout = this.#queue.layoutOf(words)
+    const command = layout?.name ?? "unknown"
+    count(this.commands, command)
+    this.#keep({ kind: "command", command, fields: layout?.decode(words) ?? {}, words })
+  }
+
+  #keep(entry: TranscriptEntry): void {
+    if (this.entries.length < KEPT) this.entries.push(entry)
+  }
+
+  #remember(access: string): void {
+    this.#last.push(access)
+    if (this.#last.length > LAST) this.#last.shift()
+  }
+
+  /** The upper half of a register of 64 bits gets the name of the lower one. */
+  #nameOf(offset: number): string {
+    const exact = this.#names.get(offset)
+    if (exact !== undefined) return exact
+    const low = this.#names.get(offset - 4)
+    return low === undefined ? `0x${offset.toString(16)}` : `${low} (upper half)`
+  }
+}
+
+function count(counts: Map<string, number>, name: string): void {
+  counts.set(name, (counts.get(name) ?? 0) + 1)
+}

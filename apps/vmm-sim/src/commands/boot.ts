@@ -1,0 +1,130 @@
+import { readFileSync } from "node:fs"
+import { Command, InvalidArgumentError, Option } from "commander"
+import { type BootPlan, bootGuest } from "../boot/boot.ts"
+import type { BootPlatform } from "../boot/platform.ts"
+import { PLATFORMS } from "../boot/platforms.ts"
+import { fetchPrerequisites, findPrerequisites, MissingError } from "../boot/prerequisites.ts"
+import { reportOf, reportText } from "../boot/report.ts"
+import { InputError } from "../capture/input-error.ts"
+
+interface BootOptions {
+  readonly vendor: string
+  readonly mode?: string
+  readonly kernel?: string
+  readonly initrd?: string
+  readonly append: string
+  readonly cpus: number
+  readonly caches: "exact" | "hoard" | "none"
+  readonly timeout: number
+  readonly fetch?: true
+  readonly quiet?: true
+  readonly json?: true
+}
+
+const modesOf = (platform: BootPlatform): string =>
+  Object.entries(platform.modes)
+    .map(([name, { description }], n) => `  ${name.padEnd(18)} ${description}${n === 0 ? " (default)" : ""}`)
+    .join("\n")
+
+const NOTES = `
+A stock QEMU, in software emulation, is the board: CPU, RAM, interrupt controllers. The IOMMU's registers and an NVMe
+disk live in this process; RAM is a file that both share. The kernel's own driver programs the model, and the disk's
+DMA goes through it: written and read back with checksums, in parallel, and to addresses that nobody mapped.
+
+Modes:
+${Object.values(PLATFORMS)
+  .map(platform => `${platform.name}\n${modesOf(platform)}`)
+  .join("\n")}
+
+Exit code: 0 when guest and model agree on everything, 1 when not, 2 for a wrong command line or when QEMU or the
+kernel is missing.`
+
+/** DMA to addresses that the kernel has not mapped, and will not: it maps from the top of 4 GiB down. */
+const ROGUE = [
+  { address: 0x1234_5000n, access: "write" },
+  { address: 0x2_3456_7000n, access: "read" },
+] as const
+
+export function bootCommand(): Command {
+  return new Command("boot")
+    .description("Boot an unmodified Linux whose IOMMU driver programs a model")
+    .addOption(
+      new Option("--vendor <vendor>", "whose IOMMU").choices(Object.keys(PLATFORMS)).makeOptionMandatory(),
+    )
+    .option("--mode <mode>", "set of capabilities, see below")
+    .option("--kernel <file>", "another kernel than Debian's")
+    .option("--initrd <file>", "another first file system; then only what the model sees is checked")
+    .option("--append <words>", "more for the kernel's command line, such as iommu.strict=1", "")
+    .option("--cpus <n>", "CPUs of the guest", count, 1)
+    .addOption(
+      new Option("--caches <policy>", "what the model keeps")
+        .choices(["exact", "hoard", "none"])
+        .default("exact"),
+    )
+    .option("--timeout <seconds>", "a guest that runs longer is ended", count, 90)
+    .option("--fetch", "get QEMU and the kernel from Debian's packages first")
+    .option("--quiet", "no console, the report alone")
+    .option("--json", "print one JSON document")
+    .addHelpText("after", NOTES)
+    .action(boot)
+}
+
+function count(text: string): number {
+  const value = Number(text)
+  if (!Number.isInteger(value) || value < 1 || value > 1000) throw new InvalidArgumentError("1 to 1000")
+  return value
+}
+
+async function boot(options: BootOptions): Promise<void> {
+  const run = await bootGuest(planOf(options))
+  const report = reportOf(run)
+  console.log(options.json ? JSON.stringify(report) : reportText(report))
+  process.exitCode = report.problems.length === 0 ? 0 : 1
+}
+
+function planOf(options: BootOptions): BootPlan {
+  const platform = PLATFORMS[options.vendor] as BootPlatform
+  const modeName = options.mode ?? (Object.keys(platform.modes)[0] as string)
+  const mode = platform.modes[modeName]
+  if (mode === undefined) {
+    throw new InputError("--mode", `${options.vendor} has ${Object.keys(platform.modes).join(", ")}`)
+  }
+  if (options.fetch) fetchOrExplain(platform)
+  const prerequisites = findOrExplain(platform)
+  return {
+    platform,
+    modeName,
+    mode,
+    ...prerequisites,
+    ...(options.kernel === undefined ? {} : { kernel: options.kernel }),
+    ...(options.initrd === undefined ? {} : { initrd: readFileSync(options.initrd) }),
+    append: options.append,
+    cpus: options.cpus,
+    caches: options.caches,
+    rogue: options.initrd === undefined ? ROGUE : [],
+    timeoutMs: options.timeout * 1000,
+    onConsoleLine: options.json || options.quiet ? showProgress : line => console.log(line),
+  }
+}
+
+function findOrExplain(platform: BootPlatform): ReturnType<typeof findPrerequisites> {
+  try {
+    return findPrerequisites(platform)
+  } catch (error) {
+    if (error instanceof MissingError) throw new InputError("boot", error.message)
+    throw error
+  }
+}
+
+function fetchOrExplain(platform: BootPlatform): void {
+  try {
+    fetchPrerequisites(platform)
+  } catch (error) {
+    throw new InputError("--fetch", error instanceof Error ? error.message : String(error))
+  }
+}
+
+/** One line on a terminal, overwritten by the next; nothing in a pipe. */
+function showProgress(line: string): void {
+  if (process.stderr.isTTY) process.stderr.write(`\r\x1b[K${line.slice(0, process.stderr.columns - 1)}`)
+}
