@@ -44,8 +44,12 @@ export interface DomainControl {
   readonly setDevPasid?: ((device: IommuDevice, pasid: number) => void) | undefined
   /** Takes one PASID of a device off this domain; its DMA is blocked afterwards. */
   readonly removeDevPasid?: ((device: IommuDevice, pasid: number) => void) | undefined
-  /** Takes the page requests of this domain's devices and PASIDs while set. Absent: the driver reports none. */
-  pageFaultHandler?: PageFaultHandler | null
+  /**
+   * Takes the page requests of this domain's devices and PASIDs while set; null: none are taken. Absent or
+   * undefined: the driver, or its hardware, reports none. Setting it on a domain with devices changes their entries.
+   * @throws what hardware that does not answer throws; the old handler is in place then
+   */
+  pageFaultHandler?: PageFaultHandler | null | undefined
   /** Called by {@link iommuDomainFree} alone. */
   free(): void
 }
