@@ -39,7 +39,7 @@ export interface DeviceState {
 /** Moves a device's requests without PASID to a domain. */
 export function attachRid(driver: SmmuV3Driver, device: IommuDevice, domain: SmmuDomain): void {
   const state = driver.stateOf(device)
-  requireLive(domain)
+  requireUsable(domain, device)
   if (state.rid === domain) return
   if (state.pasids.size > 0 && !leavesRoomForPasids(domain)) {
     throw new IommuError("EBUSY", "PASIDs of the device are in use, and this domain takes the whole stream")
@@ -61,7 +61,7 @@ export function attachPasid(
   domain: SmmuPagingDomain,
 ): void {
   const state = driver.stateOf(device)
-  requireLive(domain)
+  requireUsable(domain, device)
   requirePasid(driver, device, pasid)
   if (state.pasids.get(pasid)?.domain === domain) return
   if (!leavesRoomForPasids(state.rid)) {
@@ -87,9 +87,9 @@ export function detachPasid(
   move(driver, state, pasid, driver.blockedDomain)
 }
 
-function requireLive(domain: SmmuDomain): void {
-  const freed = (domain.type === "paging" && domain.tag === 0) || (domain.type === "nested" && domain.freed)
-  if (freed) throw new IommuError("EINVAL", "the domain was freed")
+function requireUsable(domain: SmmuDomain, device: IommuDevice): void {
+  if (domain.type === "nested") domain.checkAttachable(device)
+  if (domain.type === "paging" && domain.tag === 0) throw new IommuError("EINVAL", "the domain was freed")
 }
 
 function requirePasid(driver: SmmuV3Driver, device: IommuDevice, pasid: number): void {
@@ -151,6 +151,13 @@ function move(driver: SmmuV3Driver, state: DeviceState, pasid: number, domain: S
   state.ats = ats
   if (from !== undefined) from.domain.attachments = from.domain.attachments.filter(other => other !== from)
   settle(state, pasid, domain)
+  if (from !== undefined) driver.pageRequests.withdraw(state, requestsFrom(from))
+}
+
+/** Whose page requests an attachment had: a guest's stage 1 has all PASIDs. */
+function requestsFrom({ domain, pasid }: Attachment): number | null | "all" {
+  if (domain.type === "nested") return "all"
+  return pasid === NO_PASID ? null : pasid
 }
 
 interface Placement {

@@ -1,5 +1,7 @@
 /** One SMMU: what its ID registers say, and how it is brought up. Arm IHI 0070 G.b §3.11 (reset and enable), §6.3. */
 import {
+  type DriverEventOptions,
+  type FirmwareRegion,
   type IdPool,
   IommuError,
   type IommuPlatform,
@@ -10,11 +12,11 @@ import {
   type PhysicalMemory,
 } from "@iommu/core"
 import * as cmd from "../spec/commands.ts"
-import { EVENT_BYTES } from "../spec/events.ts"
+import { EVENT_BYTES, PPR_BYTES } from "../spec/events.ts"
 import * as reg from "../spec/registers.ts"
 import { DeviceTable } from "./device-table.ts"
 import { tags } from "./ids.ts"
-import { CommandQueue } from "./queue.ts"
+import { CommandQueue, RecordQueue } from "./queue.ts"
 
 /** Names are the book's where one field is meant. */
 export interface Features {
@@ -28,6 +30,7 @@ export interface Features {
   /** HTTU sets the Access flag and dirty state. */
   readonly dirtyState: boolean
   readonly ATS: boolean
+  readonly PRI: boolean
   readonly Hyp: boolean
   readonly CD2L: boolean
   readonly twoLevelStreamTable: boolean
@@ -43,6 +46,7 @@ export interface Features {
   readonly SSIDSIZE: number
   readonly CMDQS: number
   readonly EVENTQS: number
+  readonly PRIQS: number
   /** log2 of the granules that tables can have. */
   readonly granules: readonly number[]
   /** 52-bit addresses with 4 KiB and 16 KiB granules. */
@@ -59,11 +63,13 @@ export interface PageRun {
   readonly account: MemoryAccount
 }
 
-export interface SmmuV3DriverOptions {
+export interface SmmuV3DriverOptions extends DriverEventOptions {
   /** log2 of the commands that the Command queue holds: 8, one page, by default; at most IDR1.CMDQS. */
   readonly commandQueueLg2?: number
   /** log2 of the records that the Event queue holds: 7, one page, by default; at most IDR1.EVENTQS. */
   readonly eventQueueLg2?: number
+  /** log2 of the requests that the PRI queue holds: 8, one page, by default; at most IDR1.PRIQS. */
+  readonly pageRequestQueueLg2?: number
   /** Reads of a register without the awaited change after which the hardware counts as hung: 100,000 by default. */
   readonly pollLimit?: number
   /**
@@ -71,12 +77,15 @@ export interface SmmuV3DriverOptions {
    * default. Nesting needs it.
    */
   readonly canwbs?: boolean
+  /** What the firmware's tables reserve: RMR nodes of the IORT. */
+  readonly reservedRegions?: readonly FirmwareRegion[]
 }
 
 /** Tables and queues in inner shareable write-back memory, §6.3.11: the SH fields 3, the cacheability fields 1. */
 const CR1_WRITE_BACK = (3 << 10) | (1 << 8) | (1 << 6) | (3 << 4) | (1 << 2) | 1
 const COMMAND_QUEUE_LG2 = 8
 const EVENT_QUEUE_LG2 = 7
+const PAGE_REQUEST_QUEUE_LG2 = 8
 const POLL_LIMIT = 100_000
 
 export class Hardware {
@@ -88,6 +97,9 @@ export class Hardware {
   readonly features: Features
   readonly canwbs: boolean
   readonly queue: CommandQueue
+  readonly eventQueue: RecordQueue
+  /** Where IDR0.PRI has it. */
+  readonly pageRequestQueue: RecordQueue | null
   readonly deviceTable: DeviceTable
   readonly asids: IdPool
   readonly vmids: IdPool
@@ -105,12 +117,15 @@ export class Hardware {
     this.vmids = tags("VMID", this.features.vmidBits)
     const commandsLg2 = Math.min(options.commandQueueLg2 ?? COMMAND_QUEUE_LG2, this.features.CMDQS)
     const eventsLg2 = Math.min(options.eventQueueLg2 ?? EVENT_QUEUE_LG2, this.features.EVENTQS)
+    const requestsLg2 = Math.min(options.pageRequestQueueLg2 ?? PAGE_REQUEST_QUEUE_LG2, this.features.PRIQS)
     const runs: PageRun[] = []
     try {
       const commands = this.allocRun(2 ** commandsLg2 * cmd.COMMAND_BYTES, this.account)
       runs.push(commands)
       const events = this.allocRun(2 ** eventsLg2 * EVENT_BYTES, this.account)
       runs.push(events)
+      const requests = this.features.PRI ? this.allocRun(2 ** requestsLg2 * PPR_BYTES, this.account) : null
+      if (requests !== null) runs.push(requests)
       this.queue = new CommandQueue({
         memory: this.memory,
         mmio: this.mmio,
@@ -118,11 +133,13 @@ export class Hardware {
         sizeLg2: commandsLg2,
         pollLimit: this.#pollLimit,
       })
+      this.eventQueue = this.#recordQueue("EVENTQ", events, eventsLg2, EVENT_BYTES)
+      this.pageRequestQueue = requests && this.#recordQueue("PRIQ", requests, requestsLg2, PPR_BYTES)
       this.#disable()
       this.deviceTable = new DeviceTable(this)
       runs.push(this.deviceTable.run)
       this.#programTables(queueBase(commands.address, commandsLg2))
-      this.#enable(queueBase(events.address, eventsLg2))
+      this.#enable(queueBase(events.address, eventsLg2), requests && queueBase(requests.address, requestsLg2))
     } catch (error) {
       this.mmio.write32(reg.offsetOf("CR0"), 0)
       for (const run of runs) this.freeRun(run)
@@ -141,6 +158,22 @@ export class Hardware {
 
   freeRun({ address, pagesLg2, account }: PageRun): void {
     this.pages.free(address, pagesLg2, account)
+  }
+
+  /**
+   * Acknowledges what went wrong with queues and interrupts, so that they go on; the Command queue sees to its own
+   * errors. §6.3.19, §7.5.
+   */
+  acknowledgeErrors(): void {
+    const acknowledged = this.mmio.read32(reg.offsetOf("GERRORN"))
+    const active = (this.mmio.read32(reg.offsetOf("GERROR")) ^ acknowledged) & ~reg.GERROR_CMDQ_ERR
+    if (active !== 0) this.mmio.write32(reg.offsetOf("GERRORN"), (acknowledged ^ active) >>> 0)
+  }
+
+  #recordQueue(name: "EVENTQ" | "PRIQ", run: PageRun, sizeLg2: number, recordBytes: number): RecordQueue {
+    const { memory, mmio } = this
+    const registers = { prod: reg.offsetOf(`${name}_PROD`), cons: reg.offsetOf(`${name}_CONS`) }
+    return new RecordQueue({ memory, mmio, base: run.address, sizeLg2, recordBytes, ...registers })
   }
 
   /** ATS is off where faults must stall: STE.EATS and S2S exclude each other, §5.2. */
@@ -175,8 +208,8 @@ export class Hardware {
     this.mmio.write32(reg.offsetOf("CMDQ_CONS"), 0)
   }
 
-  /** Nothing cached survives, §3.11; then events, then translation. */
-  #enable(eventQueueBase: bigint): void {
+  /** Nothing cached survives, §3.11; then events and page requests, then translation. */
+  #enable(eventQueueBase: bigint, pageRequestQueueBase: bigint | null): void {
     this.#setCr0(reg.CR0_CMDQEN)
     this.queue.push(cmd.CMD_CFGI_STE_RANGE, 0, cmd.CFGI_RANGE_ALL, 0)
     this.queue.sync()
@@ -186,8 +219,15 @@ export class Hardware {
     this.mmio.write64(reg.offsetOf("EVENTQ_BASE"), eventQueueBase)
     this.mmio.write32(reg.offsetOf("EVENTQ_PROD"), 0)
     this.mmio.write32(reg.offsetOf("EVENTQ_CONS"), 0)
-    const queues = reg.CR0_CMDQEN | reg.CR0_EVENTQEN
+    let queues = reg.CR0_CMDQEN | reg.CR0_EVENTQEN
     this.#setCr0(queues)
+    if (pageRequestQueueBase !== null) {
+      this.mmio.write64(reg.offsetOf("PRIQ_BASE"), pageRequestQueueBase)
+      this.mmio.write32(reg.offsetOf("PRIQ_PROD"), 0)
+      this.mmio.write32(reg.offsetOf("PRIQ_CONS"), 0)
+      queues |= reg.CR0_PRIQEN
+      this.#setCr0(queues)
+    }
     const ats = this.features.ATS ? reg.CR0_ATSCHK : 0
     if (ats !== 0) this.#setCr0(queues | ats)
     this.#setCr0(queues | ats | reg.CR0_SMMUEN)
@@ -208,7 +248,7 @@ export class Hardware {
   }
 }
 
-/** CMDQ_BASE and EVENTQ_BASE, §6.3.26. */
+/** CMDQ_BASE, EVENTQ_BASE and PRIQ_BASE, §6.3.26. */
 function queueBase(address: number, sizeLg2: number): bigint {
   return BigInt(address) | BigInt(sizeLg2) | reg.QUEUE_BASE_ALLOCATE
 }
@@ -244,6 +284,7 @@ export function readFeatures(mmio: Mmio): Features {
     COHACC: Boolean(idr0.COHACC),
     dirtyState: idr0.HTTU >= 2n,
     ATS: Boolean(idr0.ATS),
+    PRI: Boolean(idr0.PRI),
     Hyp: Boolean(idr0.Hyp),
     CD2L: Boolean(idr0.CD2L),
     twoLevelStreamTable: idr0.ST_LEVEL === 1n,
@@ -257,6 +298,7 @@ export function readFeatures(mmio: Mmio): Features {
     SSIDSIZE: Number(idr1.SSIDSIZE),
     CMDQS: Number(idr1.CMDQS),
     EVENTQS: Number(idr1.EVENTQS),
+    PRIQS: Number(idr1.PRIQS),
     granules,
     DS: Boolean(idr5.DS),
     inputBits: idr5.VAX === 0n ? 48 : 52,

@@ -1,43 +1,63 @@
-/** A guest's stage 1 over a stage 2 that the driver builds, and the guest's invalidations. */
+/** A guest's stage 1 over a stage 2 that the driver builds, and the virtual SMMU that a guest's devices are on. */
 import {
   type CacheInvalidateData,
   type CacheInvalidateResult,
-  HwptInvalidateDataType,
-  hi32,
+  type DomainUserData,
   type IommuDevice,
   IommuError,
-  isIommuError,
   lo32,
   type NestedDomain,
-  VIOMMU_ARM_SMMUV3_INVALIDATE,
+  type PageFaultHandler,
+  toU64,
+  VeventqType,
+  type Viommu,
+  type ViommuEvent,
+  ViommuType,
 } from "@iommu/core"
-import * as cmd from "../spec/commands.ts"
 import * as ste from "../spec/device-table.ts"
 import { type Attachment, attachRid, detachRid } from "./attach.ts"
 import { ABORT_STE, type Entry } from "./device-table.ts"
+import { guestEvent } from "./events.ts"
+import { carryOutGuestCommands, type GuestIds } from "./guest-commands.ts"
 import type { SmmuV3Driver } from "./ops.ts"
 import { type SmmuPagingDomain, stage2Ste } from "./paging-domain.ts"
 import type { NestedPlan } from "./user-data.ts"
 
 const NO_ATTACHMENTS: readonly Attachment[] = Object.freeze([])
+/** A StreamID has at most 32 bits, §3.2. */
+const LAST_STREAM_ID = 0xffff_ffffn
 
 export class SmmuNestedDomain implements NestedDomain {
   readonly ops: SmmuV3Driver
   readonly parent: SmmuPagingDomain
   readonly plan: NestedPlan
+  /** The virtual SMMU that it was made on; null when it was made on the parent alone. */
+  readonly viommu: SmmuViommu | null
   /** Who is on the domain. Replaced on change, never mutated. */
   attachments: readonly Attachment[] = NO_ATTACHMENTS
   freed = false
+  /** Only on domains made on the parent alone: on a virtual SMMU, invalidation is that one's. */
+  declare readonly cacheInvalidateUser?: (data: CacheInvalidateData) => CacheInvalidateResult
 
-  constructor(ops: SmmuV3Driver, parent: SmmuPagingDomain, plan: NestedPlan) {
+  constructor(ops: SmmuV3Driver, parent: SmmuPagingDomain, plan: NestedPlan, viommu: SmmuViommu | null) {
     this.ops = ops
     this.parent = parent
     this.plan = plan
+    this.viommu = viommu
+    if (viommu === null) this.cacheInvalidateUser = data => this.#invalidate(data)
     parent.children = [...parent.children, this]
   }
 
   get type(): "nested" {
     return "nested"
+  }
+
+  get pageFaultHandler(): PageFaultHandler | null | undefined {
+    return this.ops.pageRequests.handlerOf(this)
+  }
+
+  set pageFaultHandler(handler: PageFaultHandler | null | undefined) {
+    this.ops.pageRequests.setHandler(this, handler ?? null)
   }
 
   attachDev(device: IommuDevice): void {
@@ -52,7 +72,20 @@ export class SmmuNestedDomain implements NestedDomain {
     if (this.freed) throw new IommuError("EINVAL", "the domain is freed already")
     if (this.attachments.length > 0) throw new IommuError("EBUSY", "a device is on the domain")
     this.parent.children = this.parent.children.filter(child => child !== this)
+    this.ops.pageRequests.forget(this)
     this.freed = true
+  }
+
+  /**
+   * On a virtual SMMU, a stage 1 of the guest needs a StreamID of the guest: its commands and events carry it.
+   * @throws EINVAL, ENOENT
+   */
+  checkAttachable(device: IommuDevice): void {
+    if (this.freed) throw new IommuError("EINVAL", "the domain was freed")
+    if (this.plan.config !== "stage1" || this.viommu === null) return
+    if (this.viommu.virtualIdOf(device) === null) {
+      throw new IommuError("ENOENT", `${device.name} has no StreamID on the virtual SMMU of the domain`)
+    }
   }
 
   /** The STE of a device on this domain; PASIDs are in the guest's CD table. */
@@ -64,70 +97,13 @@ export class SmmuNestedDomain implements NestedDomain {
     return config === "bypass" ? stage2 : nestedSte(stage2, word0, word1)
   }
 
-  /**
-   * Commands of the guest's Command queue, each a `struct iommu_viommu_arm_smmuv3_invalidate`. StreamIDs are looked
-   * up among the devices on the parent and on all nested domains over it, as one virtual SMMU has them.
-   */
-  cacheInvalidateUser(data: CacheInvalidateData): CacheInvalidateResult {
-    if (data.type !== HwptInvalidateDataType.ARM_SMMUV3) {
-      return { handled: 0, error: new IommuError("EINVAL", "an SMMU takes invalidations of type ARM_SMMUV3") }
+  /** StreamIDs are looked up among the devices on the parent and on all nested domains over it. */
+  #invalidate(data: CacheInvalidateData): CacheInvalidateResult {
+    const guest: GuestIds = {
+      vmid: this.parent.tag,
+      streamIdOf: virtualId => this.#hostStreamId(virtualId),
     }
-    const { queue } = this.ops.hardware
-    const start = queue.position
-    let pushed = 0
-    let error: IommuError | null = null
-    try {
-      for (const entry of data.entries) {
-        VIOMMU_ARM_SMMUV3_INVALIDATE.encode(entry)
-        this.#push(entry.cmd)
-        pushed++
-      }
-    } catch (refusal) {
-      if (!isIommuError(refusal)) throw refusal
-      error = refusal
-    }
-    return this.#finish(start, pushed, error)
-  }
-
-  /** The commands before a bad one are done and waited for; the hardware may find an earlier one bad. */
-  #finish(start: number, pushed: number, error: IommuError | null): CacheInvalidateResult {
-    const { queue } = this.ops.hardware
-    try {
-      const refused = pushed === 0 ? -1 : queue.trySync()
-      if (refused < 0) return { handled: pushed, error }
-      const rule = "the SMMU refused the command: a field has a value that this SMMU does not take"
-      return { handled: refused - start, error: new IommuError("EIO", rule) }
-    } catch (hung) {
-      if (!isIommuError(hung)) throw hung
-      return { handled: 0, error: hung }
-    }
-  }
-
-  /** @throws EIO for a command that a guest may not give */
-  #push([low, high]: readonly [bigint, bigint]): void {
-    const word0 = lo32(low)
-    const word1 = this.#hostWord1(word0 & cmd.OPCODE, hi32(low))
-    const opcode = (word0 & cmd.OPCODE) === cmd.CMD_TLBI_NSNH_ALL ? cmd.CMD_TLBI_NH_ALL : word0 & cmd.OPCODE
-    const words = ((word0 & ~cmd.OPCODE) | opcode) >>> 0
-    this.ops.hardware.queue.push(words, word1, lo32(high), hi32(high))
-  }
-
-  /** Bits 63:32 with the guest's VMID or StreamID replaced by the host's. */
-  #hostWord1(opcode: number, word1: number): number {
-    switch (opcode) {
-      case cmd.CMD_TLBI_NSNH_ALL:
-      case cmd.CMD_TLBI_NH_ALL:
-      case cmd.CMD_TLBI_NH_ASID:
-      case cmd.CMD_TLBI_NH_VA:
-      case cmd.CMD_TLBI_NH_VAA:
-        return ((word1 & ~cmd.TLBI_VMID) | this.parent.tag) >>> 0
-      case cmd.CMD_CFGI_CD:
-      case cmd.CMD_CFGI_CD_ALL:
-      case cmd.CMD_ATC_INV:
-        return this.#hostStreamId(word1)
-      default:
-        throw new IommuError("EIO", `command 0x${opcode.toString(16)} is not a guest's to give`)
-    }
+    return carryOutGuestCommands(this.ops.hardware.queue, guest, data)
   }
 
   #hostStreamId(virtualId: number): number {
@@ -136,7 +112,7 @@ export class SmmuNestedDomain implements NestedDomain {
         if (state.device.virtualId === virtualId) return state.device.id
       }
     }
-    throw new IommuError("EIO", `no device of this guest has StreamID 0x${virtualId.toString(16)}`)
+    throw noSuchStream(virtualId)
   }
 }
 
@@ -147,4 +123,87 @@ export class SmmuNestedDomain implements NestedDomain {
 export function nestedSte(stage2: Entry, word0: bigint, word1: bigint): Entry {
   const config = (BigInt(ste.CONFIG_NESTED) << BigInt(ste.CONFIG_SHIFT)) | BigInt(ste.V)
   return stage2.with(0, word0 | config).with(1, (stage2[1] as bigint) | word1 | BigInt(ste.MEV))
+}
+
+/** A guest's SMMU: Linux's `struct arm_vsmmu`. Its VMID is the parent's, whoever else stands on that. */
+export class SmmuViommu implements Viommu, GuestIds {
+  readonly type: number = ViommuType.ARM_SMMUV3
+  readonly parent: SmmuPagingDomain
+  onEvent: ((event: ViommuEvent) => void) | null = null
+  readonly #driver: SmmuV3Driver
+  readonly #devices = new Map<number, IommuDevice>()
+
+  constructor(driver: SmmuV3Driver, parent: SmmuPagingDomain) {
+    this.#driver = driver
+    this.parent = parent
+    driver.viommus.add(this)
+  }
+
+  get vmid(): number {
+    return this.parent.tag
+  }
+
+  domainAllocNested(device: IommuDevice, data: DomainUserData): SmmuNestedDomain {
+    this.#checkAlive()
+    return this.#driver.allocNested(device, this.parent, data, this)
+  }
+
+  cacheInvalidate(data: CacheInvalidateData): CacheInvalidateResult {
+    return carryOutGuestCommands(this.#driver.hardware.queue, this, data)
+  }
+
+  vdeviceAlloc(device: IommuDevice, virtualId: bigint): void {
+    this.#checkAlive()
+    this.#driver.stateOf(device)
+    if (toU64(virtualId, "virtual StreamID") > LAST_STREAM_ID) {
+      throw new IommuError("EINVAL", "a StreamID has at most 32 bits")
+    }
+    if (this.#devices.has(lo32(virtualId)) || this.virtualIdOf(device) !== null) {
+      throw new IommuError("EEXIST", `${device.name}, or its StreamID, is on the virtual SMMU already`)
+    }
+    this.#devices.set(lo32(virtualId), device)
+  }
+
+  vdeviceFree(device: IommuDevice): void {
+    const virtualId = this.virtualIdOf(device)
+    if (virtualId !== null) this.#devices.delete(virtualId)
+  }
+
+  virtualIdOf(device: IommuDevice): number | null {
+    for (const [virtualId, known] of this.#devices) if (known === device) return virtualId
+    return null
+  }
+
+  streamIdOf(virtualId: number): number {
+    const device = this.#devices.get(virtualId)
+    if (device === undefined) throw noSuchStream(virtualId)
+    return device.id
+  }
+
+  /**
+   * Passes an event of one of the guest's devices on, as the guest's hardware would have written it.
+   * @returns false when nobody is there to take it
+   */
+  report(device: IommuDevice, words: readonly bigint[]): boolean {
+    const virtualId = this.virtualIdOf(device)
+    if (this.onEvent === null || virtualId === null) return false
+    this.onEvent({ type: VeventqType.ARM_SMMUV3, data: guestEvent(words, virtualId) })
+    return true
+  }
+
+  free(): void {
+    this.#checkAlive()
+    if (this.#devices.size > 0 || this.parent.children.some(child => child.viommu === this)) {
+      throw new IommuError("EBUSY", "a nested domain or a device is on the virtual SMMU")
+    }
+    this.#driver.viommus.delete(this)
+  }
+
+  #checkAlive(): void {
+    if (!this.#driver.viommus.has(this)) throw new IommuError("EINVAL", "the virtual SMMU is freed")
+  }
+}
+
+function noSuchStream(virtualId: number): IommuError {
+  return new IommuError("EIO", `no device of this guest has StreamID 0x${virtualId.toString(16)}`)
 }

@@ -3,6 +3,10 @@ import {
   type DomainAllocUser,
   type DomainUserData,
   type DriverCapabilities,
+  type FirmwareRegion,
+  firmwareRegions,
+  firmwareRegionsOf,
+  type HardwareEvent,
   type HwInfo,
   HwInfoType,
   HwptDataType,
@@ -15,13 +19,19 @@ import {
   type IommuOps,
   type IommuPlatform,
   PageTableFormatId,
+  type PagingDomain,
+  type ReservedRegion,
+  type ViommuOps,
+  ViommuType,
 } from "@iommu/core"
 import { createPageTable } from "@iommu/pagetable"
 import { stage1Format } from "../formats/stage1.ts"
 import { stage2Format } from "../formats/stage2.ts"
 import { attachRid, type DeviceState } from "./attach.ts"
+import { handleEvents } from "./events.ts"
 import { Hardware, type SmmuV3DriverOptions } from "./hardware.ts"
-import { SmmuNestedDomain } from "./nested-domain.ts"
+import { SmmuNestedDomain, SmmuViommu } from "./nested-domain.ts"
+import { PageRequests } from "./page-requests.ts"
 import { SmmuPagingDomain, SmmuPasidDomain } from "./paging-domain.ts"
 import { SmmuBlockedDomain, SmmuIdentityDomain } from "./static-domains.ts"
 import { type Abilities, nestedPlan, type PagingPlan, pagingPlan, userDataLen } from "./user-data.ts"
@@ -31,7 +41,12 @@ export interface SmmuV3Ops extends IommuOps {
   readonly domainAllocUser: DomainAllocUser<DomainUserData>
   readonly identityDomain: IdentityDomain
   domainAllocUserDataLen(hwptType: number): number
+  reservedRegions(device: IommuDevice): readonly ReservedRegion[]
+  handleInterrupts(): number
 }
+
+/** Where software maps doorbells of MSI controllers: IOVAs that Linux sets aside for it (MSI_IOVA_BASE). */
+const SOFTWARE_MSI: ReservedRegion = { type: "sw-msi", start: 0x800_0000n, last: 0x80f_ffffn }
 
 /**
  * Brings an SMMU up and takes charge of it. Every stream aborts until its device is probed and attached.
@@ -48,18 +63,28 @@ export class SmmuV3Driver implements SmmuV3Ops {
   readonly capabilities: DriverCapabilities
   readonly blockedDomain: SmmuBlockedDomain
   readonly identityDomain: SmmuIdentityDomain
+  readonly viommu?: ViommuOps
+  readonly pageRequests: PageRequests
+  /** Virtual SMMUs that live. */
+  readonly viommus: Set<SmmuViommu> = new Set()
   readonly #abilities: Abilities
   /** The plan of a domain without user data, shared by all of them. */
   readonly #defaultPlan: PagingPlan
   readonly #devices = new Map<number, DeviceState>()
+  readonly #firmwareRegions: readonly FirmwareRegion[]
+  readonly #onEvent: (event: HardwareEvent) => void
 
   constructor(platform: IommuPlatform, options: SmmuV3DriverOptions) {
+    this.#firmwareRegions = firmwareRegions(options.reservedRegions ?? [])
+    this.#onEvent = options.onEvent ?? (() => {})
     this.hardware = new Hardware(platform, options)
     this.#abilities = abilitiesOf(this.hardware)
     this.#defaultPlan = pagingPlan(this.#abilities, null)
     this.capabilities = capabilitiesOf(this.#abilities)
     this.blockedDomain = new SmmuBlockedDomain(this)
     this.identityDomain = new SmmuIdentityDomain(this)
+    this.pageRequests = new PageRequests(this)
+    if (this.capabilities.nesting) this.viommu = this.#viommuOps()
   }
 
   capable(device: IommuDevice, cap: IommuCap): boolean {
@@ -122,7 +147,9 @@ export class SmmuV3Driver implements SmmuV3Ops {
     userData: DomainUserData | null,
   ): SmmuPagingDomain | SmmuNestedDomain {
     this.stateOf(device)
-    return parent === null ? this.#allocPaging(device, userData) : this.#allocNested(parent, userData)
+    return parent === null
+      ? this.#allocPaging(device, userData)
+      : this.allocNested(device, parent, userData, null)
   }
 
   domainAllocUserDataLen(hwptType: number): number {
@@ -160,7 +187,14 @@ export class SmmuV3Driver implements SmmuV3Ops {
     }
   }
 
-  #allocNested(parent: IommuDomain, userData: DomainUserData | null): SmmuNestedDomain {
+  /** @param viommu the virtual SMMU that it is made on, null for the parent alone */
+  allocNested(
+    device: IommuDevice,
+    parent: IommuDomain,
+    userData: DomainUserData | null,
+    viommu: SmmuViommu | null,
+  ): SmmuNestedDomain {
+    this.stateOf(device)
     if (!this.capabilities.nesting) throw new IommuError("EOPNOTSUPP", "this SMMU cannot nest")
     if (userData === null || userData.type === HwptDataType.PAGING) {
       throw new IommuError("EOPNOTSUPP", "a nested domain is made from the guest's STE")
@@ -171,15 +205,50 @@ export class SmmuV3Driver implements SmmuV3Ops {
         `a nested domain of an SMMU takes ARM_SMMUV3 data, not type ${userData.type}`,
       )
     }
-    if (
-      !(parent instanceof SmmuPagingDomain) ||
-      parent.ops !== this ||
-      !parent.nestParent ||
-      parent.tag === 0
-    ) {
+    return new SmmuNestedDomain(this, this.#nestParent(parent), nestedPlan(userData), viommu)
+  }
+
+  #viommuOps(): ViommuOps {
+    return {
+      dataLen: (_device, type) => {
+        checkViommuType(type)
+        return 0
+      },
+      alloc: (device, parent, type) => {
+        this.stateOf(device)
+        checkViommuType(type)
+        return new SmmuViommu(this, this.#nestParent(parent))
+      },
+    }
+  }
+
+  hasViommuOn(parent: SmmuPagingDomain): boolean {
+    return [...this.viommus].some(viommu => viommu.parent === parent)
+  }
+
+  /** @throws EINVAL */
+  #nestParent(parent: IommuDomain | PagingDomain): SmmuPagingDomain {
+    const isOurs = parent instanceof SmmuPagingDomain && parent.ops === this
+    if (!isOurs || !parent.nestParent || parent.tag === 0) {
       throw new IommuError("EINVAL", "the parent is a nest parent of this driver instance")
     }
-    return new SmmuNestedDomain(this, parent, nestedPlan(userData))
+    return parent
+  }
+
+  reservedRegions(device: IommuDevice): readonly ReservedRegion[] {
+    return [SOFTWARE_MSI, ...firmwareRegionsOf(device, this.#firmwareRegions)]
+  }
+
+  handleInterrupts(): number {
+    const { eventQueue, pageRequestQueue } = this.hardware
+    this.hardware.acknowledgeErrors()
+    const events = handleEvents(this, eventQueue, this.#onEvent)
+    return events + (pageRequestQueue === null ? 0 : this.pageRequests.handle(pageRequestQueue))
+  }
+
+  /** The probed device with a StreamID, or null. */
+  deviceAt(streamId: number): DeviceState | null {
+    return this.#devices.get(streamId) ?? null
   }
 
   /** @throws ENODEV for a device that is not probed here */
@@ -188,6 +257,13 @@ export class SmmuV3Driver implements SmmuV3Ops {
     if (state?.device !== device)
       throw new IommuError("ENODEV", `${device.name} is not probed by this SMMU's driver`)
     return state
+  }
+}
+
+/** @throws EOPNOTSUPP */
+function checkViommuType(type: number): void {
+  if (type !== ViommuType.ARM_SMMUV3) {
+    throw new IommuError("EOPNOTSUPP", `an SMMU serves virtual IOMMUs of type ARM_SMMUV3, not ${type}`)
   }
 }
 

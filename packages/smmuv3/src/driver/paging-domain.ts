@@ -6,6 +6,7 @@ import {
   type IommuDevice,
   IommuError,
   type Iova,
+  type PageFaultHandler,
   PageTableFormatId,
   type PagingDomain,
   type U64Like,
@@ -75,6 +76,19 @@ export class SmmuPagingDomain implements PagingDomain {
     return { start: this.plan.apertureStart, last: this.plan.apertureLast }
   }
 
+  get pageFaultHandler(): PageFaultHandler | null | undefined {
+    return this.ops.pageRequests.handlerOf(this)
+  }
+
+  set pageFaultHandler(handler: PageFaultHandler | null | undefined) {
+    this.ops.pageRequests.setHandler(this, handler ?? null)
+  }
+
+  /** True where the devices' accesses are coherent whatever they ask for (IORT's CANWBS). */
+  enforceCacheCoherency(): boolean {
+    return this.ops.hardware.canwbs
+  }
+
   attachDev(device: IommuDevice): void {
     attachRid(this.ops, device, this)
   }
@@ -87,6 +101,8 @@ export class SmmuPagingDomain implements PagingDomain {
     if (this.tag === 0) throw new IommuError("EINVAL", "the domain is freed already")
     if (this.attachments.length > 0) throw new IommuError("EBUSY", "a device or a PASID is on the domain")
     if (this.children.length > 0) throw new IommuError("EBUSY", "nested domains use the domain")
+    if (this.ops.hasViommuOn(this)) throw new IommuError("EBUSY", "a virtual SMMU uses the domain")
+    this.ops.pageRequests.forget(this)
     this.table.free()
     const ids = this.plan.stage === 1 ? this.ops.hardware.asids : this.ops.hardware.vmids
     ids.give(this.tag)

@@ -1,4 +1,4 @@
-/** The Command queue as its producer sees it. Arm IHI 0070 G.b §3.5, §4, §7.1. */
+/** The queues as software sees them: commands as their producer, records as their consumer. Arm IHI 0070 G.b §3.5, §4, §7. */
 import { hi32, IommuError, lo32, type Mmio, type PhysicalMemory } from "@iommu/core"
 import { CMD_SYNC, COMMAND_BYTES } from "../spec/commands.ts"
 import {
@@ -8,6 +8,8 @@ import {
   CMDQ_CONS_ERR_SHIFT,
   GERROR_CMDQ_ERR,
   offsetOf,
+  QUEUE_CONS_OVACKFLG,
+  QUEUE_PROD_OVFLG,
 } from "../spec/registers.ts"
 
 const CMDQ_PROD = offsetOf("CMDQ_PROD")
@@ -143,5 +145,69 @@ export class CommandQueue {
       this.#write(this.#consumed, CMD_SYNC, 0, 0, 0)
     }
     this.#mmio.write32(GERRORN, this.#mmio.read32(GERRORN) ^ GERROR_CMDQ_ERR)
+  }
+}
+
+export interface RecordQueueOptions {
+  readonly memory: PhysicalMemory
+  readonly mmio: Mmio
+  /** Physical address of the first record. */
+  readonly base: number
+  /** log2 of the records it has room for. */
+  readonly sizeLg2: number
+  readonly recordBytes: number
+  /** Offsets of the registers of both indexes. */
+  readonly prod: number
+  readonly cons: number
+}
+
+/** What was in a queue. */
+export interface TakenRecords {
+  /** 64-bit words of each, oldest first. */
+  readonly records: readonly (readonly bigint[])[]
+  /** More came than there was room for, after these. */
+  readonly lost: boolean
+}
+
+/** The Event queue or the PRI queue, which the SMMU fills. §7.2, chapter 8. */
+export class RecordQueue {
+  readonly #options: RecordQueueOptions
+  readonly #size: number
+  /** Index and wrap bit of the next record, and the overflow flag as acknowledged. */
+  #next = 0
+  #acknowledged = 0
+
+  constructor(options: RecordQueueOptions) {
+    this.#options = options
+    this.#size = 2 ** options.sizeLg2
+  }
+
+  /**
+   * Empties the queue: copies what is there now, and gives the room back before anybody looks at the copies. So a
+   * call ends, however fast records come in.
+   */
+  take(): TakenRecords {
+    const { mmio, prod, cons } = this.#options
+    const written = mmio.read32(prod)
+    const lost = ((written ^ this.#acknowledged) & QUEUE_PROD_OVFLG) !== 0
+    const count = this.#distance(written)
+    if (count === 0 && !lost) return { records: [], lost }
+    const records = Array.from({ length: count }, (_, n) => this.#read(this.#next + n))
+    this.#next = (this.#next + count) % (2 * this.#size)
+    this.#acknowledged = written & QUEUE_CONS_OVACKFLG
+    mmio.write32(cons, (this.#acknowledged | this.#next) >>> 0)
+    return { records, lost }
+  }
+
+  /** §3.5.1: indexes further apart than the queue is long make no sense, and count as a full queue. */
+  #distance(written: number): number {
+    const span = 2 * this.#size
+    return Math.min(((written & (span - 1)) - this.#next + span) % span, this.#size)
+  }
+
+  #read(position: number): bigint[] {
+    const { memory, base, recordBytes } = this.#options
+    const at = base + (position % this.#size) * recordBytes
+    return Array.from({ length: recordBytes / 8 }, (_, word) => memory.read64(at + 8 * word))
   }
 }

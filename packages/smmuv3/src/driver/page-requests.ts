@@ -1,0 +1,157 @@
+/**
+ * Faults that wait for software: page requests of devices with PRI, and transactions that the SMMU stalls. Arm IHI
+ * 0070 G.b chapter 8 (PRI queue), §4.5.2 (CMD_PRI_RESP), §3.12.2 and §4.7.1 (stalls, CMD_RESUME).
+ */
+import {
+  IommuError,
+  type PageFaultHandler,
+  type PageRequest,
+  PageRequestGroups,
+  type PageResponse,
+  PageResponseCode,
+} from "@iommu/core"
+import * as cmd from "../spec/commands.ts"
+import { F_TRANSLATION, PPR } from "../spec/events.ts"
+import type { DeviceState } from "./attach.ts"
+import type { SmmuNestedDomain } from "./nested-domain.ts"
+import type { SmmuV3Driver } from "./ops.ts"
+import type { SmmuPagingDomain } from "./paging-domain.ts"
+import type { CommandQueue, RecordQueue } from "./queue.ts"
+
+/** CMD_PRI_RESP.Resp; 0 is the failure that ends a device's use of PRI. */
+const RESP_INVALID = 1
+const RESP_SUCCESS = 2
+
+type FaultingDomain = SmmuPagingDomain | SmmuNestedDomain
+
+export class PageRequests {
+  readonly #driver: SmmuV3Driver
+  /** Few domains take faults, so that the others need no field for it. */
+  readonly #handlers = new Map<FaultingDomain, PageFaultHandler>()
+  readonly #asked: PageRequestGroups
+  readonly #stalled: PageRequestGroups
+
+  constructor(driver: SmmuV3Driver) {
+    const { queue } = driver.hardware
+    this.#driver = driver
+    this.#asked = new PageRequestGroups((last, code) => answer(queue, last, code))
+    this.#stalled = new PageRequestGroups((last, code) => resume(queue, last, code))
+  }
+
+  /** undefined where the hardware reports no faults that could be answered. */
+  handlerOf(domain: FaultingDomain): PageFaultHandler | null | undefined {
+    return this.#reports ? (this.#handlers.get(domain) ?? null) : undefined
+  }
+
+  /** No entry changes: the PRI queue is on for all streams, and ATS is a device's own affair (STE.EATS). */
+  setHandler(domain: FaultingDomain, handler: PageFaultHandler | null): void {
+    if (handler === null) {
+      this.#handlers.delete(domain)
+      return
+    }
+    if (!this.#reports) {
+      throw new IommuError("EOPNOTSUPP", "this SMMU has no PRI queue (IDR0.PRI), and does not have to stall")
+    }
+    this.#handlers.set(domain, handler)
+  }
+
+  /** A domain is freed. */
+  forget(domain: FaultingDomain): void {
+    this.#handlers.delete(domain)
+  }
+
+  /**
+   * A device, or one PASID of it, left a domain.
+   * @param pasid as {@link PageRequestGroups.withdraw}
+   */
+  withdraw({ device }: DeviceState, pasid: number | null | "all"): void {
+    this.#asked.withdraw(device, pasid)
+    this.#stalled.withdraw(device, pasid)
+  }
+
+  /** Reads the PRI queue once. @returns records read */
+  handle(queue: RecordQueue): number {
+    const { records, lost } = queue.take()
+    for (const words of records) {
+      const request = pageRequest(words)
+      if (!isStopMarker(request)) this.#take(this.#asked, request)
+    }
+    // Some of the requests that overflowed may belong to groups that have begun, §8.1.
+    if (lost) this.#asked.discardPartial()
+    return records.length
+  }
+
+  /** A transaction waits for CMD_RESUME; the record is one of §7.3.13 to §7.3.16 with Stall 1. */
+  stalled(words: readonly bigint[]): void {
+    this.#take(this.#stalled, stalledAccess(words))
+  }
+
+  get #reports(): boolean {
+    const { features } = this.#driver.hardware
+    return features.PRI || features.STALL_MODEL === 2
+  }
+
+  #take(groups: PageRequestGroups, request: PageRequest): void {
+    const state = this.#driver.deviceAt(request.device)
+    if (state !== null) groups.take(state.device, this.#handlerFor(state, request.pasid), request)
+    else if (request.last) groups.refuse(request)
+  }
+
+  /** A guest has its PASIDs to itself: the faults of all of them go where its stage 1 is. */
+  #handlerFor({ rid, pasids }: DeviceState, pasid: number | null): PageFaultHandler | null {
+    const domain = pasid === null || rid.type === "nested" ? rid : pasids.get(pasid)?.domain
+    if (domain === undefined || domain.type === "blocked" || domain.type === "identity") return null
+    return this.#handlers.get(domain) ?? null
+  }
+}
+
+/** §4.5.2: the answer has a PASID when the request had one. */
+function answer(queue: CommandQueue, { device, pasid, group }: PageRequest, code: PageResponse): void {
+  const substream = pasid === null ? 0 : (pasid << cmd.SUBSTREAMID_SHIFT) | cmd.SSV
+  const resp = code === PageResponseCode.SUCCESS ? RESP_SUCCESS : RESP_INVALID
+  queue.push((substream | cmd.CMD_PRI_RESP) >>> 0, device, group | (resp << cmd.PRI_RESP_RESP_SHIFT), 0)
+  queue.sync()
+}
+
+/** §4.7.1: retry, or terminate with an abort. */
+function resume(queue: CommandQueue, { device, group }: PageRequest, code: PageResponse): void {
+  const action = code === PageResponseCode.SUCCESS ? cmd.RESUME_AC_RETRY : cmd.RESUME_AB_ABORT
+  queue.push(action | cmd.CMD_RESUME, device, group, 0)
+  queue.sync()
+}
+
+function pageRequest(words: readonly bigint[]): PageRequest {
+  const ppr = PPR.decode(words)
+  return {
+    device: Number(ppr.StreamID),
+    pasid: ppr.SSV === 1n ? Number(ppr.SubstreamID) : null,
+    address: ppr.Address << 12n,
+    read: ppr.R === 1n,
+    write: ppr.W === 1n,
+    execute: ppr.X === 1n,
+    privileged: ppr.Priv === 1n,
+    last: ppr.Last === 1n,
+    group: Number(ppr.PRGIndex),
+  }
+}
+
+/** The last use of a PASID, which wants no answer: LWR 0b100 with a PASID, chapter 8. */
+function isStopMarker({ pasid, last, read, write }: PageRequest): boolean {
+  return pasid !== null && last && !read && !write
+}
+
+/** Each stalled transaction is a group of its own, known by its STAG. */
+function stalledAccess(words: readonly bigint[]): PageRequest {
+  const event = F_TRANSLATION.decode(words)
+  return {
+    device: Number(event.StreamID),
+    pasid: event.SSV === 1n ? Number(event.SubstreamID) : null,
+    address: event.InputAddr,
+    read: event.RnW === 1n,
+    write: event.RnW === 0n,
+    execute: event.InD === 1n,
+    privileged: event.PnU === 1n,
+    last: true,
+    group: Number(event.STAG),
+  }
+}
