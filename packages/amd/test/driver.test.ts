@@ -43,10 +43,11 @@ describe("bring-up", () => {
     amdDriver({ memory, pages, mmio: spied }, { maxDeviceId: 0x7f })
     const at = (offset: number) => writes.findIndex(([to]) => to === offset)
     const controls = writes.filter(([to]) => to === CONTROL).map(([, value]) => value)
-    const modes = (1n << 58n) | (1n << 16n) | (1n << 12n) | (1n << 10n) | (1n << 2n)
+    // GCR3TRPMode, GTEn, PPREn, PPRLogEn, CmdBufEn, Coherent, EventLogEn.
+    const modes = [58n, 16n, 15n, 13n, 12n, 10n, 2n].reduce((bits, n) => bits | (1n << n), 0n)
     expect(controls).toEqual([0n, modes, modes | 1n])
     const enabled = writes.findIndex(([to, value]) => to === CONTROL && (value & 1n) === 1n)
-    for (const base of [0x0, 0x8, 0x10]) expect(at(base)).toBeLessThan(enabled)
+    for (const base of [0x0, 0x8, 0x10, 0x38]) expect(at(base)).toBeLessThan(enabled)
     expect(at(CMD_TAIL)).toBeGreaterThan(at(0x8))
     // One page of table: 128 entries.
     expect((writes[at(0x0)]?.[1] as bigint) & 0xfffn).toBe(0n)

@@ -1,13 +1,15 @@
 import { HWPT_AMD_GUEST, PAGING_PASID, PageTableFormatId, pagingParameters } from "@iommu/core"
 import fc from "fast-check"
 import { describe, expect, it } from "vitest"
+import { guestCommand } from "../src/driver/guest-commands.ts"
 import type { Features } from "../src/driver/hardware.ts"
-import { guestCommand, nestedPlan, pagingPlan, userDataLen } from "../src/driver/user-data.ts"
+import { nestedPlan, pagingPlan, userDataLen } from "../src/driver/user-data.ts"
 import { DTE_GV, DTE_IRW, DTE_TV, DTE_V, expectErrno, guestDte } from "./driver-machine.ts"
 
 const everything: Features = {
   efr: 0n,
   efr2: 0n,
+  PPRSup: true,
   GTSup: true,
   GIoSup: true,
   IASup: true,

@@ -39,10 +39,7 @@ export function firmwareRegions(regions: readonly FirmwareRegion[]): readonly Fi
 }
 
 /** Those of firmware's regions that concern a device. */
-export function firmwareRegionsOf(
-  device: IommuDevice,
-  regions: readonly FirmwareRegion[],
-): ReservedRegion[] {
+export function firmwareRegionsOf(device: IommuDevice, regions: readonly FirmwareRegion[]): ReservedRegion[] {
   return regions
     .filter(({ devices }) => devices === undefined || devices.includes(device.id))
     .map(({ type, start, last }) => ({ type, start, last }))

@@ -59,7 +59,11 @@ describe("page request groups", () => {
 
   it("are answered INVALID when their device leaves, PASID by PASID or all", () => {
     const { answers, groups, handler } = bench()
-    for (const [group, pasid] of [[1, null], [2, 4], [3, 5]] as const) {
+    for (const [group, pasid] of [
+      [1, null],
+      [2, 4],
+      [3, 5],
+    ] as const) {
       groups.take(device, handler, request({ group, pasid }))
     }
     groups.withdraw(device, 4)

@@ -137,6 +137,11 @@ export class Geometry {
     return shared({ ...this.plan, levels }).#withLeavesOf(this)
   }
 
+  /** The same with leaves of another format, whose tables have the same shape. */
+  withFormat(format: PageTableFormat): Geometry {
+    return shared({ ...this.plan, format })
+  }
+
   /** The same for tables that lie anywhere. */
   scattered(): Geometry {
     return shared({ ...this.plan, isLinear: false }).#withLeavesOf(this)

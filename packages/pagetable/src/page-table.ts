@@ -71,6 +71,18 @@ export class PageTable extends TableTree implements DomainDataPath {
     return this.geometry.aperture
   }
 
+  /**
+   * Has leaves be those of another format from now on, one that differs in `leafBits` alone.
+   * @returns false when there is an entry in the root already: leaves below it would stay as they are
+   */
+  useLeavesOf(format: PageTableFormat): boolean {
+    const { rootWord, geometry, words } = this
+    const root = words.subarray(rootWord, rootWord + geometry.rootEntries * 2)
+    if (root.some(word => word !== 0)) return false
+    this.geometry = geometry.withFormat(format)
+    return true
+  }
+
   /** Physical address of the root table (of the first, where the root is several). Changes when levels grow. */
   get root(): bigint {
     return fromHalves(this.rootHi, this.rootLo)

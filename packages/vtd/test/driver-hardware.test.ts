@@ -40,7 +40,7 @@ function start(p: IommuPlatform, options: VtdDriverOptions = {}): Hardware {
 const GSTS = reg.REGISTERS.GSTS[0]
 
 describe("bring-up", () => {
-  it("goes by the book: queue, root table, global invalidations, translation on", () => {
+  it("goes by the book: queue, root table, global invalidations, page requests, translation on", () => {
     const p = platform()
     const writes: string[] = []
     const seen: string[] = []
@@ -50,8 +50,12 @@ describe("bring-up", () => {
       "FSTS=70",
       "IQA=200800",
       "GCMD=4000000",
-      "RTADDR=202400",
+      "RTADDR=203400",
       "GCMD=44000000",
+      "PQH=0",
+      "PQT=0",
+      "PQA=202000",
+      "PRS=3",
       "GCMD=84000000",
     ])
     expect(seen).toEqual(["cc_inv_dsc 1", "pc_inv_dsc 3", "iotlb_inv_dsc 1"])

@@ -4,7 +4,7 @@
  * All is built before the device table is touched; a failure leaves the device where it was.
  */
 import { type IommuDevice, IommuError, NO_PASID } from "@iommu/core"
-import { type Entry, guestEntry, hostEntry, untranslatedEntry } from "./device-table.ts"
+import { type Entry, guestEntry, hostEntry, untranslatedEntry, withPageRequests } from "./device-table.ts"
 import { BLOCKED_ID, IDENTITY_ID } from "./ids.ts"
 import { type AmdNestedDomain, nestedEntry } from "./nested-domain.ts"
 import type { AmdDriver } from "./ops.ts"
@@ -36,7 +36,7 @@ export const NO_ATTACHMENTS: readonly Attachment[] = Object.freeze([])
 /** @throws ENODEV, EINVAL, ENOSPC, ENOMEM, EIO, ETIMEDOUT; the device is then on its old domain */
 export function attachRid(driver: AmdDriver, device: IommuDevice, domain: AmdDomain): void {
   const state = driver.stateOf(device)
-  checkUsable(domain)
+  checkUsable(domain, device)
   if (state.rid === domain) return
   checkRid(state, domain)
   const { gcr3 } = state
@@ -44,8 +44,7 @@ export function attachRid(driver: AmdDriver, device: IommuDevice, domain: AmdDom
   const kept = next !== null && next === gcr3
   const before = kept ? next.replace(state, NO_PASID, guestTableOf(domain)) : 0n
   try {
-    const entry = entryFor(domain, device, next)
-    driver.hardware.deviceTable.update(device.id, entry)
+    writeEntry(driver, { ...state, rid: domain, gcr3: next })
   } catch (error) {
     if (kept) next.putBack(state, NO_PASID, before)
     else next?.free()
@@ -74,15 +73,16 @@ export function attachPasid(
   domain: AmdPagingDomain,
 ): void {
   const state = driver.stateOf(device)
-  checkUsable(domain)
+  checkUsable(domain, device)
   checkPasid(driver, device, pasid)
   const old = state.pasids.get(pasid)
   if (old === domain) return
   checkPasidDomain(state, domain)
-  if (state.gcr3 === null) state.gcr3 = installGcr3(driver, state, pasid, domain)
-  else state.gcr3.replace(state, pasid, domain.table.root)
-  if (old !== undefined) leave(old, state, pasid)
+  const pasids = new Map(state.pasids).set(pasid, domain)
+  if (state.gcr3 === null) state.gcr3 = installGcr3(driver, { ...state, pasids }, pasid, domain)
+  else replaceGuestTable(driver, { ...state, pasids }, state.gcr3, pasid, domain.table.root)
   state.pasids.set(pasid, domain)
+  if (old !== undefined) leave(old, state, pasid)
   enter(domain, { state, pasid })
 }
 
@@ -98,35 +98,63 @@ export function detachPasid(
   if (gcr3 === null || state.pasids.get(pasid) !== domain) {
     throw new IommuError("EINVAL", `PASID ${pasid} of ${device.name} is not on this domain`)
   }
-  gcr3.replace(state, pasid, 0n)
-  if (state.pasids.size === 1 && !usesGuestTables(state.rid)) {
-    try {
-      driver.hardware.deviceTable.update(device.id, entryFor(state.rid, device, null))
-    } catch (error) {
-      gcr3.putBack(state, pasid, domain.table.root)
-      throw error
-    }
+  const pasids = new Map(state.pasids)
+  pasids.delete(pasid)
+  const isLast = pasids.size === 0 && !usesGuestTables(state.rid)
+  replaceGuestTable(driver, { ...state, pasids, gcr3: isLast ? null : gcr3 }, gcr3, pasid, 0n)
+  if (isLast) {
     gcr3.free()
     state.gcr3 = null
   }
-  leave(domain, state, pasid)
   state.pasids.delete(pasid)
+  leave(domain, state, pasid)
+}
+
+/**
+ * Puts a PASID on another guest table, or on none, and the device's entry in step with it.
+ * @param next what the device will be on then
+ */
+function replaceGuestTable(
+  driver: AmdDriver,
+  next: DeviceState,
+  gcr3: Gcr3Table,
+  pasid: number,
+  root: bigint,
+): void {
+  const before = gcr3.replace(next, pasid, root)
+  try {
+    writeEntry(driver, next)
+  } catch (error) {
+    gcr3.putBack(next, pasid, before)
+    throw error
+  }
 }
 
 /** Writes the entries of all devices on a domain anew: its root has grown, or dirty tracking changed. */
 export function refreshEntries(domain: AmdPagingDomain | AmdNestedDomain): void {
-  const { deviceTable } = domain.ops.hardware
   for (const { state, pasid } of domain.attachments) {
-    if (pasid === NO_PASID) deviceTable.update(state.device.id, entryFor(domain, state.device, state.gcr3))
+    if (pasid === NO_PASID) writeEntry(domain.ops, state)
   }
 }
 
-function entryFor(domain: AmdDomain, device: IommuDevice, gcr3: Gcr3Table | null): Entry {
-  switch (domain.type) {
+/**
+ * Brings the entry of a device to what it is on. Nothing is written when it is there already.
+ * @throws EIO, ETIMEDOUT with the old entry in place
+ */
+export function writeEntry(driver: AmdDriver, state: DeviceState): void {
+  const { device, rid, pasids } = state
+  const entry = entryFor(state)
+  // A guest says for itself whether its devices may ask for pages.
+  const asks = device.ats && rid.type !== "nested" && driver.pageRequests.areTaken(rid, pasids.values())
+  driver.hardware.deviceTable.update(device.id, asks ? withPageRequests(entry) : entry)
+}
+
+function entryFor({ device, rid, gcr3 }: DeviceState): Entry {
+  switch (rid.type) {
     case "paging":
-      return gcr3 === null ? hostEntry(domain.id, device, domain.hostTables) : guestEntry(gcr3, device, 1n)
+      return gcr3 === null ? hostEntry(rid.id, device, rid.hostTables) : guestEntry(gcr3, device, 1n)
     case "nested":
-      return nestedEntry(domain, device)
+      return nestedEntry(rid, device)
     case "blocked":
       // PASID 0 has no guest table: requests without PASID are refused there.
       return gcr3 === null ? untranslatedEntry(BLOCKED_ID, device, 0n) : guestEntry(gcr3, device, 1n)
@@ -135,10 +163,9 @@ function entryFor(domain: AmdDomain, device: IommuDevice, gcr3: Gcr3Table | null
   }
 }
 
-function checkUsable(domain: AmdDomain): void {
-  if ((domain.type === "paging" || domain.type === "nested") && domain.isFreed) {
-    throw new IommuError("EINVAL", "the domain has been freed")
-  }
+function checkUsable(domain: AmdDomain, device: IommuDevice): void {
+  if (domain.type === "nested") domain.checkAttachable(device)
+  if (domain.type === "paging" && domain.isFreed) throw new IommuError("EINVAL", "the domain has been freed")
 }
 
 /** While PASIDs are in use, the entry must stay one that has a GCR3 table of the driver's, of these levels. */
@@ -215,16 +242,19 @@ function newGcr3(
   return gcr3
 }
 
-/** Gives a device on the blocked or the identity domain a GCR3 table with its first PASID. */
+/**
+ * Gives a device on the blocked or the identity domain a GCR3 table with its first PASID.
+ * @param next what the device will be on then
+ */
 function installGcr3(
   driver: AmdDriver,
-  state: DeviceState,
+  next: DeviceState,
   pasid: number,
   domain: AmdPagingDomain,
 ): Gcr3Table {
-  const gcr3 = newGcr3(driver, state, pasid, domain)
+  const gcr3 = newGcr3(driver, next, pasid, domain)
   try {
-    driver.hardware.deviceTable.update(state.device.id, entryFor(state.rid, state.device, gcr3))
+    writeEntry(driver, { ...next, gcr3 })
   } catch (error) {
     gcr3.free()
     throw error
@@ -243,4 +273,5 @@ function leave(domain: AmdDomain, state: DeviceState, pasid: number): void {
   const left = domain.attachments.filter(other => other.state !== state || other.pasid !== pasid)
   domain.attachments = left.length === 0 ? NO_ATTACHMENTS : left
   if (domain.type === "nested") domain.guestDomain.attached--
+  domain.ops.pageRequests.withdraw(state, domain, pasid)
 }

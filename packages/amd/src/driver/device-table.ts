@@ -13,6 +13,7 @@ export type Entry = readonly bigint[]
 
 /** Valid, no tables, neither IR nor IW: every request is refused, whatever the other words hold. */
 const REFUSE = BigInt(dte.V | dte.TV)
+const PAGE_REQUESTS = BigInt(dte.PPR | dte.GPRP) << 32n
 /** The bits of word 2 that belong to DMA; the others belong to interrupt remapping. */
 const WORD2_DMA = BigInt(dte.GUEST_PAGING_MODE_MASK) << BigInt(dte.GUEST_PAGING_MODE_SHIFT + 32)
 
@@ -79,6 +80,11 @@ export function guestEntry(gcr3: Gcr3Table, device: IommuDevice, GIOV: 0n | 1n):
     I: device.ats ? 1n : 0n,
     GuestPagingMode: BigInt(gcr3.guestLevels - 4),
   })
+}
+
+/** The entry with page requests allowed; their answers carry the PASID (§2.2.2.1, PPR and GPRP). */
+export function withPageRequests(entry: Entry): Entry {
+  return entry.with(0, entry[0] | PAGE_REQUESTS)
 }
 
 export class DeviceTable {

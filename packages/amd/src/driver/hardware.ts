@@ -2,7 +2,15 @@
  * One AMD-Vi unit: what it can do, its bring-up, and what all domains of it share.
  * AMD 48882 rev 3.10, §3.4 (registers), §2.4.8 (INVALIDATE_IOMMU_ALL).
  */
-import { type IdPool, IommuError, type IommuPlatform, MemoryAccount } from "@iommu/core"
+import {
+  type DriverEventOptions,
+  type FirmwareRegion,
+  type IdPool,
+  IommuError,
+  type IommuPlatform,
+  MemoryAccount,
+  PAGE_SIZE,
+} from "@iommu/core"
 import { INVALIDATE_IOMMU_ALL, OPCODE } from "../spec/commands.ts"
 import { MAX_DEVICES } from "../spec/device-table.ts"
 import { gcr3PasidBits } from "../spec/pasid-table.ts"
@@ -10,9 +18,9 @@ import * as reg from "../spec/registers.ts"
 import { DeviceTable } from "./device-table.ts"
 import { domainIds, LAST_ID } from "./ids.ts"
 import { ALL, HOST_TABLES, pushDevtabEntry, pushPages } from "./invalidate.ts"
-import { CommandQueue } from "./queue.ts"
+import { CommandQueue, LogReader } from "./queue.ts"
 
-export interface AmdDriverOptions {
+export interface AmdDriverOptions extends DriverEventOptions {
   /**
    * The largest DeviceID that the device table has an entry for; 32 bytes each. Default 0xffff: 2 MiB. A request
    * of a device beyond the table is refused by the hardware.
@@ -20,12 +28,15 @@ export interface AmdDriverOptions {
   readonly maxDeviceId?: number
   /** Reads of a condition before a wait for the hardware ends in ETIMEDOUT. Default 100,000. */
   readonly pollLimit?: number
+  /** What the firmware's tables reserve: IVMD blocks of the IVRS. */
+  readonly reservedRegions?: readonly FirmwareRegion[]
 }
 
 /** The feature registers, read once. */
 export interface Features {
   readonly efr: bigint
   readonly efr2: bigint
+  readonly PPRSup: boolean
   readonly GTSup: boolean
   readonly GIoSup: boolean
   readonly IASup: boolean
@@ -42,9 +53,10 @@ export interface Features {
 }
 
 const { REGISTERS } = reg
-const EVENT_LOG_PAGES_LG2 = 1
-/** 512 entries of 16 bytes, the size that Linux has. */
-const EVENT_LOG_LEN = 9n
+/** Event log and PPR log: 512 entries of 16 bytes, the size that Linux has. */
+const LOG_PAGES_LG2 = 1
+const LOG_BYTES = PAGE_SIZE << LOG_PAGES_LG2
+const LOG_LEN = 9n
 
 export class Hardware {
   readonly platform: IommuPlatform
@@ -52,8 +64,11 @@ export class Hardware {
   readonly queue: CommandQueue
   readonly deviceTable: DeviceTable
   readonly domainIds: IdPool = domainIds()
-  /** Pays for what belongs to no owner: device table, command buffer, event log. */
+  /** Pays for what belongs to no owner: device table, command buffer, logs. */
   readonly account: MemoryAccount = new MemoryAccount("amd driver")
+  readonly #eventLog: LogReader
+  /** Where PPRSup has it. */
+  readonly #pprLog: LogReader | null
   readonly #pollLimit: number
 
   /** @throws ENOMEM, EINVAL for options out of range, ETIMEDOUT when the hardware does not follow */
@@ -66,44 +81,92 @@ export class Hardware {
     this.#pollLimit = options.pollLimit ?? 100_000
     this.features = readFeatures(platform)
     const tablePages = DeviceTable.pagesFor(maxDeviceId)
-    const sizes = [Math.ceil(Math.log2(tablePages)), 0, 0, EVENT_LOG_PAGES_LG2]
-    const [table = 0, buffer = 0, semaphore = 0, eventLog = 0] = allocAll(platform, this.account, sizes)
+    const logs = this.features.PPRSup ? [LOG_PAGES_LG2, LOG_PAGES_LG2] : [LOG_PAGES_LG2]
+    const sizes = [Math.ceil(Math.log2(tablePages)), 0, 0, ...logs]
+    const runs = allocAll(platform, this.account, sizes)
+    const [table = 0, buffer = 0, semaphore = 0, eventLog = 0, pprLog = null] = runs
     this.queue = new CommandQueue(platform, buffer, semaphore, this.#pollLimit)
     this.deviceTable = new DeviceTable(platform, this.queue, table, tablePages)
+    const { EVT_HEAD, EVT_TAIL, PPR_HEAD, PPR_TAIL } = REGISTERS
+    this.#eventLog = new LogReader(platform, eventLog, LOG_BYTES, EVT_HEAD[0], EVT_TAIL[0])
+    this.#pprLog =
+      pprLog === null ? null : new LogReader(platform, pprLog, LOG_BYTES, PPR_HEAD[0], PPR_TAIL[0])
     this.#disable()
-    this.#programBases(eventLog)
+    this.#programBases(eventLog, pprLog)
     this.#enable()
     this.#invalidateEverything()
+  }
+
+  /** What the event log holds; a log that stopped because it was full goes on. @throws ETIMEDOUT */
+  takeEvents(): readonly (readonly bigint[])[] {
+    const overflowed = this.#acknowledge(reg.STATUS_EventLogInt, reg.STATUS_EventOverflow)
+    const records = this.#eventLog.take()
+    if (overflowed) this.#restartLog(reg.CONTROL_EventLogEn, reg.STATUS_EventLogRun, reg.STATUS_EventOverflow)
+    return records
+  }
+
+  /** The same for page requests; `lost` when more came than the log had room for. */
+  takePageRequests(): { readonly records: readonly (readonly bigint[])[]; readonly lost: boolean } {
+    if (this.#pprLog === null) return { records: [], lost: false }
+    const lost = this.#acknowledge(reg.STATUS_PprInt, reg.STATUS_PprOverflow)
+    const records = this.#pprLog.take()
+    if (lost) this.#restartLog(reg.CONTROL_PPRLogEn, reg.STATUS_PprLogRun, reg.STATUS_PprOverflow)
+    return { records, lost }
+  }
+
+  /** Clears the interrupt before the log is read: what comes later raises it again. @returns the overflow bit */
+  #acknowledge(interrupt: number, overflow: number): boolean {
+    const { mmio } = this.platform
+    const status = mmio.read32(REGISTERS.STATUS[0])
+    if ((status & interrupt) !== 0) mmio.write64(REGISTERS.STATUS[0], BigInt(interrupt))
+    return (status & overflow) !== 0
+  }
+
+  /** §2.5.1, §2.6: logging is turned off, the overflow cleared, logging turned on. */
+  #restartLog(enable: number, run: number, overflow: number): void {
+    const { mmio } = this.platform
+    const control = mmio.read64(REGISTERS.CONTROL[0])
+    mmio.write64(REGISTERS.CONTROL[0], control & ~BigInt(enable))
+    this.#waitForStatus(run, 0, "stop logging")
+    mmio.write64(REGISTERS.STATUS[0], BigInt(overflow))
+    mmio.write64(REGISTERS.CONTROL[0], control | BigInt(enable))
   }
 
   /** Firmware or an earlier driver may have left the unit running. */
   #disable(): void {
     const { mmio } = this.platform
     mmio.write64(REGISTERS.CONTROL[0], 0n)
-    this.#waitForStatus(reg.STATUS_CmdBufRun | reg.STATUS_EventLogRun, 0, "stop")
+    const running = reg.STATUS_CmdBufRun | reg.STATUS_EventLogRun | reg.STATUS_PprLogRun
+    this.#waitForStatus(running, 0, "stop")
     mmio.write64(REGISTERS.STATUS[0], BigInt(reg.STATUS_RW1C))
     // A range left here would be passed through untranslated.
     mmio.write64(REGISTERS.EXCL_BASE[0], 0n)
     mmio.write64(REGISTERS.EXCL_LIMIT[0], 0n)
   }
 
-  #programBases(eventLog: number): void {
+  #programBases(eventLog: number, pprLog: number | null): void {
     const { mmio } = this.platform
     mmio.write64(REGISTERS.DEVTAB_BASE[0], this.deviceTable.baseRegister)
     this.queue.program()
-    mmio.write64(REGISTERS.EVTLOG_BASE[0], BigInt(eventLog) | (EVENT_LOG_LEN << 56n))
+    mmio.write64(REGISTERS.EVTLOG_BASE[0], BigInt(eventLog) | (LOG_LEN << 56n))
     mmio.write64(REGISTERS.EVT_HEAD[0], 0n)
     mmio.write64(REGISTERS.EVT_TAIL[0], 0n)
+    if (pprLog === null) return
+    mmio.write64(REGISTERS.PPR_BASE[0], BigInt(pprLog) | (LOG_LEN << 56n))
+    mmio.write64(REGISTERS.PPR_HEAD[0], 0n)
+    mmio.write64(REGISTERS.PPR_TAIL[0], 0n)
   }
 
   /** §3.4, IOMMU Control: the modes first, IommuEn last, so that no request meets a half-configured unit. */
   #enable(): void {
     const { mmio } = this.platform
-    const { GTSup, GCR3TRPModeSup } = this.features
+    const { PPRSup, GTSup, GCR3TRPModeSup } = this.features
     const modes = reg.CONTROL.encode({
       Coherent: 1n,
       EventLogEn: 1n,
       CmdBufEn: 1n,
+      PPRLogEn: PPRSup ? 1n : 0n,
+      PPREn: PPRSup ? 1n : 0n,
       GTEn: GTSup ? 1n : 0n,
       GCR3TRPMode: GTSup && GCR3TRPModeSup ? 1n : 0n,
     })[0] as bigint
@@ -158,6 +221,7 @@ function readFeatures({ mmio }: IommuPlatform): Features {
   return {
     efr,
     efr2,
+    PPRSup: has("PPRSup"),
     GTSup,
     GIoSup: has("GIoSup"),
     IASup: has("IASup"),

@@ -123,7 +123,7 @@ export function invalidateAll(domain: AmdPagingDomain): void {
 
 /** Nothing is cached under tags that no device table entry has: each detach drops what there was. */
 function isCached(domain: AmdPagingDomain): boolean {
-  return domain.attachments.length > 0 || domain.guests?.isAttached === true
+  return domain.attachments.length > 0 || domain.guests?.some(guest => guest.isAttached) === true
 }
 
 function pushHostRange(domain: AmdPagingDomain, range: PageRange): void {
@@ -132,10 +132,12 @@ function pushHostRange(domain: AmdPagingDomain, range: PageRange): void {
   for (const { state } of domain.attachments) {
     if (state.device.ats) pushIotlb(queue, state.device.id, HOST_TABLES, range)
   }
-  if (!domain.guests) return
-  for (const domainId of domain.guests.attachedIds()) pushPages(queue, domainId, HOST_TABLES, range)
+  const guests = domain.guests ?? []
+  for (const domainId of guests.flatMap(guest => guest.attachedIds())) {
+    pushPages(queue, domainId, HOST_TABLES, range)
+  }
   // A device's IOTLB holds what the guest's tables map to the range: only the guest knows these addresses.
-  for (const device of domain.guests.devices()) {
+  for (const device of guests.flatMap(guest => guest.devices())) {
     if (nestedIotlb(device)) pushIotlb(queue, device.id, HOST_TABLES, ALL)
   }
 }

@@ -1,34 +1,31 @@
 /**
- * A guest's device table entry over a nest parent: guest (v2) tables that the guest owns, host (v1) tables below.
- * AMD 48882 rev 3.10, §2.2.2.1 (entry), §2.2.6 (guest tables), §2.4 (commands).
+ * A guest's device table entry over a nest parent: guest (v2) tables that the guest owns, host (v1) tables below;
+ * and the virtual IOMMU that a guest's devices are on. AMD 48882 rev 3.10, §2.2.2.1 (entry), §2.2.6 (guest tables).
  */
 import {
-  type AmdGuestInvalidate,
   type CacheInvalidateData,
   type CacheInvalidateResult,
-  HwptInvalidateDataType,
+  type DomainUserData,
   type IdPool,
   type IommuDevice,
   IommuError,
-  isIommuError,
   type NestedDomain,
+  type PageFaultHandler,
+  toU64,
+  VeventqType,
+  type Viommu,
+  type ViommuEvent,
+  ViommuType,
 } from "@iommu/core"
-import { INVALIDATE_IOMMU_PAGES, OPCODE } from "../spec/commands.ts"
-import { DTE } from "../spec/device-table.ts"
+import { DTE, GV, MAX_DEVICES } from "../spec/device-table.ts"
 import { type Attachment, attachRid, detachRid, NO_ATTACHMENTS } from "./attach.ts"
 import { type Entry, hostFields } from "./device-table.ts"
-import {
-  ALL,
-  HOST_TABLES,
-  nestedIotlb,
-  pushDevtabEntry,
-  pushIotlb,
-  pushIotlbBlock,
-  pushPages,
-} from "./invalidate.ts"
+import { guestEvent } from "./events.ts"
+import { carryOutGuestCommands, type GuestIds } from "./guest-commands.ts"
+import { nestedIotlb } from "./invalidate.ts"
 import type { AmdDriver } from "./ops.ts"
 import type { AmdPagingDomain } from "./paging-domain.ts"
-import { type GuestCommand, guestCommand, type NestedPlan } from "./user-data.ts"
+import type { NestedPlan } from "./user-data.ts"
 
 /** One DomainID of the guest, and the host's that stands for it. */
 interface GuestDomain {
@@ -40,16 +37,19 @@ interface GuestDomain {
 }
 
 /**
- * What stands on one nest parent. The guest tags its cached translations with (DomainID, PASID) of its own choice;
+ * What one guest has on a nest parent. It tags its cached translations with (DomainID, PASID) of its own choice;
  * each of its DomainIDs gets one of the host's, so that two guests, or a guest and the host, never share a tag.
  */
-export class GuestDomains {
+export class GuestDomains implements GuestIds {
+  /** The guest's virtual IOMMU; null for domains made on the parent alone. */
+  readonly viommu: AmdViommu | null
   readonly #byGuestId = new Map<number, GuestDomain>()
   readonly #domains = new Set<AmdNestedDomain>()
   readonly #ids: IdPool
 
-  constructor(ids: IdPool) {
+  constructor(ids: IdPool, viommu: AmdViommu | null) {
     this.#ids = ids
+    this.viommu = viommu
   }
 
   get isInUse(): boolean {
@@ -80,12 +80,10 @@ export class GuestDomains {
     this.#ids.give(guest.id)
   }
 
-  /** The host's DomainID for one of the guest's, or null for one that no nested domain names. */
   hostId(gDomID: number): number | null {
     return this.#byGuestId.get(gDomID)?.id ?? null
   }
 
-  /** Host DomainIDs that device table entries name now. */
   attachedIds(): number[] {
     return [...this.#byGuestId.values()].filter(guest => guest.attached > 0).map(guest => guest.id)
   }
@@ -94,17 +92,15 @@ export class GuestDomains {
     return this.#domains
   }
 
-  /** Devices on any of the domains. */
   devices(): IommuDevice[] {
     return [...this.#domains].flatMap(domain => domain.attachments.map(({ state }) => state.device))
   }
 
-  /** @throws EIO when the guest has no device of that number on one of the domains */
+  /** Without a virtual IOMMU a device has the number that it brings along. */
   devicesNamed(virtualId: number): IommuDevice[] {
+    if (this.viommu !== null) return [this.viommu.deviceOf(virtualId)]
     const named = this.devices().filter(device => device.virtualId === virtualId)
-    if (named.length === 0) {
-      throw new IommuError("EIO", `the guest has no device 0x${virtualId.toString(16)} attached`)
-    }
+    if (named.length === 0) throw noSuchDevice(virtualId)
     return named
   }
 }
@@ -115,13 +111,17 @@ export class AmdNestedDomain implements NestedDomain {
   readonly guestDomain: GuestDomain
   attachments: readonly Attachment[] = NO_ATTACHMENTS
   isFreed = false
+  /** Only on domains made on the parent alone: on a virtual IOMMU, invalidation is that one's. */
+  declare readonly cacheInvalidateUser?: (data: CacheInvalidateData) => CacheInvalidateResult
+  readonly #guest: GuestDomains
 
   /** @throws ENOSPC */
-  constructor(parent: AmdPagingDomain, plan: NestedPlan) {
+  constructor(parent: AmdPagingDomain, plan: NestedPlan, guest: GuestDomains) {
     this.parent = parent
     this.plan = plan
-    parent.guests ??= new GuestDomains(parent.ops.hardware.domainIds)
-    this.guestDomain = parent.guests.add(this)
+    this.#guest = guest
+    this.guestDomain = guest.add(this)
+    if (guest.viommu === null) this.cacheInvalidateUser = data => this.#invalidate(data)
   }
 
   get type(): "nested" {
@@ -132,6 +132,19 @@ export class AmdNestedDomain implements NestedDomain {
     return this.parent.ops
   }
 
+  /** The virtual IOMMU that it was made on; null when it was made on the parent alone. */
+  get viommu(): AmdViommu | null {
+    return this.#guest.viommu
+  }
+
+  get pageFaultHandler(): PageFaultHandler | null | undefined {
+    return this.ops.pageRequests.handlerOf(this)
+  }
+
+  set pageFaultHandler(handler: PageFaultHandler | null | undefined) {
+    this.ops.pageRequests.setHandler(this, handler ?? null)
+  }
+
   attachDev(device: IommuDevice): void {
     attachRid(this.ops, device, this)
   }
@@ -140,23 +153,15 @@ export class AmdNestedDomain implements NestedDomain {
     detachRid(this.ops, device, this)
   }
 
-  cacheInvalidateUser(data: CacheInvalidateData): CacheInvalidateResult {
-    if (this.isFreed || data.type !== HwptInvalidateDataType.AMD_GUEST) {
-      const rule = this.isFreed ? "the domain has been freed" : "AMD-Vi takes raw commands of the guest"
-      return { handled: 0, error: new IommuError("EINVAL", rule) }
-    }
-    let handled = 0
-    try {
-      for (const entry of data.entries) {
-        const request = this.#understand(entry)
-        if (isIommuError(request)) return this.#finish(handled, request)
-        this.#push(request)
-        handled++
-      }
-      return this.#finish(handled, null)
-    } catch (failure) {
-      if (!isIommuError(failure)) throw failure
-      return { handled: 0, error: failure }
+  /**
+   * On a virtual IOMMU, guest tables need a DeviceID of the guest: its commands and events carry it.
+   * @throws EINVAL, ENOENT
+   */
+  checkAttachable(device: IommuDevice): void {
+    if (this.isFreed) throw new IommuError("EINVAL", "the domain has been freed")
+    const translates = (this.plan.word0 & (BigInt(GV) << 32n)) !== 0n
+    if (translates && this.viommu !== null && this.viommu.virtualIdOf(device) === null) {
+      throw new IommuError("ENOENT", `${device.name} has no DeviceID on the virtual IOMMU of the domain`)
     }
   }
 
@@ -164,65 +169,14 @@ export class AmdNestedDomain implements NestedDomain {
     if (this.isFreed) throw new IommuError("EINVAL", "the domain has been freed")
     if (this.attachments.length > 0) throw new IommuError("EBUSY", "a device is on the domain")
     this.isFreed = true
-    this.#guests.remove(this)
+    this.ops.pageRequests.forget(this)
+    this.#guest.remove(this)
   }
 
-  get #guests(): GuestDomains {
-    const { guests } = this.parent
-    if (!guests) throw new Error("bug: a nested domain that its parent does not know")
-    return guests
+  #invalidate(data: CacheInvalidateData): CacheInvalidateResult {
+    if (this.isFreed) return { handled: 0, error: new IommuError("EINVAL", "the domain has been freed") }
+    return carryOutGuestCommands(this.ops.hardware.queue, this.#guest, data)
   }
-
-  #understand(entry: Readonly<AmdGuestInvalidate>): GuestRequest | IommuError {
-    try {
-      const command = guestCommand(entry)
-      const named = command.kind === "iotlb" || command.kind === "devtab"
-      const devices = named ? this.#guests.devicesNamed(command.virtualId) : this.#guests.devices()
-      return { command, devices }
-    } catch (error) {
-      if (isIommuError(error)) return error
-      throw error
-    }
-  }
-
-  #finish(handled: number, error: IommuError | null): CacheInvalidateResult {
-    if (handled > 0) this.ops.hardware.queue.sync()
-    return { handled, error }
-  }
-
-  #push({ command, devices }: GuestRequest): void {
-    const { queue } = this.ops.hardware
-    switch (command.kind) {
-      case "pages": {
-        const id = this.#guests.hostId(command.gDomID)
-        // Nothing can be cached under a DomainID that no entry of the guest names.
-        if (id === null) return
-        const Opcode = BigInt(OPCODE.INVALIDATE_IOMMU_PAGES)
-        queue.push(INVALIDATE_IOMMU_PAGES.encode({ ...command.fields, DomainID: BigInt(id), Opcode }))
-        return
-      }
-      case "iotlb":
-        for (const device of devices.filter(nestedIotlb)) {
-          pushIotlbBlock(queue, device.id, command.pasid, command.Address, command.S)
-        }
-        return
-      case "devtab":
-        for (const device of devices) pushDevtabEntry(queue, device.id)
-        return
-      case "all":
-        for (const id of this.#guests.attachedIds()) pushPages(queue, id, HOST_TABLES, ALL)
-        for (const device of devices) {
-          pushDevtabEntry(queue, device.id)
-          if (nestedIotlb(device)) pushIotlb(queue, device.id, HOST_TABLES, ALL)
-        }
-    }
-  }
-}
-
-/** A guest's command, and the host's devices that it is about. */
-interface GuestRequest {
-  readonly command: GuestCommand
-  readonly devices: readonly IommuDevice[]
 }
 
 /** The host's entry for a device on a guest's: tables, tags and IOTLB are the host's in any case. */
@@ -236,4 +190,88 @@ export function nestedEntry(domain: AmdNestedDomain, device: IommuDevice): Entry
     I: nestedIotlb(device) ? 1n : 0n,
   })
   return [host[0] | plan.word0, host[1] | plan.word1, host[2] | plan.word2, host[3]]
+}
+
+/** A guest's IOMMU, with the numbers that the guest knows its devices by. */
+export class AmdViommu implements Viommu {
+  readonly type: number = ViommuType.AMD
+  readonly parent: AmdPagingDomain
+  onEvent: ((event: ViommuEvent) => void) | null = null
+  readonly #driver: AmdDriver
+  readonly #guest: GuestDomains
+  readonly #devices = new Map<number, IommuDevice>()
+  #isFreed = false
+
+  constructor(driver: AmdDriver, parent: AmdPagingDomain) {
+    this.#driver = driver
+    this.parent = parent
+    this.#guest = new GuestDomains(driver.hardware.domainIds, this)
+    parent.guests = [...(parent.guests ?? []), this.#guest]
+  }
+
+  domainAllocNested(device: IommuDevice, data: DomainUserData): AmdNestedDomain {
+    this.#checkAlive()
+    return this.#driver.allocNested(device, this.parent, data, this.#guest)
+  }
+
+  cacheInvalidate(data: CacheInvalidateData): CacheInvalidateResult {
+    return carryOutGuestCommands(this.#driver.hardware.queue, this.#guest, data)
+  }
+
+  vdeviceAlloc(device: IommuDevice, virtualId: bigint): void {
+    this.#checkAlive()
+    this.#driver.stateOf(device)
+    if (toU64(virtualId, "virtual DeviceID") >= BigInt(MAX_DEVICES)) {
+      throw new IommuError("EINVAL", "a DeviceID has 16 bits")
+    }
+    if (this.#devices.has(Number(virtualId)) || this.virtualIdOf(device) !== null) {
+      throw new IommuError("EEXIST", `${device.name}, or its DeviceID, is on the virtual IOMMU already`)
+    }
+    this.#devices.set(Number(virtualId), device)
+  }
+
+  vdeviceFree(device: IommuDevice): void {
+    const virtualId = this.virtualIdOf(device)
+    if (virtualId !== null) this.#devices.delete(virtualId)
+  }
+
+  virtualIdOf(device: IommuDevice): number | null {
+    for (const [virtualId, known] of this.#devices) if (known === device) return virtualId
+    return null
+  }
+
+  /** @throws EIO */
+  deviceOf(virtualId: number): IommuDevice {
+    const device = this.#devices.get(virtualId)
+    if (device === undefined) throw noSuchDevice(virtualId)
+    return device
+  }
+
+  /**
+   * Passes an event of one of the guest's devices on, as the guest's hardware would have written it.
+   * @returns false when nobody is there to take it
+   */
+  report(device: IommuDevice, gDomID: number, words: readonly bigint[]): boolean {
+    const virtualId = this.virtualIdOf(device)
+    if (this.onEvent === null || virtualId === null) return false
+    this.onEvent({ type: VeventqType.AMD, data: guestEvent(words, virtualId, gDomID) })
+    return true
+  }
+
+  free(): void {
+    this.#checkAlive()
+    if (this.#devices.size > 0 || this.#guest.isInUse) {
+      throw new IommuError("EBUSY", "a nested domain or a device is on the virtual IOMMU")
+    }
+    this.parent.guests = this.parent.guests?.filter(guest => guest !== this.#guest) ?? []
+    this.#isFreed = true
+  }
+
+  #checkAlive(): void {
+    if (this.#isFreed) throw new IommuError("EINVAL", "the virtual IOMMU has been freed")
+  }
+}
+
+function noSuchDevice(virtualId: number): IommuError {
+  return new IommuError("EIO", `the guest has no device 0x${virtualId.toString(16)}`)
 }

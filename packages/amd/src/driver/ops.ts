@@ -3,6 +3,10 @@ import {
   type DomainAllocUser,
   type DomainUserData,
   type DriverCapabilities,
+  type FirmwareRegion,
+  firmwareRegions,
+  firmwareRegionsOf,
+  type HardwareEvent,
   type HwInfo,
   HwInfoType,
   HwptDataType,
@@ -17,12 +21,17 @@ import {
   type NestedDomain,
   PageTableFormatId,
   type PagingDomain,
+  type ReservedRegion,
+  type ViommuOps,
+  ViommuType,
 } from "@iommu/core"
 import type { DeviceState } from "./attach.ts"
 import { untranslatedEntry } from "./device-table.ts"
+import { handleEvents } from "./events.ts"
 import { type AmdDriverOptions, type Features, Hardware } from "./hardware.ts"
 import { BLOCKED_ID } from "./ids.ts"
-import { AmdNestedDomain } from "./nested-domain.ts"
+import { AmdNestedDomain, AmdViommu, GuestDomains } from "./nested-domain.ts"
+import { PageRequests } from "./page-requests.ts"
 import { AmdPagingDomain } from "./paging-domain.ts"
 import { AmdBlockedDomain, AmdIdentityDomain } from "./static-domains.ts"
 import { canNest, canUseGuestTables, nestedPlan, pagingPlan, userDataLen } from "./user-data.ts"
@@ -34,7 +43,15 @@ export interface AmdOps extends IommuOps {
   readonly domainAllocUser: DomainAllocUser<DomainUserData>
   readonly identityDomain: IdentityDomain
   domainAllocUserDataLen(hwptType: number): number
+  reservedRegions(device: IommuDevice): readonly ReservedRegion[]
+  handleInterrupts(): number
 }
+
+/** Interrupt messages, and what was HyperTransport's: addresses that are not memory (§2.1). */
+const NEVER_TRANSLATED: readonly ReservedRegion[] = [
+  { type: "msi", start: 0xfee0_0000n, last: 0xfeef_ffffn },
+  { type: "reserved", start: 0xfd_0000_0000n, last: 0xff_ffff_ffffn },
+]
 
 /**
  * Brings up an AMD-Vi unit and drives it. Until a device is attached to a domain, its DMA is refused.
@@ -52,13 +69,21 @@ export class AmdDriver implements AmdOps {
   readonly capabilities: DriverCapabilities
   readonly blockedDomain: AmdBlockedDomain
   readonly identityDomain: AmdIdentityDomain
+  readonly viommu?: ViommuOps
+  readonly pageRequests: PageRequests
   readonly #devices = new Map<number, DeviceState>()
+  readonly #firmwareRegions: readonly FirmwareRegion[]
+  readonly #onEvent: (event: HardwareEvent) => void
 
   constructor(platform: IommuPlatform, options: AmdDriverOptions) {
+    this.#firmwareRegions = firmwareRegions(options.reservedRegions ?? [])
+    this.#onEvent = options.onEvent ?? (() => {})
     this.hardware = new Hardware(platform, options)
     this.capabilities = capabilitiesOf(this.hardware.features)
     this.blockedDomain = new AmdBlockedDomain(this)
     this.identityDomain = new AmdIdentityDomain(this)
+    this.pageRequests = new PageRequests(this)
+    if (this.capabilities.nesting) this.viommu = this.#viommuOps()
   }
 
   capable(_device: IommuDevice, cap: IommuCap): boolean {
@@ -70,7 +95,9 @@ export class AmdDriver implements AmdOps {
         return this.capabilities.dirtyTracking
       case "NOEXEC":
       case "PRE_BOOT_PROTECTION":
+        return false
       case "ENFORCE_CACHE_COHERENCY":
+        // Host tables can, guest tables cannot; whoever asks expects it of every domain.
         return false
     }
   }
@@ -114,11 +141,26 @@ export class AmdDriver implements AmdOps {
     userData: DomainUserData | null,
   ): PagingDomain | NestedDomain {
     this.stateOf(device)
-    return parent === null ? this.#allocPaging(device, userData) : this.#allocNested(parent, userData)
+    return parent === null
+      ? this.#allocPaging(device, userData)
+      : this.allocNested(device, parent, userData, null)
   }
 
   domainAllocUserDataLen(hwptType: number): number {
     return userDataLen(hwptType)
+  }
+
+  reservedRegions(device: IommuDevice): readonly ReservedRegion[] {
+    return [...NEVER_TRANSLATED, ...firmwareRegionsOf(device, this.#firmwareRegions)]
+  }
+
+  handleInterrupts(): number {
+    return handleEvents(this, this.#onEvent) + this.pageRequests.handle()
+  }
+
+  /** The probed device with a DeviceID, or null. */
+  deviceAt(deviceId: number): DeviceState | null {
+    return this.#devices.get(deviceId) ?? null
   }
 
   /** @throws ENODEV for a device that is not probed here */
@@ -138,16 +180,60 @@ export class AmdDriver implements AmdOps {
     return new AmdPagingDomain(this, device, pagingPlan(this.hardware.features, userData))
   }
 
-  #allocNested(parent: IommuDomain, userData: DomainUserData | null): AmdNestedDomain {
+  /** @param guest whose domain it will be, null for the parent's own guest */
+  allocNested(
+    device: IommuDevice,
+    parent: IommuDomain,
+    userData: DomainUserData | null,
+    guest: GuestDomains | null,
+  ): AmdNestedDomain {
+    this.stateOf(device)
     const { features } = this.hardware
     if (!canNest(features)) throw new IommuError("EOPNOTSUPP", "this hardware does not nest")
     if (userData?.type !== HwptDataType.AMD_GUEST) {
       throw new IommuError("EOPNOTSUPP", "a nested domain takes a guest's device table entry as user data")
     }
+    const host = this.#nestParent(parent)
+    const plan = nestedPlan(features, userData)
+    return new AmdNestedDomain(host, plan, guest ?? this.#guestWithoutViommu(host))
+  }
+
+  #viommuOps(): ViommuOps {
+    return {
+      dataLen: (_device, type) => {
+        checkViommuType(type)
+        return 0
+      },
+      alloc: (device, parent, type) => {
+        this.stateOf(device)
+        checkViommuType(type)
+        return new AmdViommu(this, this.#nestParent(parent))
+      },
+    }
+  }
+
+  #guestWithoutViommu(parent: AmdPagingDomain): GuestDomains {
+    const guests = parent.guests ?? []
+    const known = guests.find(({ viommu }) => viommu === null)
+    if (known !== undefined) return known
+    const fresh = new GuestDomains(this.hardware.domainIds, null)
+    parent.guests = [...guests, fresh]
+    return fresh
+  }
+
+  /** @throws EINVAL */
+  #nestParent(parent: IommuDomain): AmdPagingDomain {
     if (!(parent instanceof AmdPagingDomain) || parent.ops !== this || !parent.nestParent || parent.isFreed) {
       throw new IommuError("EINVAL", "the parent must be a nest parent that this driver instance made")
     }
-    return new AmdNestedDomain(parent, nestedPlan(features, userData))
+    return parent
+  }
+}
+
+/** @throws EOPNOTSUPP */
+function checkViommuType(type: number): void {
+  if (type !== ViommuType.AMD) {
+    throw new IommuError("EOPNOTSUPP", `AMD-Vi serves virtual IOMMUs of type AMD, not ${type}`)
   }
 }
 

@@ -11,6 +11,7 @@ import {
   IommuError,
   type Iova,
   isIommuError,
+  type PageFaultHandler,
   PageTableFormatId,
   type PagingDomain,
   toU64,
@@ -36,6 +37,7 @@ import type { PagingPlan } from "./user-data.ts"
 
 /** {@link AmdPagingDomain.id} of a freed domain. */
 const FREED = -1
+const NO_GUESTS: readonly GuestDomains[] = Object.freeze([])
 
 /**
  * Five fields and what a kind of domain adds: with its {@link PageTable}, a domain at rest costs some 250 bytes of
@@ -49,8 +51,8 @@ export class AmdPagingDomain implements PagingDomain {
   attachments: readonly Attachment[] = NO_ATTACHMENTS
   /** Levels that the device table entries name; {@link PageTable.levels} runs ahead when the root grows. */
   #levels: number
-  /** On nest parents: the guest's domains over this one, null until there is one. */
-  declare guests?: GuestDomains | null
+  /** On nest parents: what each guest has over this one. Replaced on change, never mutated. */
+  declare guests?: readonly GuestDomains[]
   declare readonly dirty?: AmdDirtyOps
   declare readonly setDevPasid?: (device: IommuDevice, pasid: number) => void
   declare readonly removeDevPasid?: (device: IommuDevice, pasid: number) => void
@@ -68,7 +70,7 @@ export class AmdPagingDomain implements PagingDomain {
       throw error
     }
     this.#levels = this.table.levels
-    if (plan.nestParent) this.guests = null
+    if (plan.nestParent) this.guests = NO_GUESTS
     if (plan.dirty) this.dirty = new AmdDirtyOps(this)
     if (plan.pasid) {
       this.setDevPasid = setDevPasid
@@ -82,6 +84,14 @@ export class AmdPagingDomain implements PagingDomain {
 
   get format(): number {
     return this.isGuestFormat ? PageTableFormatId.AMD_V2 : PageTableFormatId.AMD_V1
+  }
+
+  get pageFaultHandler(): PageFaultHandler | null | undefined {
+    return this.ops.pageRequests.handlerOf(this)
+  }
+
+  set pageFaultHandler(handler: PageFaultHandler | null | undefined) {
+    this.ops.pageRequests.setHandler(this, handler ?? null)
   }
 
   get isGuestFormat(): boolean {
@@ -115,6 +125,11 @@ export class AmdPagingDomain implements PagingDomain {
 
   get physLo(): number {
     return this.table.physLo
+  }
+
+  /** Every leaf of host tables has FC; guest tables have no such bit (§2.2.3, §2.2.6). */
+  enforceCacheCoherency(): boolean {
+    return !this.isGuestFormat
   }
 
   attachDev(device: IommuDevice): void {
@@ -178,7 +193,10 @@ export class AmdPagingDomain implements PagingDomain {
   free(): void {
     this.#checkUsable()
     if (this.attachments.length > 0) throw new IommuError("EBUSY", "a device or a PASID is on the domain")
-    if (this.guests?.isInUse) throw new IommuError("EBUSY", "nested domains stand on the domain")
+    if (this.guests?.some(guest => guest.isInUse || guest.viommu !== null)) {
+      throw new IommuError("EBUSY", "nested domains or virtual IOMMUs stand on the domain")
+    }
+    this.ops.pageRequests.forget(this)
     this.table.free()
     if (!this.isGuestFormat) this.ops.hardware.domainIds.give(this.id)
     this.id = FREED
@@ -215,7 +233,9 @@ export class AmdPagingDomain implements PagingDomain {
   /** Writes the entries of all devices on these tables anew, nested ones included. */
   refreshEntries(): void {
     refreshEntries(this)
-    for (const nested of this.guests?.domains() ?? []) refreshEntries(nested)
+    for (const guest of this.guests ?? NO_GUESTS) {
+      for (const nested of guest.domains()) refreshEntries(nested)
+    }
   }
 
   #checkUsable(): void {

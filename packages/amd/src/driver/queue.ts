@@ -1,8 +1,10 @@
 /**
- * The command buffer as software writes it. AMD 48882 rev 3.10, §2.4 (commands), §3.4 (registers).
+ * The command buffer as software writes it, and the logs as software reads them. AMD 48882 rev 3.10, §2.4 (commands),
+ * §2.5.1, §2.6 (logs), §3.4 (registers).
  */
 import { hex64, IommuError, type IommuPlatform, PAGE_SIZE } from "@iommu/core"
 import { COMMAND_BYTES, COMMAND_BYTES_LG2, COMPLETION_WAIT, OPCODE } from "../spec/commands.ts"
+import { EVENT_BYTES } from "../spec/events.ts"
 import * as reg from "../spec/registers.ts"
 
 /** One page: the 256 entries that are the least the book allows (Len 8), and no page boundary inside. */
@@ -118,5 +120,44 @@ export class CommandQueue {
     this.program()
     mmio.write64(CONTROL, control | BigInt(reg.CONTROL_CmdBufEn))
     return new IommuError("EIO", `the hardware halted at the command ${hex64(command)} at offset ${head}`)
+  }
+}
+
+/** The event log or the PPR log, both of 16-byte entries, which the hardware fills. */
+export class LogReader {
+  readonly #platform: IommuPlatform
+  readonly #base: number
+  readonly #bytes: number
+  readonly #head: number
+  readonly #tail: number
+
+  /**
+   * @param base, bytes where the log lies; a power of two of bytes
+   * @param head, tail offsets of the pointer registers
+   */
+  constructor(platform: IommuPlatform, base: number, bytes: number, head: number, tail: number) {
+    this.#platform = platform
+    this.#base = base
+    this.#bytes = bytes
+    this.#head = head
+    this.#tail = tail
+  }
+
+  /**
+   * Empties the log: copies what is there now, and gives the room back before anybody looks at the copies. So a call
+   * ends, however fast entries come in.
+   * @returns the 64-bit words of each entry, oldest first
+   */
+  take(): readonly (readonly bigint[])[] {
+    const { mmio, memory } = this.#platform
+    const pointer = (register: number): number => (mmio.read32(register) & reg.POINTER_MASK) % this.#bytes
+    const head = pointer(this.#head)
+    const count = ((pointer(this.#tail) - head + this.#bytes) % this.#bytes) / EVENT_BYTES
+    const records = Array.from({ length: count }, (_, n) => {
+      const at = this.#base + ((head + n * EVENT_BYTES) % this.#bytes)
+      return [memory.read64(at), memory.read64(at + 8)]
+    })
+    if (count > 0) mmio.write64(this.#head, BigInt((head + count * EVENT_BYTES) % this.#bytes))
+    return records
   }
 }

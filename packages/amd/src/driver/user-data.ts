@@ -1,11 +1,8 @@
 /**
  * What user data asks for: the rules of each ABI struct and the errno of each broken one. Nothing is allocated.
- * AMD 48882 rev 3.10, §2.2.2.1 (the guest's entry), §2.4 (the guest's commands).
+ * AMD 48882 rev 3.10, §2.2.2.1 (the guest's entry).
  */
 import {
-  type AmdGuestInvalidate,
-  type BitLayout,
-  type FieldSpecs,
   type FieldValues,
   HWPT_AMD_GUEST,
   HWPT_PAGING,
@@ -19,7 +16,6 @@ import {
   PageTableFormatId,
   pagingParameters,
 } from "@iommu/core"
-import * as cmd from "../spec/commands.ts"
 import { DTE, GLX_MAX, GUEST_PAGING_5_LEVEL, gcr3RootOf } from "../spec/device-table.ts"
 import type { Features } from "./hardware.ts"
 
@@ -228,54 +224,6 @@ function checkGuestEntry(features: Features, guest: FieldValues<typeof DTE.field
 function planOf(gDomID: number, fields: Partial<FieldValues<typeof DTE.fields>>): NestedPlan {
   const [word0 = 0n, word1 = 0n, word2 = 0n] = DTE.encode(fields)
   return { gDomID, word0, word1, word2 }
-}
-
-/** A guest's command that the host carries out for it. */
-export type GuestCommand =
-  | {
-      readonly kind: "pages"
-      readonly gDomID: number
-      readonly fields: Readonly<Record<"PASID" | "S" | "PDE" | "GN" | "Address", bigint>>
-    }
-  | {
-      readonly kind: "iotlb"
-      readonly virtualId: number
-      /** -1 without GN. */
-      readonly pasid: number
-      readonly S: bigint
-      readonly Address: bigint
-    }
-  | { readonly kind: "devtab"; readonly virtualId: number }
-  | { readonly kind: "all" }
-
-/** @throws EIO for a command that is not forwarded, or with a reserved bit set */
-export function guestCommand({ cmd: words }: Readonly<AmdGuestInvalidate>): GuestCommand {
-  const opcode = Number(words[0] >> 60n)
-  switch (opcode) {
-    case cmd.OPCODE.INVALIDATE_IOMMU_PAGES: {
-      const { DomainID, PASID, S, PDE, GN, Address } = decode(cmd.INVALIDATE_IOMMU_PAGES, words)
-      return { kind: "pages", gDomID: Number(DomainID), fields: { PASID, S, PDE, GN, Address } }
-    }
-    case cmd.OPCODE.INVALIDATE_IOTLB_PAGES: {
-      const c = decode(cmd.INVALIDATE_IOTLB_PAGES, words)
-      const pasid = c.GN === 0n ? -1 : Number(c.PASID_7_0 | (c.PASID_15_8 << 8n) | (c.PASID_19_16 << 16n))
-      return { kind: "iotlb", virtualId: Number(c.DeviceID), pasid, S: c.S, Address: c.Address }
-    }
-    case cmd.OPCODE.INVALIDATE_DEVTAB_ENTRY:
-      return { kind: "devtab", virtualId: Number(decode(cmd.INVALIDATE_DEVTAB_ENTRY, words).DeviceID) }
-    case cmd.OPCODE.INVALIDATE_IOMMU_ALL:
-      decode(cmd.INVALIDATE_IOMMU_ALL, words)
-      return { kind: "all" }
-    default:
-      throw new IommuError("EIO", `a guest's command with opcode ${opcode} is not for the host to carry out`)
-  }
-}
-
-function decode<F extends FieldSpecs>(layout: BitLayout<F>, words: readonly bigint[]): FieldValues<F> {
-  if (layout.reserved.some((mask, i) => (words[i] & mask) !== 0n)) {
-    throw new IommuError("EIO", `a guest's ${layout.name} has reserved bits set`)
-  }
-  return layout.decode(words)
 }
 
 function unsupported(rule: string): never {

@@ -5,20 +5,29 @@
  * waited for, then the rest is written, P last. The hardware may fetch a context or PASID entry in several pieces,
  * so no replacement in one step exists: DMA of the device, or of the PASID, is refused for that moment.
  */
-import { type DomainControl, type IommuDevice, IommuError, NO_PASID } from "@iommu/core"
-import { CONTEXT_ENTRY_WORDS, changeEntry, contextDid, type Entry, storeEntry } from "./device-table.ts"
+import { type DomainControl, type IommuDevice, IommuError, isIommuError, NO_PASID } from "@iommu/core"
+import {
+  CONTEXT_ENTRY_WORDS,
+  changeEntry,
+  contextDid,
+  type Entry,
+  storeEntry,
+  storePageRequests,
+} from "./device-table.ts"
 import type { Hardware } from "./hardware.ts"
 import {
   invalidateContextEntry,
   invalidateNewContextEntry,
   invalidateNewPasidEntry,
   invalidatePasidEntry,
-  invalidateTracking,
+  invalidateRewritten,
+  invalidateScalableContext,
 } from "./invalidate.ts"
 import type { VtdNestedDomain } from "./nested-domain.ts"
 import type { VtdDriver } from "./ops.ts"
+import { domainsOf } from "./page-requests.ts"
 import type { VtdPagingDomain } from "./paging-domain.ts"
-import { PASID_ENTRY_WORDS, type PasidTable, RID_PASID, storeTracking } from "./pasid-table.ts"
+import { type LiveBit, PASID_ENTRY_WORDS, type PasidTable, RID_PASID, storeLiveBit } from "./pasid-table.ts"
 import type { VtdBlockedDomain, VtdIdentityDomain } from "./static-domains.ts"
 
 /** Domains that have an entry in the hardware's tables; blocked has none. */
@@ -49,6 +58,8 @@ export interface DeviceState {
   /** null while blocked. */
   rid: Attachment | null
   readonly pasids: Map<number, Attachment>
+  /** PRE of the context entry as it is in memory. */
+  asksForPages: boolean
 }
 
 /** Attachment as all four kinds of domain do it. */
@@ -103,21 +114,67 @@ function removeDevPasid(this: VtdDomain, device: IommuDevice, pasid: number): vo
   if (this.type !== "blocked") blockPasid(state, pasid)
 }
 
-/** Switches SSADE in the entries of all that is attached to a domain and to nested domains over it. */
-export function applyTracking(domain: VtdPagingDomain, isTracking: boolean): void {
+/** Switches one bit in the entries of all that is attached to a domain and to nested domains over it. */
+export function applyLiveBit(domain: VtdPagingDomain, bit: LiveBit, value: boolean): void {
   const { hardware } = domain.ops
   const attachments = [...domain.attachments, ...domain.children.flatMap(child => child.attachments)]
-  const store = (value: boolean): void => {
-    for (const { state, pasid } of attachments) {
-      storeTracking(hardware, entryAddress(state, pasid), value)
-    }
+  const store = (now: boolean): void => {
+    for (const { state, pasid } of attachments) storeLiveBit(hardware, entryAddress(state, pasid), bit, now)
   }
-  store(isTracking)
+  store(value)
   try {
-    invalidateTracking(hardware, attachments)
+    invalidateRewritten(hardware, attachments)
   } catch (error) {
-    store(!isTracking)
+    store(!value)
     throw error
+  }
+}
+
+/**
+ * Has PRE of a device's context entry follow what its domains take. A device without a TLB asks for no pages.
+ * @throws EIO, ETIMEDOUT; the entry is as before then
+ */
+export function followPageRequests(hardware: Hardware, state: DeviceState, areTaken: boolean): void {
+  const asks = areTaken && state.usesAts
+  if (state.asksForPages === asks) return
+  storePageRequests(hardware.memory, state.context, asks)
+  try {
+    invalidateScalableContext(hardware, state)
+  } catch (error) {
+    storePageRequests(hardware.memory, state.context, state.asksForPages)
+    throw error
+  }
+  state.asksForPages = asks
+}
+
+/**
+ * Changes what a device is on, with page requests on from before the first domain that takes them until after the
+ * last. When the hardware does not answer at the end they stay on, and are answered INVALID.
+ * @param next what the device is on then
+ */
+function changeWithPageRequests(
+  { pageRequests, hardware }: VtdDriver,
+  state: DeviceState,
+  next: Pick<DeviceState, "rid" | "pasids">,
+  change: () => void,
+): void {
+  const areTaken = pageRequests.areTaken(domainsOf(next))
+  const before = state.asksForPages
+  if (areTaken) followPageRequests(hardware, state, true)
+  try {
+    change()
+  } catch (error) {
+    tryFollow(hardware, state, before)
+    throw error
+  }
+  tryFollow(hardware, state, areTaken)
+}
+
+function tryFollow(hardware: Hardware, state: DeviceState, areTaken: boolean): void {
+  try {
+    followPageRequests(hardware, state, areTaken)
+  } catch (error) {
+    if (!isIommuError(error)) throw error
   }
 }
 
@@ -133,25 +190,31 @@ function putRid(state: DeviceState, domain: VtdDomain): void {
   const { hardware, blockedDomain } = domain.ops
   if ((current?.domain ?? blockedDomain) === domain) return
   const target = domain.type === "blocked" ? null : domain
-  if (state.pasidTable === null)
-    changeContextEntry(hardware, state, target?.contextEntry(state.usesAts) ?? null)
-  else changePasidEntry(hardware, state, RID_PASID, target?.pasidEntry() ?? null)
-  state.rid = target && { state, pasid: NO_PASID, domain: target }
+  const rid: Attachment | null = target && { state, pasid: NO_PASID, domain: target }
+  changeWithPageRequests(domain.ops, state, { rid, pasids: state.pasids }, () => {
+    if (state.pasidTable === null)
+      changeContextEntry(hardware, state, target?.contextEntry(state.usesAts) ?? null)
+    else changePasidEntry(hardware, state, RID_PASID, target?.pasidEntry() ?? null)
+  })
+  state.rid = rid
   if (current) unlink(current)
-  if (state.rid) link(state.rid)
+  if (rid) link(rid)
 }
 
 function putPasid(state: DeviceState, pasid: number, domain: TranslatingDomain): void {
   const current = state.pasids.get(pasid)
   if (current?.domain === domain) return
+  const attachment: Attachment = { state, pasid, domain }
+  const pasids = new Map(state.pasids).set(pasid, attachment)
   if (current === undefined) state.pasidTable?.claim(pasid, state.device.account)
   try {
-    changePasidEntry(domain.ops.hardware, state, pasid, domain.pasidEntry())
+    changeWithPageRequests(domain.ops, state, { rid: state.rid, pasids }, () =>
+      changePasidEntry(domain.ops.hardware, state, pasid, domain.pasidEntry()),
+    )
   } catch (error) {
     if (current === undefined) state.pasidTable?.release(pasid)
     throw error
   }
-  const attachment: Attachment = { state, pasid, domain }
   state.pasids.set(pasid, attachment)
   if (current) unlink(current)
   link(attachment)
@@ -175,6 +238,7 @@ export function blockPasid(state: DeviceState, pasid: number): void {
     throw error
   }
   state.pasids.delete(pasid)
+  tryFollow(hardware, state, current.domain.ops.pageRequests.areTaken(domainsOf(state)))
   unlink(current)
 }
 
@@ -207,7 +271,8 @@ function link(attachment: Attachment): void {
 }
 
 function unlink(attachment: Attachment): void {
-  const { domain } = attachment
+  const { domain, state, pasid } = attachment
   if (domain.type === "identity") return
   domain.attachments = domain.attachments.filter(other => other !== attachment)
+  domain.ops.pageRequests.withdraw(state, pasid === NO_PASID ? null : pasid)
 }

@@ -162,6 +162,13 @@ export function storeEntry(memory: PhysicalMemory, address: bigint, entry: Entry
   }
 }
 
+/** PRE of a scalable context entry may change while the entry is present: it is one bit of one aligned word. §9.4. */
+export function storePageRequests(memory: PhysicalMemory, address: bigint, enabled: boolean): void {
+  const at = memory.find(hi32(address), lo32(address))
+  const word = memory.words[at] as number
+  memory.words[at] = enabled ? word | ctx.PRE : word & ~ctx.PRE
+}
+
 /** Takes an entry away from the hardware with one write; what it held stays readable until the caches are clean. */
 function clearPresent(memory: PhysicalMemory, address: bigint): void {
   const at = memory.find(hi32(address), lo32(address))

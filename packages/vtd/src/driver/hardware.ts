@@ -3,16 +3,19 @@
  * chapter 11; nothing outside this file reads a capability register.
  */
 import {
+  type DriverEventOptions,
+  type FirmwareRegion,
   IommuError,
   type IommuPlatform,
   MemoryAccount,
   type PageAllocator,
   type PhysicalMemory,
 } from "@iommu/core"
+import { FRCD_BYTES, FRCD_F, PAGE_REQ_BYTES } from "../spec/events.ts"
 import * as reg from "../spec/registers.ts"
 import { InvalidationQueue } from "./queue.ts"
 
-export interface VtdDriverOptions {
+export interface VtdDriverOptions extends DriverEventOptions {
   /** Translation table mode. Default: scalable when ECAP.SMTS is set, else legacy. */
   readonly mode?: "legacy" | "scalable"
   /**
@@ -22,6 +25,8 @@ export interface VtdDriverOptions {
   readonly hostAddressBits?: number
   /** How often a status is read before the hardware is given up: ETIMEDOUT. Default 100,000. */
   readonly maxPolls?: number
+  /** What the firmware's tables reserve: RMRR structures of the DMAR table. */
+  readonly reservedRegions?: readonly FirmwareRegion[]
 }
 
 /** CAP and ECAP, reduced to what this driver asks about, in the mode it runs in. */
@@ -39,6 +44,8 @@ export interface Features {
   readonly extendedAccessed: boolean
   readonly dirtyTracking: boolean
   readonly deviceTlb: boolean
+  /** Devices may ask for pages; scalable mode only. */
+  readonly pageRequests: boolean
   readonly invalidationThrottle: boolean
   readonly snoopControl: boolean
   readonly coherentWalks: boolean
@@ -61,6 +68,9 @@ export interface Features {
 }
 
 const SIZE_4K = 1n << 12n
+/** Page request queue: 2^PQS pages, of 128 entries each. */
+const PQS = 0
+const PAGE_REQUEST_QUEUE_BYTES = 4096 << PQS
 const SIZE_2M = 1n << 21n
 const SIZE_1G = 1n << 30n
 
@@ -73,8 +83,10 @@ export class Hardware {
   readonly queue: InvalidationQueue
   readonly #platform: IommuPlatform
   readonly #maxPolls: number
+  /** Where the hardware has it. */
+  readonly #pageRequestQueue: number | null
 
-  /** @throws ENODEV when the unit lacks what this driver needs, ENOMEM for the queue */
+  /** @throws ENODEV when the unit lacks what this driver needs, ENOMEM for the queues */
   constructor(platform: IommuPlatform, options: VtdDriverOptions) {
     this.#platform = platform
     this.#maxPolls = options.maxPolls ?? 100_000
@@ -82,6 +94,12 @@ export class Hardware {
     this.pages = platform.pages
     this.features = readFeatures(platform, options)
     this.queue = new InvalidationQueue(platform, this.features, this.account, this.#maxPolls)
+    try {
+      this.#pageRequestQueue = this.features.pageRequests ? this.pages.alloc(PQS, this.account) : null
+    } catch (error) {
+      this.queue.free()
+      throw error
+    }
   }
 
   /**
@@ -106,13 +124,71 @@ export class Hardware {
     }
     this.queue.iotlbGlobal()
     this.queue.sync()
+    this.#startPageRequests()
     this.#command(reg.TE, reg.TE)
     this.#openProtectedMemory()
   }
 
-  /** Gives back the queue's pages; for a start that failed. */
+  /** Gives back the queues' pages; for a start that failed. */
   free(): void {
+    if (this.#pageRequestQueue !== null) this.pages.free(this.#pageRequestQueue, PQS, this.account)
     this.queue.free()
+  }
+
+  /**
+   * The fault records that wait, oldest first; hardware that stopped for want of records goes on. §7.2.1: FRI says
+   * where they begin, F is cleared in each, PFO last.
+   */
+  takeFaults(): readonly (readonly bigint[])[] {
+    const { mmio } = this.#platform
+    const status = mmio.read32(reg.REGISTERS.FSTS[0])
+    if ((status & (reg.PPF | reg.PFO)) === 0) return []
+    const count = reg.faultRecordCount(this.features.cap)
+    const first = (status >>> reg.FRI_SHIFT) & reg.FRI_MASK
+    const records: bigint[][] = []
+    for (let n = 0; n < count; n++) {
+      const at = reg.faultRecordOffset(this.features.cap) + ((first + n) % count) * FRCD_BYTES
+      if ((mmio.read32(at + 12) & FRCD_F) === 0) break
+      records.push([mmio.read64(at), mmio.read64(at + 8)])
+      mmio.write32(at + 12, FRCD_F)
+    }
+    if ((status & reg.PFO) !== 0) mmio.write32(reg.REGISTERS.FSTS[0], reg.PFO)
+    return records
+  }
+
+  /**
+   * Empties the page request queue: copies what is there now, and gives the room back before anybody looks at the
+   * copies. So a call ends, however fast requests come in. §7.4.1, §7.5: PPR is cleared first, PRO last.
+   */
+  takePageRequests(): { readonly records: readonly (readonly bigint[])[]; readonly lost: boolean } {
+    const base = this.#pageRequestQueue
+    if (base === null) return { records: [], lost: false }
+    const { mmio } = this.#platform
+    const lost = (mmio.read32(reg.REGISTERS.PRS[0]) & reg.PRO) !== 0
+    mmio.write32(reg.REGISTERS.PRS[0], reg.PPR)
+    const offset = (register: number): number => {
+      const bytes = (mmio.read32(register) & reg.QUEUE_OFFSET_MASK) % PAGE_REQUEST_QUEUE_BYTES
+      return bytes - (bytes % PAGE_REQ_BYTES)
+    }
+    const head = offset(reg.REGISTERS.PQH[0])
+    const tail = offset(reg.REGISTERS.PQT[0])
+    const bytes = (tail - head + PAGE_REQUEST_QUEUE_BYTES) % PAGE_REQUEST_QUEUE_BYTES
+    const records = Array.from({ length: bytes / PAGE_REQ_BYTES }, (_, n) => {
+      const at = base + ((head + n * PAGE_REQ_BYTES) % PAGE_REQUEST_QUEUE_BYTES)
+      return Array.from({ length: PAGE_REQ_BYTES / 8 }, (_, word) => this.memory.read64(at + 8 * word))
+    })
+    mmio.write64(reg.REGISTERS.PQH[0], BigInt(tail))
+    if (lost) mmio.write32(reg.REGISTERS.PRS[0], reg.PRO)
+    return { records, lost }
+  }
+
+  #startPageRequests(): void {
+    if (this.#pageRequestQueue === null) return
+    const { mmio } = this.#platform
+    mmio.write64(reg.REGISTERS.PQH[0], 0n)
+    mmio.write64(reg.REGISTERS.PQT[0], 0n)
+    mmio.write64(reg.REGISTERS.PQA[0], BigInt(this.#pageRequestQueue) | BigInt(PQS))
+    mmio.write32(reg.REGISTERS.PRS[0], reg.PPR | reg.PRO)
   }
 
   /** Makes table writes visible to hardware that buffers them. §6.8: only where CAP.RWBF is set. */
@@ -199,6 +275,7 @@ export function decodeFeatures(cap: bigint, ecap: bigint, options: VtdDriverOpti
     extendedAccessed: e.EAFS === 1n,
     dirtyTracking: scalable && hasSecondStage && e.SSADS === 1n && e.SMPWCS === 1n,
     deviceTlb: e.DT === 1n,
+    pageRequests: scalable && e.DT === 1n && e.PRS === 1n,
     invalidationThrottle: e.DIT === 1n,
     snoopControl: e.SC === 1n,
     coherentWalks: scalable ? e.SMPWCS === 1n : e.C === 1n,

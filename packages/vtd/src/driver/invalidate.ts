@@ -142,7 +142,7 @@ export function invalidateNewContextEntry(hardware: Hardware, state: DeviceState
   hardware.queue.sync()
 }
 
-/** A scalable context entry went away; all PASID entries under it are gone and invalidated already. */
+/** A scalable context entry went away, with all PASID entries under it gone and invalidated already; or PRE changed. */
 export function invalidateScalableContext(hardware: Hardware, state: DeviceState): void {
   hardware.queue.contextCacheDevice(0, state.device.id)
   hardware.queue.sync()
@@ -150,8 +150,8 @@ export function invalidateScalableContext(hardware: Hardware, state: DeviceState
   hardware.queue.sync()
 }
 
-/** SSADE changed in live entries: cached copies of the entry and of dirty flags must go. */
-export function invalidateTracking(hardware: Hardware, attachments: readonly Attachment[]): void {
+/** A bit changed in live entries: cached copies of the entry, and translations that were made with it, must go. */
+export function invalidateRewritten(hardware: Hardware, attachments: readonly Attachment[]): void {
   const { queue } = hardware
   for (const { pasid, domain } of attachments) queue.pasidCache(domain.did, tagOf(pasid))
   queue.sync()

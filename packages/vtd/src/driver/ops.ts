@@ -3,6 +3,10 @@ import {
   type DomainAllocUser,
   type DomainUserData,
   type DriverCapabilities,
+  type FirmwareRegion,
+  firmwareRegions,
+  firmwareRegionsOf,
+  type HardwareEvent,
   HW_INFO_VTD_ERRATA_772415_SPR17,
   type HwInfo,
   HwInfoType,
@@ -17,6 +21,7 @@ import {
   type IommuPlatform,
   NO_PASID,
   PageTableFormatId,
+  type ReservedRegion,
 } from "@iommu/core"
 import { blockPasid, blockRid, type DeviceState } from "./attach.ts"
 import {
@@ -26,10 +31,12 @@ import {
   SCALABLE_CONTEXT_ENTRY_WORDS,
   scalableContext,
 } from "./device-table.ts"
+import { handleEvents } from "./events.ts"
 import { type Features, Hardware, type VtdDriverOptions } from "./hardware.ts"
 import { domainIds } from "./ids.ts"
 import { invalidateNewContextEntry, invalidateScalableContext } from "./invalidate.ts"
 import { VtdNestedDomain } from "./nested-domain.ts"
+import { PageRequests } from "./page-requests.ts"
 import { VtdPagingDomain } from "./paging-domain.ts"
 import { PasidTable } from "./pasid-table.ts"
 import { IDENTITY_DID, VtdBlockedDomain, VtdIdentityDomain } from "./static-domains.ts"
@@ -39,7 +46,12 @@ import { pagingPlan, userDataLen } from "./user-data.ts"
 export interface VtdOps extends IommuOps {
   readonly domainAllocUser: DomainAllocUser<DomainUserData>
   domainAllocUserDataLen(hwptType: number): number
+  reservedRegions(device: IommuDevice): readonly ReservedRegion[]
+  handleInterrupts(): number
 }
+
+/** Interrupt messages: requests to these addresses are not translated. §3.15. */
+const INTERRUPT_RANGE: ReservedRegion = { type: "msi", start: 0xfee0_0000n, last: 0xfeef_ffffn }
 
 /**
  * Starts a remapping unit and takes charge of it.
@@ -60,15 +72,21 @@ export class VtdDriver implements VtdOps {
   readonly identityDomain?: VtdIdentityDomain
   /** New mappings have to be made known to the hardware: caching mode, or buffered writes. */
   readonly announcesMaps: boolean
+  readonly pageRequests: PageRequests
   readonly #devices = new Map<number, DeviceState>()
+  readonly #firmwareRegions: readonly FirmwareRegion[]
+  readonly #onEvent: (event: HardwareEvent) => void
 
   constructor(platform: IommuPlatform, options: VtdDriverOptions) {
+    this.#firmwareRegions = firmwareRegions(options.reservedRegions ?? [])
+    this.#onEvent = options.onEvent ?? (() => {})
     this.hardware = new Hardware(platform, options)
     const { features } = this.hardware
     this.deviceTable = startWithTable(this.hardware)
     this.ids = domainIds(IDENTITY_DID + 1, features.domainIdBits)
     this.capabilities = manifest(features)
     this.announcesMaps = features.cachingMode || features.writeBufferFlush
+    this.pageRequests = new PageRequests(this)
     this.blockedDomain = new VtdBlockedDomain(this)
     if (features.passThrough) this.identityDomain = new VtdIdentityDomain(this)
   }
@@ -149,6 +167,19 @@ export class VtdDriver implements VtdOps {
     return userDataLen(this.hardware.features, hwptType)
   }
 
+  reservedRegions(device: IommuDevice): readonly ReservedRegion[] {
+    return [INTERRUPT_RANGE, ...firmwareRegionsOf(device, this.#firmwareRegions)]
+  }
+
+  handleInterrupts(): number {
+    return handleEvents(this.hardware, this.#onEvent) + this.pageRequests.handle()
+  }
+
+  /** The probed device with a source id, or null. */
+  deviceAt(sourceId: number): DeviceState | null {
+    return this.#devices.get(sourceId) ?? null
+  }
+
   /** @throws ENODEV for a device that is not probed here */
   stateOf(device: IommuDevice): DeviceState {
     const state = this.#devices.get(device.id)
@@ -214,7 +245,8 @@ function deviceState(hardware: Hardware, device: IommuDevice, context: bigint): 
   const pasidBits = Math.min(features.pasidBits, device.pasidBits)
   const pasidTable = features.scalable ? new PasidTable(hardware, pasidBits) : null
   const usesAts = device.ats && features.deviceTlb
-  const state: DeviceState = { device, usesAts, pasidBits, context, pasidTable, rid: null, pasids: new Map() }
+  const nothing = { rid: null, pasids: new Map<number, never>(), asksForPages: false }
+  const state: DeviceState = { device, usesAts, pasidBits, context, pasidTable, ...nothing }
   if (pasidTable === null) return state
   try {
     changeScalableContext(hardware, state, scalableContext(features, pasidTable, usesAts))

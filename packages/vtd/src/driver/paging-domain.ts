@@ -8,6 +8,7 @@ import {
   IommuError,
   isIommuError,
   type MemoryAccount,
+  type PageFaultHandler,
   PageTableFormatId,
   type PagingDomain,
   toU64,
@@ -15,13 +16,13 @@ import {
 } from "@iommu/core"
 import { createPageTable, type PageTable } from "@iommu/pagetable"
 import { firstStageFormat } from "../formats/stage1.ts"
-import { secondStageFormat } from "../formats/stage2.ts"
-import { AttachableDomain, type Attachment, applyTracking, NO_ATTACHMENTS } from "./attach.ts"
+import { secondStageFormat, snoopedSecondStageFormat } from "../formats/stage2.ts"
+import { AttachableDomain, type Attachment, applyLiveBit, NO_ATTACHMENTS } from "./attach.ts"
 import { type Entry, secondStageContext } from "./device-table.ts"
 import { invalidateAll, invalidateGather, invalidateMapped } from "./invalidate.ts"
 import type { VtdNestedDomain } from "./nested-domain.ts"
 import type { VtdDriver } from "./ops.ts"
-import { firstStageEntry, type SecondStage, secondStageEntry } from "./pasid-table.ts"
+import { firstStageEntry, PGSNP, type SecondStage, SSADE, secondStageEntry } from "./pasid-table.ts"
 import type { PagingPlan } from "./user-data.ts"
 
 /** What keeps a domain from being freed. */
@@ -45,6 +46,7 @@ export class VtdPagingDomain extends AttachableDomain implements PagingDomain {
   /** Domain-id, the hardware's tag of what it caches of this domain. */
   did: number
   #users: DomainUsers = NO_USERS
+  #isSnooped = false
 
   /** @throws ENOSPC without a free domain-id, ENOMEM */
   constructor(driver: VtdDriver, plan: PagingPlan, account: MemoryAccount) {
@@ -69,7 +71,7 @@ export class VtdPagingDomain extends AttachableDomain implements PagingDomain {
   }
 
   get isSecondStage(): boolean {
-    return this.table.format === secondStageFormat
+    return this.table.format !== firstStageFormat
   }
 
   get attachments(): readonly Attachment[] {
@@ -94,6 +96,30 @@ export class VtdPagingDomain extends AttachableDomain implements PagingDomain {
 
   get aperture(): PagingDomain["aperture"] {
     return this.table.aperture
+  }
+
+  get pageFaultHandler(): PageFaultHandler | null | undefined {
+    return this.ops.pageRequests.handlerOf(this)
+  }
+
+  set pageFaultHandler(handler: PageFaultHandler | null | undefined) {
+    this.ops.pageRequests.setHandler(this, handler ?? null)
+  }
+
+  /**
+   * Snoop control (ECAP.SC): in scalable mode a bit of the PASID entries (PGSNP, §9.6), which may be set at any time;
+   * in legacy mode a bit of each leaf (SNP, §9.8), so that it is too late once something is mapped.
+   * @throws ENOMEM; EIO, ETIMEDOUT with all as before
+   */
+  enforceCacheCoherency(): boolean {
+    this.checkAlive()
+    const { snoopControl, scalable } = this.ops.hardware.features
+    if (!snoopControl) return false
+    if (this.#isSnooped) return true
+    if (scalable) applyLiveBit(this, PGSNP, true)
+    else if (!this.table.useLeavesOf(snoopedSecondStageFormat)) return false
+    this.#isSnooped = true
+    return true
   }
 
   map(iova: U64Like, pa: U64Like, size: U64Like, prot: number): void {
@@ -161,14 +187,14 @@ export class VtdPagingDomain extends AttachableDomain implements PagingDomain {
   /** As entries that refer to this second stage describe it. */
   get secondStage(): SecondStage {
     const { root, levels } = this.table
-    return { root, levels, isTracking: this.dirty?.isTracking ?? false }
+    return { root, levels, isTracking: this.dirty?.isTracking ?? false, isSnooped: this.#isSnooped }
   }
 
   pasidEntry(): Entry {
     const { features } = this.ops.hardware
-    return this.isSecondStage
-      ? secondStageEntry(features, this.did, this.secondStage)
-      : firstStageEntry(features, this.did, this.table.root, this.table.levels)
+    if (this.isSecondStage) return secondStageEntry(features, this.did, this.secondStage)
+    const { root, levels } = this.table
+    return firstStageEntry(features, this.did, { root, levels, isSnooped: this.#isSnooped })
   }
 
   contextEntry(hasDeviceTlb: boolean): Entry {
@@ -189,6 +215,7 @@ export class VtdPagingDomain extends AttachableDomain implements PagingDomain {
     if (this.attachments.length > 0 || this.children.length > 0) {
       throw new IommuError("EBUSY", "a device, a PASID or a nested domain uses the domain")
     }
+    this.ops.pageRequests.forget(this)
     this.table.free()
     this.ops.ids.give(this.did)
     this.did = FREED
@@ -233,7 +260,7 @@ class VtdDirtyOps implements DirtyOps {
     if (enable === this.isTracking) return
     // Flags of an earlier time of tracking; the switch itself empties the caches of this domain.
     if (enable) this.#domain.table.clearDirty()
-    applyTracking(this.#domain, enable)
+    applyLiveBit(this.#domain, SSADE, enable)
     this.isTracking = enable
     this.#domain.iotlbSync()
   }

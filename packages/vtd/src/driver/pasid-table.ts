@@ -113,6 +113,15 @@ export interface SecondStage {
   readonly levels: number
   /** SSADE: the hardware sets accessed and dirty flags. */
   readonly isTracking: boolean
+  /** PGSNP: accesses snoop caches. */
+  readonly isSnooped: boolean
+}
+
+/** What an entry with a first stage of the driver's says of it. */
+export interface FirstStage {
+  readonly root: bigint
+  readonly levels: number
+  readonly isSnooped: boolean
 }
 
 /** A guest's first stage, checked. */
@@ -136,9 +145,11 @@ export function secondStageEntry(features: Features, did: number, second: Second
  * AW means nothing to a first stage, and is reserved where there is no second stage (§9.6). Linux fills it in all
  * the same, so hardware has only ever seen it filled in, and QEMU takes it for the width of first-stage addresses.
  */
-export function firstStageEntry(features: Features, did: number, root: bigint, levels: number): Entry {
+export function firstStageEntry(features: Features, did: number, first: FirstStage): Entry {
+  const { root, levels } = first
   return pe.PASID_ENTRY.encode({
     ...common(features, did, pe.PGTT_FIRST),
+    PGSNP: first.isSnooped ? 1n : 0n,
     AW: BigInt(widestAddressWidth(features)),
     FSPM: BigInt(levels === 5 ? pe.FSPM_5_LEVEL : pe.FSPM_4_LEVEL),
     FSPTPTR: root >> 12n,
@@ -178,17 +189,32 @@ export function entryTags(entry: Entry): { readonly did: number; readonly pgtt: 
   }
 }
 
-/** SSADE may change while the entry is present: it is one bit of one aligned word. §6.2.3.1. */
-export function storeTracking(hardware: Hardware, address: bigint, isTracking: boolean): void {
+/** A bit that may change while its entry is present: it is one bit of one aligned word. */
+export interface LiveBit {
+  /** Which 32-bit word of the entry. */
+  readonly word: number
+  readonly mask: number
+}
+/** Accessed and dirty flags of the second stage. §6.2.3.1. */
+export const SSADE: LiveBit = { word: 0, mask: pe.PE_SSADE }
+/** Accesses snoop caches whatever the request asks for. §9.6. */
+export const PGSNP: LiveBit = { word: 2, mask: pe.PE_PGSNP_LO1 }
+
+export function storeLiveBit(hardware: Hardware, address: bigint, bit: LiveBit, value: boolean): void {
   const { words } = hardware.memory
-  const at = hardware.memory.find(hi32(address), lo32(address))
-  words[at] = isTracking ? (words[at] as number) | pe.PE_SSADE : (words[at] as number) & ~pe.PE_SSADE
+  const at = hardware.memory.find(hi32(address), lo32(address)) + bit.word
+  words[at] = value ? (words[at] as number) | bit.mask : (words[at] as number) & ~bit.mask
 }
 
 function common(features: Features, did: number, pgtt: number) {
   return { P: 1n, PGTT: BigInt(pgtt), DID: BigInt(did), PWSNP: features.pageWalkSnoop ? 1n : 0n }
 }
 
-function secondStageFields({ root, levels, isTracking }: SecondStage) {
-  return { AW: BigInt(levels - 2), SSADE: isTracking ? 1n : 0n, SSPTPTR: root >> 12n }
+function secondStageFields({ root, levels, isTracking, isSnooped }: SecondStage) {
+  return {
+    AW: BigInt(levels - 2),
+    SSADE: isTracking ? 1n : 0n,
+    SSPTPTR: root >> 12n,
+    PGSNP: isSnooped ? 1n : 0n,
+  }
 }

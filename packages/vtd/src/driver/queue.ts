@@ -25,6 +25,8 @@ const IOTLB_DR = 1 << 7
 const IH = 1 << 6
 const DEV_TLB_S = 1 << 0
 const P_DEV_TLB_S = 1 << 11
+/** Last page in group, bit 66. */
+const LPIG = 1 << 2
 const WAIT_SW = 1 << 5
 const WAIT_FN = 1 << 6
 const QUEUE_ERRORS = reg.IQE | reg.ITE | reg.ICE
@@ -153,6 +155,16 @@ export class InvalidationQueue {
     const lo0 = cmd.P_DEV_TLB_INV | ((pfsid & 0xf) << 12) | (sourceId << 16)
     const hi0 = pasid | ((pfsid >>> 4) << 20)
     this.#push(lo0, hi0, pageLo(at) | (pagesLg2 > 0 ? P_DEV_TLB_S : 0), pageHi(at))
+  }
+
+  /** Answers the page requests of a group. §7.6.1. @param code a response code of PCIe */
+  pageGroupResponse(sourceId: number, pasid: number | null, group: number, code: number): void {
+    const lo0 =
+      cmd.PAGE_GRP_RESP |
+      (pasid === null ? 0 : cmd.PAGE_GRP_PP) |
+      (code << cmd.PAGE_GRP_RC_SHIFT) |
+      (sourceId << cmd.PAGE_GRP_RID_SHIFT)
+    this.#push(lo0, pasid ?? 0, (group << cmd.PAGE_GRP_PRGI_SHIFT_LO1) | LPIG, 0)
   }
 
   /**

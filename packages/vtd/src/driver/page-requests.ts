@@ -1,0 +1,129 @@
+/**
+ * Page requests: from the page request queue to the handler of a domain, and back as page group responses. Intel VT-d
+ * 5.10 (D51397-018) §7.4 (queue), §7.6.1 (response), §9.4 (PRE of a context entry).
+ */
+import {
+  IommuError,
+  type PageFaultHandler,
+  type PageRequest,
+  PageRequestGroups,
+  type PageResponse,
+} from "@iommu/core"
+import { PAGE_REQ_DSC, PAGE_REQ_TYPE } from "../spec/events.ts"
+import { type DeviceState, followPageRequests } from "./attach.ts"
+import type { VtdNestedDomain } from "./nested-domain.ts"
+import type { VtdDriver } from "./ops.ts"
+import type { VtdPagingDomain } from "./paging-domain.ts"
+import type { InvalidationQueue } from "./queue.ts"
+
+type FaultingDomain = VtdPagingDomain | VtdNestedDomain
+
+export class PageRequests {
+  readonly #driver: VtdDriver
+  /** Few domains take faults, so that the others need no field for it. Other kinds of domain never do. */
+  readonly #handlers = new Map<object, PageFaultHandler>()
+  readonly #groups: PageRequestGroups
+
+  constructor(driver: VtdDriver) {
+    const { queue } = driver.hardware
+    this.#driver = driver
+    this.#groups = new PageRequestGroups((last, code) => answer(queue, last, code))
+  }
+
+  /** undefined where the hardware has no page requests (ECAP.PRS, scalable mode). */
+  handlerOf(domain: FaultingDomain): PageFaultHandler | null | undefined {
+    return this.#driver.hardware.features.pageRequests ? (this.#handlers.get(domain) ?? null) : undefined
+  }
+
+  /** Context entries of the domain's devices allow page requests while there is a handler. @throws EIO, ETIMEDOUT */
+  setHandler(domain: FaultingDomain, handler: PageFaultHandler | null): void {
+    const { hardware } = this.#driver
+    if (handler !== null && !hardware.features.pageRequests) {
+      throw new IommuError("EOPNOTSUPP", "page requests need scalable mode and ECAP.PRS")
+    }
+    const old = this.#handlers.get(domain) ?? null
+    this.#put(domain, handler)
+    try {
+      for (const { state } of domain.attachments)
+        followPageRequests(hardware, state, this.areTaken(domainsOf(state)))
+    } catch (error) {
+      this.#put(domain, old)
+      throw error
+    }
+  }
+
+  /** A domain is freed. */
+  forget(domain: FaultingDomain): void {
+    this.#handlers.delete(domain)
+  }
+
+  /** Whether the context entry of a device on these domains is to allow page requests. */
+  areTaken(domains: readonly object[]): boolean {
+    return this.#handlers.size > 0 && domains.some(domain => this.#handlers.has(domain))
+  }
+
+  /** A device, or one PASID of it, left a domain. */
+  withdraw({ device }: DeviceState, pasid: number | null): void {
+    this.#groups.withdraw(device, pasid)
+  }
+
+  /** Reads the queue once. @returns entries read */
+  handle(): number {
+    const { records, lost } = this.#driver.hardware.takePageRequests()
+    for (const words of records) {
+      if (PAGE_REQ_DSC.get(words, "Type") !== BigInt(PAGE_REQ_TYPE)) continue
+      const request = pageRequest(words)
+      if (!isStopMarker(request)) this.#take(request)
+    }
+    // Some of the requests that overflowed may belong to groups that have begun.
+    if (lost) this.#groups.discardPartial()
+    return records.length
+  }
+
+  #put(domain: FaultingDomain, handler: PageFaultHandler | null): void {
+    if (handler === null) this.#handlers.delete(domain)
+    else this.#handlers.set(domain, handler)
+  }
+
+  #take(request: PageRequest): void {
+    const state = this.#driver.deviceAt(request.device)
+    if (state === null) {
+      if (request.last) this.#groups.refuse(request)
+      return
+    }
+    const attachment = request.pasid === null ? state.rid : state.pasids.get(request.pasid)
+    const handler = attachment ? (this.#handlers.get(attachment.domain) ?? null) : null
+    this.#groups.take(state.device, handler, request)
+  }
+}
+
+/** What a device and its PASIDs are on. */
+export function domainsOf({ rid, pasids }: Pick<DeviceState, "rid" | "pasids">): object[] {
+  return [...(rid ? [rid.domain] : []), ...[...pasids.values()].map(({ domain }) => domain)]
+}
+
+/** Response codes are those of PCIe. */
+function answer(queue: InvalidationQueue, { device, pasid, group }: PageRequest, code: PageResponse): void {
+  queue.pageGroupResponse(device, pasid, group, code)
+  queue.sync()
+}
+
+function pageRequest(words: readonly bigint[]): PageRequest {
+  const request = PAGE_REQ_DSC.decode(words)
+  return {
+    device: Number(request.RID),
+    pasid: request.PP === 1n ? Number(request.PASID) : null,
+    address: request.ADDR << 12n,
+    read: request.RDR === 1n,
+    write: request.WRR === 1n,
+    execute: request.EXR === 1n,
+    privileged: request.PMR === 1n,
+    last: request.LPIG === 1n,
+    group: Number(request.PRGI),
+  }
+}
+
+/** The last use of a PASID, which wants no answer: Table 31. */
+function isStopMarker({ pasid, last, read, write }: PageRequest): boolean {
+  return pasid !== null && last && !read && !write
+}
