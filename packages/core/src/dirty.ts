@@ -35,10 +35,22 @@ export class DirtyBitmap {
     const end = iova + size < this.iova + this.length ? iova + size - this.iova : this.length
     if (start >= end) return
     const shift = BigInt(this.pageSizeLg2)
-    const last = Number((end - 1n) >> shift)
-    for (let bit = Number(start >> shift); bit <= last; bit++) {
-      this.words[bit >>> 5] = (this.words[bit >>> 5] as number) | (1 << (bit & 31))
+    this.#set(Number(start >> shift), Number((end - 1n) >> shift))
+  }
+
+  /** Whole words at once: a leaf of 2 MiB stands for 512 bits. */
+  #set(first: number, last: number): void {
+    const firstWord = first >>> 5
+    const lastWord = last >>> 5
+    const upFromFirst = -1 << (first & 31)
+    const downFromLast = -1 >>> (31 - (last & 31))
+    if (firstWord === lastWord) {
+      this.words[firstWord] = (this.words[firstWord] as number) | (upFromFirst & downFromLast)
+      return
     }
+    this.words[firstWord] = (this.words[firstWord] as number) | upFromFirst
+    this.words.fill(0xffff_ffff, firstWord + 1, lastWord)
+    this.words[lastWord] = (this.words[lastWord] as number) | downFromLast
   }
 
   /** True when the page with this IOVA is marked. */

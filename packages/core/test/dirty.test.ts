@@ -19,6 +19,24 @@ describe("dirty bitmap", () => {
     expect(dirty.has(0x10_0000 + 64 * 4096)).toBe(false)
   })
 
+  it("sets exactly the bits of a range, wherever it begins and ends in a word", () => {
+    for (const [first, last] of [
+      [0, 0],
+      [31, 31],
+      [0, 31],
+      [31, 32],
+      [5, 64],
+      [32, 95],
+      [33, 200],
+      [63, 255],
+    ] as const) {
+      const dirty = new DirtyBitmap(0, 256 * 4096, 4096)
+      dirty.mark(BigInt(first) * 4096n, BigInt(last - first + 1) * 4096n)
+      const set = Array.from({ length: 256 }, (_, page) => page).filter(page => dirty.has(page * 4096))
+      expect(set).toEqual(Array.from({ length: last - first + 1 }, (_, n) => first + n))
+    }
+  })
+
   it("stands for larger pages with one bit each", () => {
     const dirty = new DirtyBitmap(0, 1 << 30, 2 << 20)
     dirty.mark(0x40_0000n - 1n, 2n)
