@@ -1,4 +1,4 @@
-/** Use of an IOAS by software instead of a device: mediated devices, and queues that hardware reads by physical address. */
+/** Use of an IOAS by software instead of a device, as mediated devices do. */
 import { IommuError, PAGE_SIZE, U64_MAX } from "@iommu/core"
 import type { Area } from "./area.ts"
 import { type AreaPart, contiguousAreas } from "./contiguous-areas.ts"
@@ -38,38 +38,6 @@ export function pinRange(ioas: Ioas, iova: bigint, length: bigint, use: "read" |
   return pinParts(ioas, parts)
 }
 
-/**
- * Pins a range for a queue that hardware reads by physical address; the areas cannot be unmapped meanwhile.
- * @returns the physical address of the first byte
- * @throws ENOENT for holes, EPERM when it is not readable, EINVAL for a dma-buf, EFAULT when its pages are not
- *   contiguous, ENOMEM
- */
-export function pinContiguous(
-  ioas: Ioas,
-  iova: bigint,
-  length: bigint,
-): { readonly address: bigint; release(): void } {
-  const parts = partsOf(ioas, iova, length)
-  for (const { area } of parts) {
-    if (!area.access.readable) throw new IommuError("EPERM", "a queue lies in areas that can be read")
-  }
-  for (const part of parts) checkPinnable(part, "read")
-  const pin = pinParts(ioas, parts)
-  const [first] = pin.pages as readonly [bigint, ...bigint[]]
-  if (pin.pages.some((page, index) => page !== first + BigInt(index * PAGE_SIZE))) {
-    pin.release()
-    throw new IommuError("EFAULT", "the pages of a queue are physically contiguous")
-  }
-  for (const { area } of parts) area.locks++
-  return {
-    address: first + (iova & 0xfffn),
-    release: () => {
-      for (const { area } of parts) area.locks--
-      pin.release()
-    },
-  }
-}
-
 /** Reads bytes by CPU. @throws as {@link pinRange} for the range; EBUSY for areas that are about to go */
 export function readIova(ioas: Ioas, iova: bigint, length: number): Uint8Array {
   const bytes = new Uint8Array(length)
@@ -88,13 +56,13 @@ export function writeIova(ioas: Ioas, iova: bigint, bytes: Uint8Array): void {
   }
 }
 
-function partsOf(ioas: Ioas, iova: bigint, length: bigint): AreaPart[] {
+export function partsOf(ioas: Ioas, iova: bigint, length: bigint): AreaPart[] {
   if (length === 0n) throw new IommuError("EINVAL", "an access is not empty")
   if (iova + length - 1n > U64_MAX) throw new IommuError("EOVERFLOW", "the range ends beyond the last IOVA")
   return contiguousAreas(ioas, iova, iova + length - 1n)
 }
 
-function checkPinnable({ area }: AreaPart, use: "read" | "write"): void {
+export function checkPinnable({ area }: AreaPart, use: "read" | "write"): void {
   if (area.pages.kind === "dma-buf") throw new IommuError("EINVAL", "software cannot access a dma-buf")
   if (area.preventsAccess) throw new IommuError("EINVAL", "the area is about to be unmapped")
   checkWriteable(area, use)
@@ -120,7 +88,7 @@ function pagesForCopy(area: Area, use: "read" | "write"): Extract<Area["pages"],
   return area.pages
 }
 
-function pinParts(ioas: Ioas, parts: readonly AreaPart[]): IovaPin {
+export function pinParts(ioas: Ioas, parts: readonly AreaPart[]): IovaPin {
   const undo: (() => void)[] = []
   const release = (): void => {
     for (const step of undo.splice(0).reverse()) step()

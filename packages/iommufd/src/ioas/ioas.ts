@@ -8,14 +8,18 @@ import { IommuError, type MemoryAccount, type PagingDomain, type ReservedRegion,
 import type { PinPolicy } from "../memory/pin-accounting.ts"
 import type { UserFile } from "../process/file-table.ts"
 import type { Process } from "../process/process.ts"
-import { type IoasAccess, type IovaPin, pinContiguous, pinRange, readIova, writeIova } from "./access.ts"
+import { type IoasAccess, type IovaPin, pinRange, readIova, writeIova } from "./access.ts"
 import type { Area, AreaAccess, AreaSlice } from "./area.ts"
 import { type CopyRequest, copyAreas } from "./copy.ts"
+import { cutAfter } from "./cut.ts"
+import { type DirtyRequest, type DirtySink, readDirty, setDirtyTracking } from "./dirty.ts"
 import { addDomain, removeDomain } from "./domains.ts"
 import { insertAreas } from "./insert-areas.ts"
 import { type Interval, IntervalTree } from "./interval-tree.ts"
 import { fileSlice, userSlice } from "./map-sources.ts"
 import { recalculateAlignment, replaceAllowed, reserveRange } from "./narrowing.ts"
+import { type PhysicalRun, physicalRun } from "./physical-run.ts"
+import { type PinnedRange, pinContiguous } from "./pin-contiguous.ts"
 import { ReservedRanges } from "./reserved-ranges.ts"
 import { unmapRange } from "./unmap.ts"
 
@@ -150,6 +154,23 @@ export class Ioas {
     removeDomain(this, domain)
   }
 
+  /**
+   * HWPT_SET_DIRTY_TRACKING. What was dirty before is forgotten at each start.
+   * @throws EOPNOTSUPP when the domain was made without
+   */
+  setDirtyTracking(domain: PagingDomain, state: "on" | "off"): void {
+    setDirtyTracking(this, domain, state)
+  }
+
+  /**
+   * HWPT_GET_DIRTY_BITMAP: hands over the pages of a range that devices wrote to, and forgets them or keeps them for
+   * the next reader.
+   * @throws EOVERFLOW, EINVAL, EOPNOTSUPP
+   */
+  readDirty(domain: PagingDomain, request: DirtyRequest, after: "keep" | "clear", sink: DirtySink): void {
+    readDirty(this, domain, request, after, sink)
+  }
+
   /** Forbids IOVAs for as long as the owner wants. @throws EADDRINUSE for areas or allowed ranges there, ENOMEM */
   reserve(owner: object, regions: readonly ReservedRegion[]): void {
     try {
@@ -190,7 +211,7 @@ export class Ioas {
    * Pins a queue of the hardware; its areas cannot be unmapped until it is released.
    * @throws ENOENT, EPERM, EINVAL, EOVERFLOW, ENOMEM; EFAULT when its pages are not physically contiguous
    */
-  pinContiguous(iova: bigint, length: bigint): { readonly address: bigint; release(): void } {
+  pinContiguous(iova: bigint, length: bigint): PinnedRange {
     return pinContiguous(this, iova, length)
   }
 
@@ -202,6 +223,20 @@ export class Ioas {
   /** @throws as {@link read}, and EPERM */
   write(iova: bigint, bytes: Uint8Array): void {
     writeIova(this, iova, bytes)
+  }
+
+  /** VFIO's first type of container: makes an IOVA the last of an area. @throws EBUSY, EOPNOTSUPP, EINVAL, ENOMEM */
+  cutAfter(iova: bigint): void {
+    cutAfter(this, iova)
+  }
+
+  /**
+   * IOAS_NOIOMMU_GET_PA.
+   * @param domain the IOAS's domain of devices without an IOMMU
+   * @throws EINVAL, EOVERFLOW, ENOENT
+   */
+  physicalRun(domain: PagingDomain, iova: bigint, length: bigint): PhysicalRun {
+    return physicalRun(this, domain, iova, length)
   }
 
   #dropAccess(access: IoasAccess): void {

@@ -35,40 +35,55 @@ export class PinCharge {
 
   /** @throws ENOMEM beyond RLIMIT_MEMLOCK; nothing is charged then */
   add(pages: number): void {
-    charge(this.#process, this.mode, pages)
+    checkLimit(this.#process, this.mode, pages)
+    count(this.#process, this.mode, pages)
     this.#pages += pages
   }
 
   remove(pages: number): void {
-    uncharge(this.#process, this.mode, pages)
+    uncount(this.#process, this.mode, pages)
     this.#pages -= pages
   }
 
-  /** @throws ENOMEM; nothing is changed then */
+  /** Only {@link moveCharges} calls it, after it checked the limit. */
   moveTo(process: Process): void {
-    charge(process, this.mode, this.#pages)
-    uncharge(this.#process, this.mode, this.#pages)
+    uncount(this.#process, this.mode, this.#pages)
+    count(process, this.mode, this.#pages)
     this.#process = process
   }
 }
 
-function charge(process: Process, mode: PinMode, pages: number): void {
-  const locked = mode === "none" ? null : mode === "user" ? process.user : process
-  if (locked !== null) {
-    if (locked.lockedPages + pages > process.memlockPages) {
-      throw new IommuError(
-        "ENOMEM",
-        `${pages} more locked pages exceed RLIMIT_MEMLOCK of ${process.name}: ${process.memlockPages} pages, ` +
-          `${locked.lockedPages} of them in use`,
-      )
-    }
-    locked.lockedPages += pages
+/** Makes a process answer for all of them. @throws ENOMEM beyond its RLIMIT_MEMLOCK; nothing is changed then */
+export function moveCharges(charges: Iterable<PinCharge>, process: Process): void {
+  const moving = { none: 0, user: 0, mm: 0 }
+  for (const charge of charges) {
+    const stays = charge.mode === "user" ? charge.process.user === process.user : charge.process === process
+    if (!stays) moving[charge.mode] += charge.pages
   }
+  checkLimit(process, "user", moving.user)
+  checkLimit(process, "mm", moving.mm)
+  for (const charge of charges) charge.moveTo(process)
+}
+
+/** @throws ENOMEM */
+function checkLimit(process: Process, mode: PinMode, pages: number): void {
+  if (mode === "none") return
+  const { lockedPages } = mode === "user" ? process.user : process
+  if (pages > 0 && lockedPages + pages > process.memlockPages) {
+    throw new IommuError(
+      "ENOMEM",
+      `${pages} more locked pages exceed RLIMIT_MEMLOCK of ${process.name}: ${process.memlockPages} pages, ` +
+        `${lockedPages} of them in use`,
+    )
+  }
+}
+
+function count(process: Process, mode: PinMode, pages: number): void {
+  if (mode === "user") process.user.lockedPages += pages
+  if (mode === "mm") process.lockedPages += pages
   process.pinnedPages += pages
 }
 
-function uncharge(process: Process, mode: PinMode, pages: number): void {
-  if (mode === "user") process.user.lockedPages -= pages
-  if (mode === "mm") process.lockedPages -= pages
-  process.pinnedPages -= pages
+function uncount(process: Process, mode: PinMode, pages: number): void {
+  count(process, mode, -pages)
 }

@@ -2,7 +2,7 @@
  * The memory of a process: a sorted table of mappings, each a run of pages that physical memory answers, may not be
  * writeable, or may be a device's. What lies between them is missing.
  */
-import { IommuError, PAGE_SIZE, type PhysicalMemory, toU64, type U64Like } from "@iommu/core"
+import { hi32, IommuError, lo32, PAGE_SIZE, type PhysicalMemory, toU64, type U64Like } from "@iommu/core"
 import { FramePins, type FrameRun } from "./frame-pins.ts"
 
 /** What the process may do with a mapping. Device memory takes loads and stores of the CPU, but cannot be pinned. */
@@ -67,6 +67,16 @@ export class UserMemory {
       throw new IommuError("EFAULT", `the page at user address ${hexOfPage(page)} is read-only`)
     }
     return { frame: mapping.frame + page - mapping.firstPage, pages: Math.min(pages, mapping.endPage - page) }
+  }
+
+  /** The bytes of a page that the process may write, in place; null when there is none. */
+  writeablePage(page: number): Uint8Array | null {
+    const mapping = this.#at(page)
+    if (mapping === undefined || mapping.access === "read-only") return null
+    const address = BigInt(mapping.frame + page - mapping.firstPage) << 12n
+    const { physical } = this.machine
+    const word = physical.find(hi32(address), lo32(address))
+    return word < 0 ? null : new Uint8Array(physical.words.buffer, word * 4, PAGE_SIZE)
   }
 
   /**
