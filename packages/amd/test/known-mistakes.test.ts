@@ -82,6 +82,15 @@ describe("bit layouts", () => {
       expect([field, fields[field as keyof typeof fields][1]]).toEqual([field, lsb])
   })
 
+  it("qemu 2025: the interrupt table's address in the DTE masked to other bits", () => {
+    const { fields } = deviceTable.DTE
+    // 64-byte aligned, 52 bits: bits 51:6 of the third word.
+    expect(fields.IntTabRootPtr.slice(0, 2)).toEqual([179, 134])
+    expect(fields.IntTabLen.slice(0, 2)).toEqual([132, 129])
+    const words = [0n, 0n, 0xf_ffff_ffff_ffc0n, 0n]
+    expect(deviceTable.DTE.getInPlace(words, "IntTabRootPtr")).toBe(0xf_ffff_ffff_ffc0n)
+  })
+
   it("openvmm#3697: the interrupt bit of a wait command at another place", () => {
     const machine = new Machine()
     machine.command(COMPLETION_WAIT | bit(1), 0n)

@@ -44,10 +44,24 @@ const CDS: readonly Entry[] = [
 
 const hex = (entry: Entry): string[] => entry.map(word => `0x${word.toString(16)}`)
 
-/** What the SMMU makes of an entry: the bits it looks at. */
+/** STE.EATS and MEV, bits 93:92 and 83: they may change on their own, §5.2, §7.3.1. */
+const EATS_AND_MEV: Entry = [0n, (3n << 28n) | (1n << 19n), 0n, 0n, 0n, 0n, 0n, 0n]
+
+/** What the SMMU makes of an entry: the bits it looks at, but for {@link EATS_AND_MEV} of an STE. */
 function meaning(kind: typeof STE_KIND, words: Entry): string {
   const used = kind.used(words)
-  return hex(words.map((word, i) => word & (used[i] as bigint))).join()
+  const free = kind === STE_KIND ? EATS_AND_MEV : NO_CD
+  return hex(words.map((word, i) => word & (used[i] as bigint) & ~(free[i] as bigint))).join()
+}
+
+/** §5.2 EATS: split-stage ATS without both stages, or full ATS with stage 2 stalls. */
+function isIllegal([word0, word1, word2]: Entry): boolean {
+  const config = ((word0 as bigint) >> 1n) & 7n
+  const eats = ((word1 as bigint) >> 28n) & 3n
+  const stalls = (((word2 as bigint) >> 57n) & 1n) !== 0n
+  return (
+    config > 4n && ((eats === 2n && (config !== 7n || stalls)) || (eats === 1n && config !== 5n && stalls))
+  )
 }
 
 describe("the words that Linux writes", () => {
@@ -140,6 +154,38 @@ describe("changing a live entry", () => {
       const gap = steps.some(words => ((words[0] as bigint) & 1n) === 0n)
       // From stage 1 to stage 2 S2VMID counts in both and Config too: two words.
       expect(gap).toBe(i === 5)
+    }
+  })
+
+  it("has no gap where a stream begins to nest or ceases to, with MEV and EATS as each has them", () => {
+    const parents = [false, true].map(ats => stage2Ste(features, stage2, ats))
+    const nesting = [0xd6n, 0xd5n, 0xd6n | (1n << 19n)].flatMap(word1 =>
+      parents.map(parent => nestedSte(parent, 0x43e9_6000n, word1)),
+    )
+    for (const from of [...parents, ...nesting]) {
+      for (const to of [...parents, ...nesting]) {
+        const isNested = (entry: Entry): boolean => ((entry[0] as bigint) & 0xen) === 0xen
+        if (isNested(from) && isNested(to)) continue
+        for (const words of updateSteps(from, to, STE_KIND)) expect((words[0] as bigint) & 1n).toBe(1n)
+      }
+    }
+  })
+
+  it("makes no entry ILLEGAL on the way, whatever EATS and S2S are", () => {
+    const entries = [0n, 1n, 2n].flatMap(eats =>
+      [0n, 1n].flatMap(stalls =>
+        [5n, 6n, 7n].map(
+          (config): Entry => [1n | (config << 1n), eats << 28n, stalls << 57n, 0n, 0n, 0n, 0n, 0n],
+        ),
+      ),
+    )
+    const legal = entries.filter(entry => !isIllegal(entry))
+    expect(legal.length).toBeGreaterThan(8)
+    for (const [from, to] of pairs(legal)) {
+      for (const words of updateSteps(from, to, STE_KIND)) {
+        if (((words[0] as bigint) & 1n) !== 0n)
+          expect(isIllegal(words), `${hex(from)} to ${hex(to)}: ${hex(words)}`).toBe(false)
+      }
     }
   })
 

@@ -6,10 +6,12 @@
 import {
   ACCESS_READ,
   ACCESS_WRITE,
+  DirtyBitmap,
   Endpoint,
   IOMMU_READ,
   IOMMU_WRITE,
   NO_PASID,
+  PAGING_DIRTY_TRACKING,
   PageTableFormatId,
   pagingParameters,
 } from "@iommu/core"
@@ -310,7 +312,24 @@ describe("the driver, against caches that forget nothing", () => {
     expect(m.model.mmio.read32(FSTS) & 0x10).toBe(0)
   })
 
-  it("cloud-hypervisor#8567: two devices on one domain, and one domain after another, see what is theirs", () => {
+  it("cloud-hypervisor#8567: a mapping that is made after tracking began is in the dirty log", () => {
+    const m = machine()
+    const device = m.device(0x0010)
+    const domain = m.driver.domainAllocUser(
+      device,
+      null,
+      pagingParameters({ format: SS, flags: PAGING_DIRTY_TRACKING }),
+    )
+    domain.attachDev(device)
+    domain.dirty?.setDirtyTracking(true)
+    domain.map(0x4000_0000n, 0x40_0000n, 0x4000n, RW)
+    m.dma(device, 0x4000_2000n, ACCESS_WRITE)
+    const dirty = new DirtyBitmap(0x4000_0000n, 0x4000n, 0x1000n)
+    domain.dirty?.readAndClearDirty(dirty)
+    expect([dirty.count, dirty.has(0x4000_2000n)]).toEqual([1, true])
+  })
+
+  it("cloud-hypervisor#6284: two devices on one domain, and one domain after another, see what is theirs", () => {
     const m = machine()
     const { device, domain } = attached(m, SS)
     const other = m.device(0x0018)

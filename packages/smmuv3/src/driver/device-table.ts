@@ -33,6 +33,8 @@ export interface EntryKind {
   readonly valid: bigint
   /** Per word, the bits that the SMMU looks at when an entry has these words. */
   used(words: Entry): Entry
+  /** Per word, the bits that may already be new while all others are old: they harm in neither entry. */
+  harmless(old: Entry, target: Entry): Entry
 }
 
 /** STE.SHCFG of streams whose attributes no stage 1 decides: 1 keeps what comes in, where the field has effect. */
@@ -61,6 +63,8 @@ const USED_STAGE2 = union(
   maskOf("S2SL0_2", "S2DS", "S2TTB"),
 )
 const USED_SHCFG = maskOf("SHCFG")
+const MEV = maskOf("MEV")
+const MEV_AND_EATS = maskOf("MEV", "EATS")
 
 /** §5.2: with V = 0 nothing else counts, then Config and S1DSS say what does. */
 export const STE_KIND: EntryKind = {
@@ -75,6 +79,14 @@ export const STE_KIND: EntryKind = {
       if (Number(ste.STE.get(words, "S1DSS")) === ste.S1DSS_BYPASS) used = union(used, USED_SHCFG)
     }
     return config > ste.CONFIG_BYPASS && (config & ste.CONFIG_S2_BIT) !== 0 ? union(used, USED_STAGE2) : used
+  },
+  // Software must expect merged events with MEV 0, too (§7.3.1). Whoever changes EATS has turned the device's ATS off;
+  // only split-stage ATS, and stage 2 stalls beside full ATS, would make the entry ILLEGAL (§5.2 EATS).
+  harmless: (...entries) => {
+    const mayBeIllegal = entries.some(
+      words => Number(ste.STE.get(words, "EATS")) > ste.EATS_FULL || ste.STE.get(words, "S2S") === 1n,
+    )
+    return mayBeIllegal ? MEV : MEV_AND_EATS
   },
 }
 
@@ -113,15 +125,17 @@ export function updateEntry(
 
 /** The states through which an entry goes, the last being its new words. Copies are forgotten after each. */
 export function updateSteps(old: Entry, target: Entry, kind: EntryKind): Entry[] {
-  const oldUsed = kind.used(old)
-  const targetUsed = kind.used(target)
-  // What the SMMU ignores in the old entry may already be new.
+  const harmless = kind.harmless(old, target)
+  const counts = (words: Entry): Entry => kind.used(words).map((used, i) => used & ~(harmless[i] as bigint))
+  const oldCounts = counts(old)
+  const targetCounts = counts(target)
+  // What does not count in the old entry may already be new.
   const prepared = old.map((word, i) => {
-    const used = oldUsed[i] as bigint
+    const used = oldCounts[i] as bigint
     return (word & used) | ((target[i] as bigint) & ~used)
   })
   const differ = prepared.flatMap((word, i) => {
-    const used = targetUsed[i] as bigint
+    const used = targetCounts[i] as bigint
     return ((word ^ (target[i] as bigint)) & used) === 0n ? [] : [i]
   })
   if (differ.length === 0) return [target]

@@ -105,6 +105,7 @@ export const CD_KIND: EntryKind = {
     const valid = ((words[0] as bigint) & BigInt(cd.V)) !== 0n
     return words.map((_, i) => (valid ? all : i === 0 ? BigInt(cd.V) : 0n))
   },
+  harmless: words => words.map(() => 0n),
 }
 
 /** The CD table of one device. */
