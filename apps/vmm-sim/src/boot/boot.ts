@@ -44,6 +44,7 @@ export interface BootRun {
 const RAM_BYTES = 512 * 2 ** 20
 const TRAP_SLOT = 2
 const DISK_SLOT = 3
+const COMPANION_SLOT = 4
 /** Requester ids are bus, device, function. */
 const DISK_ID = DISK_SLOT * 8
 
@@ -65,6 +66,8 @@ export async function bootGuest(plan: BootPlan): Promise<BootRun> {
     device: DISK_ID,
     onMessage: (address, data) => sendMessage(address, data),
   })
+  const { mmio } = hardware.iommu
+  const companion = platform.companion?.(mmio)
   try {
     const session = await startMachine({
       binary: plan.binary,
@@ -75,9 +78,11 @@ export async function bootGuest(plan: BootPlan): Promise<BootRun> {
       kernel: plan.kernel ?? plan.files.vmlinuz,
       initramfs: plan.initrd ?? initramfsOf(plan, hardware.nvme.rogueOffset),
       append: ["console=ttyS0", "panic=-1", plan.mode.append, plan.append].join(" ").trim(),
+      acpiTables: platform.acpiTables({ mmio, companionDevice: COMPANION_SLOT * 8 }),
       functions: [
         { fn: hardware.trap, slot: TRAP_SLOT },
         { fn: hardware.nvme, slot: DISK_SLOT },
+        ...(companion === undefined ? [] : [{ fn: companion, slot: COMPANION_SLOT }]),
       ],
       timeoutMs: plan.timeoutMs,
       onConsole: text => console.push(text),

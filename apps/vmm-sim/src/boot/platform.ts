@@ -1,6 +1,7 @@
 /** What one vendor's IOMMU needs to be found and driven by an unmodified kernel. */
-import type { BackedMemory, CachePolicy, IommuModel, RegisterSpecs } from "@iommu/core"
+import type { BackedMemory, CachePolicy, IommuModel, Mmio, RegisterSpecs } from "@iommu/core"
 import type { GuestKernel } from "./guest/kernels.ts"
+import type { PciFunction } from "./pci/function.ts"
 import type { LinuxFault } from "./watch/linux-faults.ts"
 import type { CommandQueueWatch } from "./watch/transcript.ts"
 
@@ -12,6 +13,13 @@ export interface BootMode {
   /** False where the kernel lets the disk's DMA pass untranslated. */
   readonly translates: boolean
   createModel(memory: BackedMemory, caches: CachePolicy): IommuModel
+}
+
+/** What firmware tells of a board. */
+export interface Board {
+  readonly mmio: Mmio
+  /** Requester id of the companion. */
+  readonly companionDevice: number
 }
 
 export interface BootPlatform {
@@ -32,8 +40,10 @@ export interface BootPlatform {
   readonly qemuSuite: string
   /** Modules to load before the disk is there, by their path below the kernel's folder. */
   readonly modules: readonly string[]
+  /** A PCI function that the IOMMU has beside its registers. */
+  companion?(mmio: Mmio): PciFunction
   /** ACPI tables beside QEMU's own. */
-  acpiTables(): Uint8Array[]
+  acpiTables(board: Board): Uint8Array[]
   /** Lines of the kernel's log that belong to this vendor's driver. */
   readonly driverLines: RegExp
   /** Faults that the driver has printed. */

@@ -1,5 +1,6 @@
 import type { BootPlatform } from "./platform.ts"
+import { amd } from "./platforms/amd.ts"
 import { vtd } from "./platforms/vtd.ts"
 
 /** By the name on the command line. */
-export const PLATFORMS: Readonly<Record<string, BootPlatform>> = { vtd }
+export const PLATFORMS: Readonly<Record<string, BootPlatform>> = { vtd, amd }

@@ -20,6 +20,12 @@ export const CLOUD_6_1: GuestKernel = {
   architecture: "amd64",
   package: "linux-image-cloud-amd64",
 }
+/** All drivers; NVMe as modules. */
+export const GENERIC_6_1: GuestKernel = {
+  suite: "bookworm",
+  architecture: "amd64",
+  package: "linux-image-amd64",
+}
 export interface GuestFiles {
   readonly vmlinuz: string
   /** `6.1.0-50-cloud-amd64`. */

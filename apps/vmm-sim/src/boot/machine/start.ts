@@ -14,6 +14,7 @@ export interface StartOptions {
   readonly kernel: string
   readonly initramfs: Uint8Array
   readonly append: string
+  readonly acpiTables: readonly Uint8Array[]
   readonly functions: readonly PlacedFunction[]
   readonly timeoutMs: number
   /** A line of the guest's console. */
@@ -36,9 +37,10 @@ export async function startMachine(options: StartOptions): Promise<QemuSession> 
         writeFileSync(folder.file(name), bytes)
         return folder.file(name)
       }
-      const tables = options.platform
-        .acpiTables()
-        .flatMap((table, n) => ["-acpitable", `file=${file(`table${n}`, table)}`])
+      const tables = options.acpiTables.flatMap((table, n) => [
+        "-acpitable",
+        `file=${file(`table${n}`, table)}`,
+      ])
       return [
         ...machineArguments(options),
         ...tables,

@@ -3,8 +3,9 @@ import type { Disk } from "./disk.ts"
 import { MAX_TRANSFER_LG2_PAGES, NAMESPACE } from "./io.ts"
 import { PAGE_BYTES, VERSION_1_4 } from "./spec.ts"
 
-export const PCI_VENDOR = 0x1b36
-export const PCI_DEVICE = 0x0010
+/** Numbers that Linux knows nothing of: it has a list of controllers whose identifiers it does not trust. */
+export const PCI_VENDOR = 0x1234
+export const PCI_DEVICE = 0x4e56
 const SUBSYSTEM_NQN = "nqn.2014-08.org.nvmexpress:uuid:6f1c3f6e-2a54-4f0c-9a0a-1c5d0b1f2e3d"
 /** EUI-64 and NGUID of the only namespace, in the private range of the IEEE (locally administered). */
 const EUI64 = Uint8Array.of(0x02, 0x49, 0x4f, 0x4d, 0x4d, 0x55, 0x00, 0x01)

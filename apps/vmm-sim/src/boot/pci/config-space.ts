@@ -21,7 +21,8 @@ const BAR0 = 0x10
 const SUBSYSTEM_VENDOR = 0x2c
 const SUBSYSTEM = 0x2e
 const CAPABILITIES = 0x34
-const FIRST_CAPABILITY = 0x40
+/** Offset of the first capability that is added. */
+export const FIRST_CAPABILITY = 0x40
 /** I/O space, memory space, bus master, parity, SERR#, INTx disable. */
 const COMMAND_WRITABLE = 0x0547
 const STATUS_CAPABILITIES_LIST = 0x10

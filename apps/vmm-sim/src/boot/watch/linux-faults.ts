@@ -32,3 +32,22 @@ export function vtdFault(line: string): LinuxFault | null {
     line,
   }
 }
+/** PR, RW and the like in the flags that Linux prints: bits 27:16 of the event's second dword. */
+const AMD_FLAG_RW = 0x20
+const IO_PAGE_FAULT = 2
+
+/** `nvme 0000:00:03.0: AMD-Vi: Event logged [IO_PAGE_FAULT domain=0x000a address=0x12345000 flags=0x0020]` */
+export function amdFault(line: string): LinuxFault | null {
+  const match = /IO_PAGE_FAULT.* address=0x([\da-f]+) flags=0x([\da-f]+)/i.exec(line)
+  const device = /(?:[\da-f]{4}:)?([\da-f]{2}:[\da-f]{2}\.[0-7])/i.exec(line)?.[1]
+  if (match === null || device === undefined) return null
+  const [, address = "", flags = ""] = match
+  const isWrite = (Number.parseInt(flags, 16) & AMD_FLAG_RW) !== 0
+  return {
+    device,
+    address: BigInt(`0x${address}`),
+    code: IO_PAGE_FAULT,
+    access: isWrite ? "write" : "read",
+    line,
+  }
+}

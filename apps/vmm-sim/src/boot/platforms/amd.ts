@@ -1,0 +1,98 @@
+/** AMD-Vi, found through the ACPI table IVRS. */
+import { amdModel, commands, EVERYTHING, EVERYTHING_2, registers } from "@iommu/amd"
+import type { BitLayout, FieldSpecs, Mmio } from "@iommu/core"
+import { ivrsTable } from "../firmware/ivrs.ts"
+import { GENERIC_6_1 } from "../guest/kernels.ts"
+import { AmdFunction } from "../machine/amd-function.ts"
+import type { BootMode, BootPlatform } from "../platform.ts"
+import { amdFault } from "../watch/linux-faults.ts"
+import type { CommandQueueWatch, QueueShape } from "../watch/transcript.ts"
+
+const { REGISTERS } = registers
+const REGISTER_BASE = 0xfed8_0000
+/** Bus 0. */
+const LAST_DEVICE = 0xff
+
+const LAYOUTS: Readonly<Record<number, BitLayout<FieldSpecs>>> = Object.fromEntries(
+  [
+    commands.COMPLETION_WAIT,
+    commands.INVALIDATE_DEVTAB_ENTRY,
+    commands.INVALIDATE_IOMMU_PAGES,
+    commands.INVALIDATE_IOTLB_PAGES,
+    commands.INVALIDATE_INTERRUPT_TABLE,
+    commands.PREFETCH_IOMMU_PAGES,
+    commands.COMPLETE_PPR_REQUEST,
+    commands.INVALIDATE_IOMMU_ALL,
+  ].map(layout => [commands.OPCODE[layout.name as commands.CommandName], layout]),
+)
+
+/** The command buffer. AMD 48882 rev 3.10, §2.4, §3.4. */
+const commandQueue: CommandQueueWatch = {
+  tailRegister: REGISTERS.CMD_TAIL[0],
+  shape: queueShape,
+  layoutOf: words => LAYOUTS[Number((words[0] ?? 0n) >> 60n)] ?? null,
+}
+
+function queueShape(mmio: Mmio): QueueShape | null {
+  if ((mmio.read32(REGISTERS.CONTROL[0]) & registers.CONTROL_CmdBufEn) === 0) return null
+  const base = mmio.read64(REGISTERS.CMDBUF_BASE[0])
+  const { COMMAND_BYTES } = commands
+  return {
+    base: base & 0x000f_ffff_ffff_f000n,
+    entryBytes: COMMAND_BYTES,
+    entries: 2 ** Number((base >> 56n) & BigInt(registers.BUFFER_LEN_MASK)),
+    tail: (mmio.read32(REGISTERS.CMD_TAIL[0]) & registers.POINTER_MASK) / COMMAND_BYTES,
+  }
+}
+
+type FeatureName = keyof typeof registers.EXT_FEATURES.fields
+
+/** All that the model has, with some fields changed. Linux stops itself (BUG) where PASmax exceeds 16 bits. */
+function features(changes: Partial<Record<FeatureName, bigint>> = {}): bigint {
+  const all = registers.EXT_FEATURES.decode([EVERYTHING])
+  return registers.EXT_FEATURES.encode({ ...all, PASmax: 15n, ...changes })[0] as bigint
+}
+
+function mode(description: string, extFeatures: bigint, append = ""): BootMode {
+  return {
+    description,
+    append: `${append} intremap=off`.trim(),
+    translates: true,
+    createModel: (memory, caches) => amdModel({ memory, caches, extFeatures, extFeatures2: EVERYTHING_2 }),
+  }
+}
+
+export const amd: BootPlatform = {
+  name: "amd",
+  machine: "q35",
+  registers: { base: REGISTER_BASE, bytes: registers.MMIO_BYTES, specs: REGISTERS },
+  commandQueue,
+  ramBase: 0,
+  kernel: GENERIC_6_1,
+  qemuSuite: "bookworm",
+  modules: [
+    "kernel/crypto/crct10dif_common.ko",
+    "kernel/lib/crc-t10dif.ko",
+    "kernel/lib/crc64.ko",
+    "kernel/lib/crc64-rocksoft.ko",
+    "kernel/block/t10-pi.ko",
+    "kernel/drivers/nvme/host/nvme-core.ko",
+    "kernel/drivers/nvme/host/nvme.ko",
+  ],
+  companion: mmio => new AmdFunction(mmio, REGISTER_BASE),
+  acpiTables: ({ companionDevice, mmio }) => [
+    ivrsTable({
+      device: companionDevice,
+      capability: AmdFunction.CAPABILITY,
+      registerBase: BigInt(REGISTER_BASE),
+      extFeatures: mmio.read64(REGISTERS.EXT_FEATURES[0]),
+      extFeatures2: mmio.read64(REGISTERS.EXT_FEATURES2[0]),
+      lastDevice: LAST_DEVICE,
+    }),
+  ],
+  driverLines: /^AMD-Vi|^iommu|iommu group|AMD IOMMU/,
+  linuxFaults: lines => lines.flatMap(line => amdFault(line) ?? []),
+  modes: {
+    v1: mode("host tables, everything that the model has", features()),
+  },
+}
