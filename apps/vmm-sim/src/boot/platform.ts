@@ -16,7 +16,7 @@ export interface BootMode {
 }
 
 /** What firmware tells of a board. */
-export interface Board {
+interface Board {
   readonly mmio: Mmio
   /** Requester id of the companion. */
   readonly companionDevice: number
