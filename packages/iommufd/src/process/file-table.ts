@@ -12,6 +12,9 @@ export interface UserFile {
 /** Linux's default RLIMIT_NOFILE. */
 const DEFAULT_LIMIT = 1024
 
+/** Descriptors of each open file, in all processes together. */
+const references = new WeakMap<UserFile, number>()
+
 export class FileTable {
   readonly limit: number
   readonly #files: (UserFile | undefined)[] = []
@@ -35,6 +38,7 @@ export class FileTable {
     const fd = free < 0 ? this.#files.length : free
     if (fd >= this.limit) throw new IommuError("EMFILE", `all ${this.limit} file descriptors are in use`)
     this.#files[fd] = file
+    references.set(file, (references.get(file) ?? 0) + 1)
     return fd
   }
 
@@ -49,6 +53,8 @@ export class FileTable {
   close(fd: number): void {
     const file = this.get(fd)
     this.#files[fd] = undefined
-    if (!this.#files.includes(file)) file.close?.()
+    const left = (references.get(file) as number) - 1
+    references.set(file, left)
+    if (left === 0) file.close?.()
   }
 }
