@@ -30,9 +30,11 @@ export interface Workbench {
   counts(): Record<string, number>
 }
 
-export function workbench(options: Partial<ProcessOptions> = {}): Workbench {
+export function workbench(
+  options: Partial<ProcessOptions> = {},
+  account: MemoryAccount = new MemoryAccount("owner"),
+): Workbench {
   const machine = new MachineMemory(createMemory([RAM]))
-  const account = new MemoryAccount("owner")
   const user: User = { name: "user", lockedPages: 0 }
   const policy: PinPolicy = { mode: "user" }
   const another = (more: Partial<ProcessOptions> = {}): Process => {

@@ -4,7 +4,8 @@ import { AREA_BYTES, Area } from "./area.ts"
 import type { Ioas } from "./ioas.ts"
 
 /**
- * Makes an IOVA the last of an area, when one covers it and what follows. Domains keep what they map.
+ * Makes an IOVA the last of an area, when one covers it and what follows. Domains keep what they map, and pages their
+ * users: without huge pages, areas in domains are whole pages.
  * A cut after the first byte is left out, as in Linux.
  * @throws EBUSY while accesses are asked to let go; EOPNOTSUPP for a dma-buf; EINVAL for a misaligned place, pinned
  *   areas, or leaves that may be large; ENOMEM
@@ -33,15 +34,6 @@ export function cutAfter(ioas: Ioas, iova: bigint): void {
   ioas.areas.insert(left)
   ioas.areas.insert(right)
   pages.get()
-  holdSharedPage(left, right)
-}
-
-/** The page in the middle has two users when the cut goes through it. */
-function holdSharedPage(left: Area, right: Area): void {
-  const isShared = left.firstPage + left.pageCount > right.firstPage
-  if (isShared && left.ioas.domains.length > 0 && right.pages.kind === "pinned") {
-    right.pages.hold(right.firstPage, 1)
-  }
 }
 
 function checkCuttable(ioas: Ioas, area: Area, start: bigint): void {

@@ -100,11 +100,16 @@ export class Ioas {
    *   below the one that is refused are gone then
    */
   unmap(iova: bigint, length: bigint): bigint {
-    if (length === 0n) throw new IommuError("EINVAL", "a range to unmap is not empty")
-    if (iova + length - 1n > U64_MAX) throw new IommuError("EOVERFLOW", "the range ends beyond the last IOVA")
-    const bytes = unmapRange(this, iova, iova + length - 1n)
+    const bytes = this.unmapIfMapped(iova, length)
     if (bytes === 0n) throw new IommuError("ENOENT", "nothing is mapped in the range")
     return bytes
+  }
+
+  /** As {@link unmap}, and content with nothing: VFIO's. */
+  unmapIfMapped(iova: bigint, length: bigint): bigint {
+    if (length === 0n) throw new IommuError("EINVAL", "a range to unmap is not empty")
+    if (iova + length - 1n > U64_MAX) throw new IommuError("EOVERFLOW", "the range ends beyond the last IOVA")
+    return unmapRange(this, iova, iova + length - 1n)
   }
 
   /** @returns bytes removed, 0 when there was nothing. @throws EBUSY, EDEADLOCK */
