@@ -4,10 +4,10 @@ import { describeBinary, makeWorkFolder, type QemuBinary, type QemuEnd } from "@
 import { GuestConsole } from "./guest/console.ts"
 import type { RogueDma } from "./guest/init-script.ts"
 import { buildInitramfs } from "./guest/initramfs.ts"
-import type { GuestFiles } from "./guest/kernels.ts"
+import type { GuestFiles, GuestKernel } from "./guest/kernels.ts"
 import { createHardware, type Hardware } from "./machine/hardware.ts"
 import { createRamFile } from "./machine/ram-file.ts"
-import { placeBar, startMachine } from "./machine/start.ts"
+import { startMachine } from "./machine/start.ts"
 import type { BootMode, BootPlatform } from "./platform.ts"
 
 export interface BootPlan {
@@ -16,6 +16,8 @@ export interface BootPlan {
   readonly mode: BootMode
   readonly binary: QemuBinary
   readonly files: GuestFiles
+  /** Modules that the guest loads, as in {@link GuestKernel}. */
+  readonly modules: readonly string[]
   /** Another kernel than the cache's. */
   readonly kernel?: string
   /** Another first file system than ours: then nothing is known of what the guest does. */
@@ -52,6 +54,7 @@ const DISK_ID = DISK_SLOT * 8
 export async function bootGuest(plan: BootPlan): Promise<BootRun> {
   const started = performance.now()
   const { platform } = plan
+  const { board } = platform
   const folder = makeWorkFolder()
   const ram = createRamFile(folder.file("ram"), RAM_BYTES)
   const console = new GuestConsole(plan.onConsoleLine)
@@ -71,14 +74,15 @@ export async function bootGuest(plan: BootPlan): Promise<BootRun> {
   try {
     const session = await startMachine({
       binary: plan.binary,
-      platform,
+      board,
+      firmware: platform.firmware,
+      facts: { mmio, companionDevice: COMPANION_SLOT * 8 },
       ramFile: ram.path,
       ramBytes: RAM_BYTES,
       cpus: plan.cpus,
       kernel: plan.kernel ?? plan.files.vmlinuz,
       initramfs: plan.initrd ?? initramfsOf(plan, hardware.nvme.rogueOffset),
-      append: ["console=ttyS0", "panic=-1", plan.mode.append, plan.append].join(" ").trim(),
-      acpiTables: platform.acpiTables({ mmio, companionDevice: COMPANION_SLOT * 8 }),
+      append: [`console=${board.console}`, "panic=-1", plan.mode.append, plan.append].join(" ").trim(),
       functions: [
         { fn: hardware.trap, slot: TRAP_SLOT },
         { fn: hardware.nvme, slot: DISK_SLOT },
@@ -91,7 +95,7 @@ export async function bootGuest(plan: BootPlan): Promise<BootRun> {
     try {
       // An interrupt on its way to a machine that has just ended reaches nobody.
       sendMessage = (address, data) => void session.qtest.writel(address, data).catch(() => undefined)
-      await placeBar(session.qtest, TRAP_SLOT, platform.registers.base)
+      await board.placeBar(session.qtest, TRAP_SLOT, platform.registers.base)
       hardware.trap.hide()
       await session.qmp.execute("cont")
       const end = await session.process.ended
@@ -114,10 +118,10 @@ export async function bootGuest(plan: BootPlan): Promise<BootRun> {
   }
 }
 
-function initramfsOf({ files, platform, rogue }: BootPlan, registers: number): Uint8Array {
+function initramfsOf({ files, modules, rogue }: BootPlan, registers: number): Uint8Array {
   return buildInitramfs({
     files,
-    modules: platform.modules,
+    modules,
     rogue: rogue.map(dma => ({ ...dma, registers })),
   })
 }

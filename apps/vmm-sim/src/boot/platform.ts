@@ -1,6 +1,8 @@
 /** What one vendor's IOMMU needs to be found and driven by an unmodified kernel. */
 import type { BackedMemory, CachePolicy, IommuModel, Mmio, RegisterSpecs } from "@iommu/core"
 import type { GuestKernel } from "./guest/kernels.ts"
+import type { Board } from "./machine/boards.ts"
+import type { Firmware } from "./machine/firmware.ts"
 import type { PciFunction } from "./pci/function.ts"
 import type { LinuxFault } from "./watch/linux-faults.ts"
 import type { CommandQueueWatch } from "./watch/transcript.ts"
@@ -15,17 +17,13 @@ export interface BootMode {
   createModel(memory: BackedMemory, caches: CachePolicy): IommuModel
 }
 
-/** What firmware tells of a board. */
-interface Board {
-  readonly mmio: Mmio
-  /** Requester id of the companion. */
-  readonly companionDevice: number
-}
+/** Debian releases whose kernels are booted. */
+export type Release = "bookworm" | "trixie"
 
 export interface BootPlatform {
   /** The vendor's name on the command line. */
   readonly name: string
-  readonly machine: "q35" | "virt"
+  readonly board: Board
   readonly registers: {
     readonly base: number
     /** Bytes that the register trap takes, a power of two. */
@@ -33,17 +31,10 @@ export interface BootPlatform {
     readonly specs: RegisterSpecs
   }
   readonly commandQueue: CommandQueueWatch
-  /** Physical address of the machine's RAM. */
-  readonly ramBase: number
-  readonly kernel: GuestKernel
-  /** Debian suite whose QEMU is fetched where none is. */
-  readonly qemuSuite: string
-  /** Modules to load before the disk is there, by their path below the kernel's folder. */
-  readonly modules: readonly string[]
+  readonly kernels: Readonly<Partial<Record<Release, GuestKernel>>>
+  readonly firmware: Firmware
   /** A PCI function that the IOMMU has beside its registers. */
   companion?(mmio: Mmio): PciFunction
-  /** ACPI tables beside QEMU's own. */
-  acpiTables(board: Board): Uint8Array[]
   /** Lines of the kernel's log that belong to this vendor's driver. */
   readonly driverLines: RegExp
   /** Faults that the driver has printed. */

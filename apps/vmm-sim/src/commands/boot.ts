@@ -1,15 +1,21 @@
 import { readFileSync } from "node:fs"
 import { Command, InvalidArgumentError, Option } from "commander"
 import { type BootPlan, bootGuest } from "../boot/boot.ts"
-import type { BootPlatform } from "../boot/platform.ts"
+import type { BootPlatform, Release } from "../boot/platform.ts"
 import { PLATFORMS } from "../boot/platforms.ts"
-import { fetchPrerequisites, findPrerequisites, MissingError } from "../boot/prerequisites.ts"
+import {
+  fetchPrerequisites,
+  findPrerequisites,
+  MissingError,
+  type Requirements,
+} from "../boot/prerequisites.ts"
 import { reportOf, reportText } from "../boot/report.ts"
 import { InputError } from "../capture/input-error.ts"
 
 interface BootOptions {
   readonly vendor: string
   readonly mode?: string
+  readonly release?: Release
   readonly kernel?: string
   readonly initrd?: string
   readonly append: string
@@ -52,6 +58,9 @@ export function bootCommand(): Command {
       new Option("--vendor <vendor>", "whose IOMMU").choices(Object.keys(PLATFORMS)).makeOptionMandatory(),
     )
     .option("--mode <mode>", "set of capabilities, see below")
+    .addOption(
+      new Option("--release <name>", "whose kernel: Debian 12's or 13's").choices(["bookworm", "trixie"]),
+    )
     .option("--kernel <file>", "another kernel than Debian's")
     .option("--initrd <file>", "another first file system; then only what the model sees is checked")
     .option("--append <words>", "more for the kernel's command line, such as iommu.strict=1", "")
@@ -89,13 +98,15 @@ function planOf(options: BootOptions): BootPlan {
   if (mode === undefined) {
     throw new InputError("--mode", `${options.vendor} has ${Object.keys(platform.modes).join(", ")}`)
   }
-  if (options.fetch) fetchOrExplain(platform)
-  const prerequisites = findOrExplain(platform)
+  const required = requirementsOf(platform, options.release)
+  if (options.fetch) fetchOrExplain(required)
+  const prerequisites = findOrExplain(required)
   return {
     platform,
     modeName,
     mode,
     ...prerequisites,
+    modules: required.kernel.modules,
     ...(options.kernel === undefined ? {} : { kernel: options.kernel }),
     ...(options.initrd === undefined ? {} : { initrd: readFileSync(options.initrd) }),
     append: options.append,
@@ -107,18 +118,26 @@ function planOf(options: BootOptions): BootPlan {
   }
 }
 
-function findOrExplain(platform: BootPlatform): ReturnType<typeof findPrerequisites> {
+function requirementsOf(platform: BootPlatform, asked: Release | undefined): Requirements {
+  const releases = Object.keys(platform.kernels)
+  const release = asked ?? "bookworm"
+  const kernel = platform.kernels[release]
+  if (kernel === undefined) throw new InputError("--release", `${platform.name} has ${releases.join(", ")}`)
+  return { platform, release, kernel }
+}
+
+function findOrExplain(required: Requirements): ReturnType<typeof findPrerequisites> {
   try {
-    return findPrerequisites(platform)
+    return findPrerequisites(required)
   } catch (error) {
     if (error instanceof MissingError) throw new InputError("boot", error.message)
     throw error
   }
 }
 
-function fetchOrExplain(platform: BootPlatform): void {
+function fetchOrExplain(required: Requirements): void {
   try {
-    fetchPrerequisites(platform)
+    fetchPrerequisites(required)
   } catch (error) {
     throw new InputError("--fetch", error instanceof Error ? error.message : String(error))
   }

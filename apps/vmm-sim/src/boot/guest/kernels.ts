@@ -12,20 +12,31 @@ export interface GuestKernel {
   readonly architecture: "amd64" | "arm64"
   /** The package that depends on the newest image of its kind. */
   readonly package: string
+  /** Modules to load before the disk is there, by their path below the kernel's folder. */
+  readonly modules: readonly string[]
 }
 
-/** NVMe and the IOMMU drivers of Intel and Arm are built in; AMD's is left out. */
-export const CLOUD_6_1: GuestKernel = {
-  suite: "bookworm",
-  architecture: "amd64",
-  package: "linux-image-cloud-amd64",
+/** NVMe and the drivers of Intel's and Arm's IOMMUs are built in; AMD's is left out. */
+export function cloudKernel(suite: string, architecture: "amd64" | "arm64"): GuestKernel {
+  return { suite, architecture, package: `linux-image-cloud-${architecture}`, modules: [] }
 }
+
 /** All drivers; NVMe as modules. */
 export const GENERIC_6_1: GuestKernel = {
   suite: "bookworm",
   architecture: "amd64",
   package: "linux-image-amd64",
+  modules: [
+    "kernel/crypto/crct10dif_common.ko",
+    "kernel/lib/crc-t10dif.ko",
+    "kernel/lib/crc64.ko",
+    "kernel/lib/crc64-rocksoft.ko",
+    "kernel/block/t10-pi.ko",
+    "kernel/drivers/nvme/host/nvme-core.ko",
+    "kernel/drivers/nvme/host/nvme.ko",
+  ],
 }
+
 export interface GuestFiles {
   readonly vmlinuz: string
   /** `6.1.0-50-cloud-amd64`. */
@@ -55,6 +66,7 @@ export function fetchGuest(kernel: GuestKernel): void {
   const folder = folderOf(kernel)
   if (existsSync(folder)) return
   mkdirSync(CACHE, { recursive: true })
+  // Under another name until it is whole: a run that is cut short leaves nothing that looks like a kernel.
   const partial = mkdtempSync(join(CACHE, ".partial-"))
   try {
     const args = [SCRIPT, kernel.suite, kernel.architecture, kernel.package, partial]

@@ -36,7 +36,7 @@ const DISK_BYTES = 64 * 2 ** 20
 
 export function createHardware(options: HardwareOptions): Hardware {
   const { platform, onMessage } = options
-  const ram = { base: platform.ramBase, size: options.ramBytes }
+  const ram = { base: platform.board.ramBase, size: options.ramBytes }
   const memory = backedMemory([ram], options.ram)
   const iommu = new WatchedModel(options.createModel(memory, options.caches), memory)
   const sent = { iommu: 0 }

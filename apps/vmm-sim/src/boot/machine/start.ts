@@ -1,97 +1,72 @@
-/** Starts a QEMU whose IOMMU and disk live in this process, and lets it run. */
+/** Starts a QEMU whose IOMMU and disk live in this process. */
 import { writeFileSync } from "node:fs"
-import { FIRST_LINK, type QemuBinary, type QemuSession, type Qtest, startSession } from "@iommu/qemu"
-import type { PciFunction } from "../pci/function.ts"
-import type { BootPlatform } from "../platform.ts"
-import { serveProxy } from "../transport/proxy-link.ts"
+import { makeWorkFolder, type QemuBinary, type QemuSession, startSession, type WorkFolder } from "@iommu/qemu"
+import { type Complain, type PlacedFunction, transportOf } from "../transport/attach.ts"
+import type { Board } from "./boards.ts"
+import { type Firmware, type FirmwareFacts, firmwareArguments } from "./firmware.ts"
 
 export interface StartOptions {
   readonly binary: QemuBinary
-  readonly platform: BootPlatform
+  readonly board: Board
+  readonly firmware: Firmware
+  readonly facts: FirmwareFacts
   readonly ramFile: string
   readonly ramBytes: number
   readonly cpus: number
   readonly kernel: string
   readonly initramfs: Uint8Array
   readonly append: string
-  readonly acpiTables: readonly Uint8Array[]
   readonly functions: readonly PlacedFunction[]
   readonly timeoutMs: number
-  /** A line of the guest's console. */
+  /** Text of the guest's console, as it comes. */
   readonly onConsole: (text: string) => void
-  readonly complain: (what: string) => void
+  readonly complain: Complain
 }
 
-/** A function and its slot on bus 0. */
-interface PlacedFunction {
-  readonly fn: PciFunction
-  readonly slot: number
-}
-
-/** The machine, stopped before its first instruction. */
+/**
+ * The machine, stopped before its first instruction.
+ * @throws Error when QEMU does not start, or has no way to reach functions of another process
+ */
 export async function startMachine(options: StartOptions): Promise<QemuSession> {
-  return startSession(
-    options.binary,
-    folder => {
-      const file = (name: string, bytes: Uint8Array): string => {
-        writeFileSync(folder.file(name), bytes)
-        return folder.file(name)
-      }
-      const tables = options.acpiTables.flatMap((table, n) => [
-        "-acpitable",
-        `file=${file(`table${n}`, table)}`,
-      ])
-      return [
-        ...machineArguments(options),
-        ...tables,
-        "-kernel",
-        options.kernel,
-        "-initrd",
-        file("initramfs", options.initramfs),
-        "-append",
-        options.append,
-        ...options.functions.flatMap(({ slot }, n) => [
-          "-device",
-          `x-pci-proxy-dev,fd=${FIRST_LINK + n},addr=${slot.toString(16)}.0`,
-        ]),
-      ]
-    },
-    {
-      timeoutMs: options.timeoutMs,
-      links: options.functions.length,
-      onStart: started => {
-        started.links.forEach((link, n) => {
-          const fn = options.functions[n]?.fn
-          if (fn !== undefined) serveProxy(link, fn, options.complain)
-        })
-        started.stdout.setEncoding("utf8")
-        started.stdout.on("data", options.onConsole)
+  const transport = transportOf(options.binary)
+  if (transport === null) throw new Error("this QEMU has neither vfio-user-pci nor x-pci-proxy-dev")
+  const sockets = makeWorkFolder()
+  const attachment = await transport.attach(options.functions, sockets, options.complain)
+  try {
+    return await startSession(
+      options.binary,
+      folder => [...machineArguments(options, folder), ...attachment.args],
+      {
+        timeoutMs: options.timeoutMs,
+        links: attachment.links,
+        onStart: started => {
+          attachment.onStart(started)
+          started.stdout.setEncoding("utf8")
+          started.stdout.on("data", options.onConsole)
+          void started.ended.then(() => sockets.remove())
+        },
       },
-    },
-  )
-}
-
-function machineArguments({ ramFile, ramBytes, cpus }: StartOptions): string[] {
-  return [
-    ...["-machine", "q35,memory-backend=ram", "-accel", "tcg", "-smp", String(cpus)],
-    ...["-m", String(ramBytes / 2 ** 20)],
-    ...["-object", `memory-backend-file,id=ram,mem-path=${ramFile},size=${ramBytes},share=on`],
-    ...["-nodefaults", "-display", "none", "-no-reboot", "-S", "-serial", "stdio"],
-  ]
-}
-
-const CONFIG_ADDRESS = 0xcf8
-const CONFIG_DATA = 0xcfc
-const COMMAND = 0x04
-const COMMAND_MEMORY = 2
-const BAR0 = 0x10
-
-/** Gives a function on bus 0 its BAR 0 through the ports of PCI configuration mechanism 1, as firmware does. */
-export async function placeBar(qtest: Qtest, slot: number, address: number): Promise<void> {
-  const write = async (register: number, value: number): Promise<void> => {
-    await qtest.outl(CONFIG_ADDRESS, 0x8000_0000 + slot * 2048 + register)
-    await qtest.outl(CONFIG_DATA, value)
+    )
+  } catch (error) {
+    sockets.remove()
+    throw error
   }
-  await write(BAR0, address)
-  await write(COMMAND, COMMAND_MEMORY)
+}
+
+function machineArguments(options: StartOptions, folder: WorkFolder): string[] {
+  const { board, binary, ramFile, ramBytes, cpus, firmware, facts } = options
+  const machine = [
+    ...["-machine", `${board.machine},memory-backend=ram`, ...board.processor],
+    ...["-accel", "tcg", "-smp", String(cpus), "-m", String(ramBytes / 2 ** 20)],
+    ...["-object", `memory-backend-file,id=ram,mem-path=${ramFile},size=${ramBytes},share=on`],
+    "-nodefaults",
+  ]
+  const initramfs = folder.file("initramfs")
+  writeFileSync(initramfs, options.initramfs)
+  return [
+    ...machine,
+    ...firmwareArguments(firmware, facts, binary, machine, folder),
+    ...["-display", "none", "-no-reboot", "-S", "-serial", "stdio"],
+    ...["-kernel", options.kernel, "-initrd", initramfs, "-append", options.append],
+  ]
 }

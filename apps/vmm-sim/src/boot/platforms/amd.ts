@@ -4,6 +4,7 @@ import type { BitLayout, FieldSpecs, Mmio } from "@iommu/core"
 import { ivrsTable } from "../firmware/ivrs.ts"
 import { GENERIC_6_1 } from "../guest/kernels.ts"
 import { AmdFunction } from "../machine/amd-function.ts"
+import { Q35 } from "../machine/boards.ts"
 import type { BootMode, BootPlatform } from "../platform.ts"
 import { amdFault } from "../watch/linux-faults.ts"
 import type { CommandQueueWatch, QueueShape } from "../watch/transcript.ts"
@@ -37,11 +38,14 @@ function queueShape(mmio: Mmio): QueueShape | null {
   if ((mmio.read32(REGISTERS.CONTROL[0]) & registers.CONTROL_CmdBufEn) === 0) return null
   const base = mmio.read64(REGISTERS.CMDBUF_BASE[0])
   const { COMMAND_BYTES } = commands
+  const entries = 2 ** Number((base >> 56n) & BigInt(registers.BUFFER_LEN_MASK))
+  const indexOf = (value: number): number => ((value & registers.POINTER_MASK) / COMMAND_BYTES) % entries
   return {
     base: base & 0x000f_ffff_ffff_f000n,
     entryBytes: COMMAND_BYTES,
-    entries: 2 ** Number((base >> 56n) & BigInt(registers.BUFFER_LEN_MASK)),
-    tail: (mmio.read32(REGISTERS.CMD_TAIL[0]) & registers.POINTER_MASK) / COMMAND_BYTES,
+    entries,
+    tail: indexOf(mmio.read32(REGISTERS.CMD_TAIL[0])),
+    indexOf,
   }
 }
 
@@ -64,32 +68,24 @@ function mode(description: string, extFeatures: bigint, append = ""): BootMode {
 
 export const amd: BootPlatform = {
   name: "amd",
-  machine: "q35",
+  board: Q35,
   registers: { base: REGISTER_BASE, bytes: registers.MMIO_BYTES, specs: REGISTERS },
   commandQueue,
-  ramBase: 0,
-  kernel: GENERIC_6_1,
-  qemuSuite: "bookworm",
-  modules: [
-    "kernel/crypto/crct10dif_common.ko",
-    "kernel/lib/crc-t10dif.ko",
-    "kernel/lib/crc64.ko",
-    "kernel/lib/crc64-rocksoft.ko",
-    "kernel/block/t10-pi.ko",
-    "kernel/drivers/nvme/host/nvme-core.ko",
-    "kernel/drivers/nvme/host/nvme.ko",
-  ],
+  kernels: { bookworm: GENERIC_6_1 },
   companion: mmio => new AmdFunction(mmio, REGISTER_BASE),
-  acpiTables: ({ companionDevice, mmio }) => [
-    ivrsTable({
-      device: companionDevice,
-      capability: AmdFunction.CAPABILITY,
-      registerBase: BigInt(REGISTER_BASE),
-      extFeatures: mmio.read64(REGISTERS.EXT_FEATURES[0]),
-      extFeatures2: mmio.read64(REGISTERS.EXT_FEATURES2[0]),
-      lastDevice: LAST_DEVICE,
-    }),
-  ],
+  firmware: {
+    kind: "acpi",
+    tables: ({ companionDevice, mmio }) => [
+      ivrsTable({
+        device: companionDevice,
+        capability: AmdFunction.CAPABILITY,
+        registerBase: BigInt(REGISTER_BASE),
+        extFeatures: mmio.read64(REGISTERS.EXT_FEATURES[0]),
+        extFeatures2: mmio.read64(REGISTERS.EXT_FEATURES2[0]),
+        lastDevice: LAST_DEVICE,
+      }),
+    ],
+  },
   driverLines: /^AMD-Vi|^iommu|iommu group|AMD IOMMU/,
   linuxFaults: lines => lines.flatMap(line => amdFault(line) ?? []),
   modes: {

@@ -2,7 +2,8 @@
 import type { BitLayout, FieldSpecs, Mmio, RegisterSpecs } from "@iommu/core"
 import { commands, LEGACY_39, LEGACY_ONLY, registers, type VtdCapabilities, vtdModel } from "@iommu/vtd"
 import { dmarTable } from "../firmware/dmar.ts"
-import { CLOUD_6_1 } from "../guest/kernels.ts"
+import { cloudKernel } from "../guest/kernels.ts"
+import { Q35 } from "../machine/boards.ts"
 import type { BootMode, BootPlatform } from "../platform.ts"
 import { vtdFault } from "../watch/linux-faults.ts"
 import type { CommandQueueWatch, QueueShape } from "../watch/transcript.ts"
@@ -49,11 +50,15 @@ function queueShape(mmio: Mmio): QueueShape | null {
   if ((mmio.read32(REGISTERS.GSTS[0]) & registers.QIE) === 0) return null
   const address = mmio.read64(REGISTERS.IQA[0])
   const entryBytes = (address & 0x800n) === 0n ? 16 : 32
+  const entries = (4096 << Number(address & 7n)) / entryBytes
+  const indexOf = (value: number): number =>
+    Math.floor((value & registers.QUEUE_OFFSET_MASK) / entryBytes) % entries
   return {
     base: address & ~0xfffn,
     entryBytes,
-    entries: (4096 << Number(address & 7n)) / entryBytes,
-    tail: (mmio.read32(REGISTERS.IQT[0]) & registers.QUEUE_OFFSET_MASK) / entryBytes,
+    entries,
+    tail: indexOf(mmio.read32(REGISTERS.IQT[0])),
+    indexOf,
   }
 }
 
@@ -71,16 +76,14 @@ function mode(description: string, capabilities: VtdCapabilities, append: string
 
 export const vtd: BootPlatform = {
   name: "vtd",
-  machine: "q35",
+  board: Q35,
   registers: { base: REGISTER_BASE, bytes: registers.REGISTER_PAGE_BYTES, specs: SPECS },
   commandQueue,
-  ramBase: 0,
-  kernel: CLOUD_6_1,
-  qemuSuite: "bookworm",
-  modules: [],
-  acpiTables: () => [
-    dmarTable({ registerBase: BigInt(REGISTER_BASE), hostAddressWidth: HOST_ADDRESS_WIDTH }),
-  ],
+  kernels: { bookworm: cloudKernel("bookworm", "amd64"), trixie: cloudKernel("trixie", "amd64") },
+  firmware: {
+    kind: "acpi",
+    tables: () => [dmarTable({ registerBase: BigInt(REGISTER_BASE), hostAddressWidth: HOST_ADDRESS_WIDTH })],
+  },
   driverLines: /^DMAR|^iommu|iommu group/,
   linuxFaults: lines => lines.flatMap(line => vtdFault(line) ?? []),
   modes: {

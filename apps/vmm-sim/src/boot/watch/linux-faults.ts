@@ -32,6 +32,8 @@ export function vtdFault(line: string): LinuxFault | null {
     line,
   }
 }
+/** RnW of an event record: bit 35 of its second word. IHI 0070 G.b §7.3. */
+const SMMU_RNW = 1n << 35n
 /** PR, RW and the like in the flags that Linux prints: bits 27:16 of the event's second dword. */
 const AMD_FLAG_RW = 0x20
 const IO_PAGE_FAULT = 2
@@ -50,4 +52,22 @@ export function amdFault(line: string): LinuxFault | null {
     access: isWrite ? "write" : "read",
     line,
   }
+}
+
+/** `arm-smmu-v3 3e000000.iommu: event 0x10 received:` and the four words of the record, a line each. */
+export function smmuFaults(lines: readonly string[]): LinuxFault[] {
+  return lines.flatMap((line, n) => {
+    const match = /arm-smmu-v3 \S+ event 0x([\da-f]+) received:/i.exec(line)
+    if (match === null) return []
+    const words = lines.slice(n + 1, n + 5).map(next => /\t0x([\da-f]{16})/i.exec(next)?.[1])
+    const [config, flags, address] = words.map(word => BigInt(`0x${word ?? "0"}`))
+    if (config === undefined || flags === undefined || address === undefined) return []
+    return {
+      device: requesterName(Number(config >> 32n)),
+      address,
+      code: Number.parseInt(match[1] ?? "", 16),
+      access: (flags & SMMU_RNW) === 0n ? "write" : "read",
+      line: [line, ...words.map(word => `0x${word}`)].join(" "),
+    }
+  })
 }

@@ -1,6 +1,7 @@
 /**
  * What software said to an IOMMU, in order: registers written, commands queued. Commands are read from the queue when
- * its tail moves, so the transcript does not depend on what the model makes of them.
+ * its tail moves, before the model sees them: what it makes of them has no part in the transcript, and some are
+ * overwritten when they are done.
  */
 import type { BitLayout, FieldSpecs, Mmio, PhysicalMemory, RegisterSpecs } from "@iommu/core"
 
@@ -19,8 +20,9 @@ export interface QueueShape {
   readonly entryBytes: number
   /** Entries, a power of two. */
   readonly entries: number
-  /** Index of the next entry that software will write. */
+  /** Index of the next entry that software will write; what a value of the tail register says of it. */
   readonly tail: number
+  indexOf(value: number): number
 }
 
 export interface CommandQueueWatch {
@@ -87,20 +89,19 @@ export class Transcript implements Mmio {
 
   #written(offset: number, value: bigint, write: () => void): void {
     const name = this.#nameOf(offset)
-    const before = offset === this.#queue.tailRegister ? this.#queue.shape(this.#mmio) : null
+    const queue = offset === this.#queue.tailRegister ? this.#queue.shape(this.#mmio) : null
     count(this.writes, name)
     this.#remember(`write ${name} = 0x${value.toString(16)}`)
     this.#keep({ kind: "write", register: name, value })
+    if (queue !== null) this.#noteCommands(queue, Number(value & 0xffff_ffffn))
     write()
-    const after = before === null ? null : this.#queue.shape(this.#mmio)
-    if (before === null || after === null) return
-    // Software waits until the access is over, so what it queued still stands there.
-    const { entries, tail } = before
-    // A guest may write any tail: at most one turn of the ring.
-    const queued = (((Math.floor(after.tail) - Math.floor(tail)) % entries) + entries) % entries
-    for (let n = 0; n < queued; n++) {
-      this.#noteCommand(this.#entryAt(before, (Math.floor(tail) + n) % entries))
-    }
+  }
+
+  /** At most one turn of the ring, whatever tail a guest writes. */
+  #noteCommands(queue: QueueShape, value: number): void {
+    const { entries, tail } = queue
+    const queued = (Math.floor(queue.indexOf(value)) - tail + entries) % entries
+    for (let n = 0; n < queued; n++) this.#noteCommand(this.#entryAt(queue, (tail + n) % entries))
   }
 
   #entryAt({ base, entryBytes }: QueueShape, index: number): bigint[] {

@@ -1,0 +1,77 @@
+/** Arm SMMUv3, found through a node of the device tree. */
+import type { BitLayout, FieldSpecs, Mmio } from "@iommu/core"
+import { commands, registers, SMMUV3_EVERYTHING, type SmmuV3IdRegisters, smmuv3Model } from "@iommu/smmuv3"
+import { addSmmu } from "../firmware/smmu-node.ts"
+import { cloudKernel } from "../guest/kernels.ts"
+import { VIRT } from "../machine/boards.ts"
+import type { BootMode, BootPlatform } from "../platform.ts"
+import { smmuFaults } from "../watch/linux-faults.ts"
+import type { CommandQueueWatch, QueueShape } from "../watch/transcript.ts"
+
+const { REGISTERS } = registers
+/** Within the machine's PCI window, where it has nothing of its own. */
+const REGISTER_BASE = 0x3e00_0000
+
+/** The Command queue. IHI 0070 G.b §4.1, §6.3.26. */
+const commandQueue: CommandQueueWatch = {
+  tailRegister: REGISTERS.CMDQ_PROD[0],
+  shape: queueShape,
+  layoutOf: words => layoutOf(Number((words[0] ?? 0n) & BigInt(commands.OPCODE))),
+}
+
+function layoutOf(opcode: number): BitLayout<FieldSpecs> | null {
+  return commands.COMMANDS.get(opcode) ?? null
+}
+
+function queueShape(mmio: Mmio): QueueShape | null {
+  if ((mmio.read32(REGISTERS.CR0[0]) & registers.CR0_CMDQEN) === 0) return null
+  const base = mmio.read64(REGISTERS.CMDQ_BASE[0])
+  const entries = 2 ** Number(base & BigInt(registers.QUEUE_BASE_LOG2SIZE))
+  const indexOf = (value: number): number => (value & registers.QUEUE_INDEX) % entries
+  return {
+    base: base & 0x00ff_ffff_ffff_ffe0n,
+    entryBytes: commands.COMMAND_BYTES,
+    entries,
+    tail: indexOf(mmio.read32(REGISTERS.CMDQ_PROD[0])),
+    indexOf,
+  }
+}
+
+/** What follows from 16-bit StreamIDs: more than a PCI segment's requesters has no use here. */
+const IDR1 = field32(registers.IDR1, SMMUV3_EVERYTHING.IDR1, { SIDSIZE: 16n })
+
+function mode(description: string, changes: Partial<SmmuV3IdRegisters> = {}, append = ""): BootMode {
+  const id = { ...SMMUV3_EVERYTHING, IDR1, ...changes }
+  return {
+    description,
+    append,
+    translates: true,
+    createModel: (memory, caches) => smmuv3Model({ memory, caches, id }),
+  }
+}
+
+/** A register of 32 bits with some fields changed. */
+function field32<F extends FieldSpecs>(
+  layout: BitLayout<F>,
+  value: number,
+  changes: Partial<Record<keyof F, bigint>>,
+): number {
+  return Number(layout.encode({ ...layout.decode([BigInt(value >>> 0)]), ...changes })[0])
+}
+
+export const smmuv3: BootPlatform = {
+  name: "smmuv3",
+  board: VIRT,
+  registers: { base: REGISTER_BASE, bytes: registers.REGION_BYTES, specs: REGISTERS },
+  commandQueue,
+  kernels: { bookworm: cloudKernel("bookworm", "arm64"), trixie: cloudKernel("trixie", "arm64") },
+  firmware: {
+    kind: "device tree",
+    change: root => addSmmu(root, { registerBase: REGISTER_BASE, registerBytes: registers.REGION_BYTES }),
+  },
+  driverLines: /^arm-smmu-v3|^iommu|iommu group/,
+  linuxFaults: smmuFaults,
+  modes: {
+    s1: mode("stage 1, two-level stream table, everything that the model has"),
+  },
+}
