@@ -2,7 +2,9 @@
 import {
   type CacheInvalidateData,
   type CacheInvalidateResult,
+  type DirtyBitmap,
   type DomainUserData,
+  type IommuDevice,
   IommuError,
   toU64,
   type U64Like,
@@ -10,8 +12,11 @@ import {
 } from "@iommu/core"
 import { bytesArgument, memoryArgument } from "./abi/argument.ts"
 import { dispatch } from "./abi/dispatch.ts"
+import type { PhysicalRun } from "./ioas/physical-run.ts"
 import type { PinPolicy } from "./memory/pin-accounting.ts"
+import { AccessObject, type AccessUser } from "./objects/access.ts"
 import { type BindRequest, BoundDevice } from "./objects/device.ts"
+import { type DirtyBitmapRequest, dirtyBitmap } from "./objects/dirty-bitmap.ts"
 import type { FaultFile } from "./objects/fault-file.ts"
 import { draftFaultQueue } from "./objects/fault-queue.ts"
 import { type HwInfoReport, hwInfo } from "./objects/hw-info.ts"
@@ -28,7 +33,8 @@ import {
 } from "./objects/ioas-calls.ts"
 import { IommufdContext } from "./objects/iommufd-context.ts"
 import type { HardwareMapping, MmapRequest } from "./objects/mmap-offsets.ts"
-import { setRlimitMode, vfioIoas } from "./objects/options.ts"
+import { checkRawIo, physicalRun } from "./objects/no-iommu.ts"
+import { changeOwner, setRlimitMode, vfioIoas } from "./objects/options.ts"
 import { type ContextState, contextState, type ServedUserData, servedUserData } from "./objects/state.ts"
 import { type UserBytes, userBytes } from "./objects/user-bytes.ts"
 import { draftVdevice } from "./objects/vdevice.ts"
@@ -137,6 +143,20 @@ export class Iommufd {
       .publish()
   }
 
+  /** Takes a device that has no IOMMU. @throws EPERM without CAP_SYS_RAWIO, EBUSY, ENOMEM */
+  bindNoIommuDevice(device: IommuDevice): BoundDevice {
+    checkRawIo(this.process)
+    return this.bindDevice({ ops: this.context.noIommu, device })
+  }
+
+  /** Lets software of the kernel use address spaces: a mediated device. @throws ENOMEM */
+  createAccess(user: AccessUser): AccessObject {
+    const context = this.context
+    return context.objects
+      .draft(this.process.account, identity => new AccessObject(identity, context, user))
+      .publish()
+  }
+
   /** @throws ENOENT; EBUSY while something needs the object */
   destroy(id: number): void {
     this.context.objects.destroyById(id)
@@ -186,6 +206,16 @@ export class Iommufd {
     this.context.objects.get(ioasId, "ioas").ioas.allowIovas(ranges)
   }
 
+  /** The process of this handle answers for all pinned pages from now on. @throws EINVAL for memory of a process, ENOMEM */
+  ioasChangeProcess(): void {
+    changeOwner(this.context, this.process)
+  }
+
+  /** Where memory lies that a device without an IOMMU uses. @throws EPERM without CAP_SYS_RAWIO */
+  noIommuGetPa(ioasId: number, iova: U64Like, length: U64Like): PhysicalRun {
+    return physicalRun(this.context, this.process, ioasId, toU64(iova, "iova"), toU64(length, "length"))
+  }
+
   /** Option HUGE_PAGES of an address space. */
   hugePages(ioasId: number): boolean {
     return this.context.objects.get(ioasId, "ioas").ioas.usesHugePages
@@ -231,6 +261,17 @@ export class Iommufd {
       faultId: faultId ?? 0,
     }
     return draftHwpt(this.context, this.process, request).publish().id
+  }
+
+  /** What was dirty before is forgotten at each start. */
+  hwptSetDirtyTracking(hwptId: number, state: "on" | "off"): void {
+    const { ioas, domain } = this.context.objects.get(hwptId, "hwpt-paging")
+    ioas.ioas.setDirtyTracking(domain, state)
+  }
+
+  /** Pages that devices wrote to; forgotten then, unless the request keeps them. */
+  hwptGetDirtyBitmap(request: DirtyBitmapRequest): DirtyBitmap {
+    return dirtyBitmap(this.context, request)
   }
 
   /** Carries out a guest's invalidations on its page table or vIOMMU. What is wrong is in the result. */

@@ -3,6 +3,7 @@ import { IommuError } from "@iommu/core"
 import type { Iommufd } from "../context.ts"
 import type { Argument } from "./argument.ts"
 import type { Command } from "./command.ts"
+import { DIRTY_COMMANDS } from "./dirty-commands.ts"
 import { HWPT_COMMANDS } from "./hwpt-commands.ts"
 import { IOAS_COMMANDS } from "./ioas-commands.ts"
 import { OPTION_COMMANDS } from "./option-commands.ts"
@@ -12,6 +13,7 @@ const COMMANDS: readonly Command[] = [
   ...IOAS_COMMANDS,
   ...OPTION_COMMANDS,
   ...HWPT_COMMANDS,
+  ...DIRTY_COMMANDS,
   ...VIOMMU_COMMANDS,
 ]
 

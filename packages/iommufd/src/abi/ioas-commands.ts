@@ -2,6 +2,7 @@
 import { IommuError } from "@iommu/core"
 import type { Iommufd } from "../context.ts"
 import { checkBelowMax, draftIoas, ioasCopy, ioasMap, ioasMapFile } from "../objects/ioas-calls.ts"
+import { checkRawIo } from "../objects/no-iommu.ts"
 import { copyFromUser, copyToUser } from "../objects/user-copy.ts"
 import {
   IOAS_MAP_FIXED_IOVA,
@@ -13,10 +14,12 @@ import {
   IOMMU_DESTROY,
   IOMMU_IOAS_ALLOC,
   IOMMU_IOAS_ALLOW_IOVAS,
+  IOMMU_IOAS_CHANGE_PROCESS,
   IOMMU_IOAS_COPY,
   IOMMU_IOAS_IOVA_RANGES,
   IOMMU_IOAS_MAP,
   IOMMU_IOAS_MAP_FILE,
+  IOMMU_IOAS_NOIOMMU_GET_PA,
   IOMMU_IOAS_UNMAP,
   IOMMU_IOVA_RANGE,
 } from "../uapi/structs.ts"
@@ -79,6 +82,19 @@ export const IOAS_COMMANDS: readonly Command[] = [
 
   command(IommufdCommand.IOAS_UNMAP, IOMMU_IOAS_UNMAP, 24, ({ iommufd, args, respond }) => {
     respond({ length: iommufd.ioasUnmap(args.ioasId, args.iova, args.length) })
+  }),
+
+  command(IommufdCommand.IOAS_CHANGE_PROCESS, IOMMU_IOAS_CHANGE_PROCESS, 8, ({ iommufd, args }) => {
+    checkReserved(args.__reserved)
+    iommufd.ioasChangeProcess()
+  }),
+
+  command(IommufdCommand.IOAS_NOIOMMU_GET_PA, IOMMU_IOAS_NOIOMMU_GET_PA, 40, ({ iommufd, args, respond }) => {
+    checkRawIo(iommufd.process)
+    checkFlags(args.flags, 0)
+    checkReserved(args.__reserved)
+    const { address, length } = iommufd.noIommuGetPa(args.ioasId, args.iova, args.length)
+    respond({ outPhys: address, length })
   }),
 ]
 

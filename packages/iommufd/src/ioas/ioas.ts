@@ -237,10 +237,10 @@ export class Ioas {
 
   /**
    * IOAS_NOIOMMU_GET_PA.
-   * @param domain the IOAS's domain of devices without an IOMMU
-   * @throws EINVAL, EOVERFLOW, ENOENT
+   * @param domain the IOAS's domain of devices without an IOMMU, if it has one
+   * @throws EINVAL, EOVERFLOW, ENOENT, EOPNOTSUPP
    */
-  physicalRun(domain: PagingDomain, iova: bigint, length: bigint): PhysicalRun {
+  physicalRun(domain: PagingDomain | null, iova: bigint, length: bigint): PhysicalRun {
     return physicalRun(this, domain, iova, length)
   }
 

@@ -2,6 +2,7 @@
 import { type IommuDevice, IommuError, type IommuOps, type MemoryAccount, NO_PASID } from "@iommu/core"
 import { attachTo, detach, replaceWith } from "./attach.ts"
 import { IommuGroup } from "./group.ts"
+import { pagingOf } from "./hwpt.ts"
 import type { IommufdContext } from "./iommufd-context.ts"
 import { type Identity, KernelObject, type ObjectState } from "./object.ts"
 import type { VdeviceObject } from "./vdevice.ts"
@@ -86,6 +87,21 @@ export class BoundDevice extends KernelObject {
 
   detachPasid(pasid: number): void {
     detach(this, checkPasid(pasid))
+  }
+
+  /**
+   * Makes an interrupt controller's doorbell reachable for the device: Linux's `iommufd_sw_msi`.
+   * @param address physical address of the doorbell
+   * @returns what the device writes to; a guest's stage 1 must map it one to one
+   * @throws ENODEV while the device is on no page table, or has no window for software MSIs; EOVERFLOW
+   */
+  mapDoorbell(address: bigint): bigint {
+    const window = this.ops.reservedRegions?.(this.device).find(({ type }) => type === "sw-msi")
+    const { rid } = this.group
+    if (rid === undefined || window === undefined) {
+      throw new IommuError("ENODEV", `${this.device.name} has no window for software MSIs`)
+    }
+    return this.context.softwareMsi.map(pagingOf(rid.hwpt).domain, window, address)
   }
 
   /** The hwpt that requests without PASID, or with one, go through; null when there is none. */

@@ -42,6 +42,7 @@ export class HwptPaging extends KernelObject {
 
   destroy(): void {
     releaseFault(this)
+    this.ioas.context.softwareMsi.unmapAll(this.domain)
     this.ioas.removePageTable(this)
     iommuDomainFree(this.domain)
   }

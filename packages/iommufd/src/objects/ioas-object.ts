@@ -7,13 +7,13 @@ import { type Identity, KernelObject, type ObjectState } from "./object.ts"
 export class IoasObject extends KernelObject {
   readonly kind = "ioas"
   readonly ioas: Ioas
+  readonly context: IommufdContext
   /** In the order in which they were made. */
   readonly pageTables: HwptPaging[] = []
-  readonly #context: IommufdContext
 
   constructor(identity: Identity, context: IommufdContext, ioas: Ioas) {
     super(identity)
-    this.#context = context
+    this.context = context
     this.ioas = ioas
   }
 
@@ -31,7 +31,7 @@ export class IoasObject extends KernelObject {
   }
 
   destroy(): void {
-    if (this.#context.vfioIoas === this) this.#context.vfioIoas = null
+    if (this.context.vfioIoas === this) this.context.vfioIoas = null
     this.ioas.unmapAll()
   }
 

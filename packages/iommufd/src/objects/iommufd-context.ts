@@ -1,11 +1,13 @@
 /** What one open of /dev/iommu holds: Linux's `struct iommufd_ctx`. */
 import type { IommuDevice } from "@iommu/core"
+import { SoftwareMsi } from "../ioas/sw-msi.ts"
 import type { PinPolicy } from "../memory/pin-accounting.ts"
 import type { UserFile } from "../process/file-table.ts"
 import type { Process } from "../process/process.ts"
 import type { BoundDevice } from "./device.ts"
 import type { IoasObject } from "./ioas-object.ts"
 import { MmapOffsets } from "./mmap-offsets.ts"
+import { NoIommu } from "./no-iommu.ts"
 import { ObjectTable } from "./object-table.ts"
 
 export class IommufdContext implements UserFile {
@@ -14,6 +16,9 @@ export class IommufdContext implements UserFile {
   /** Option RLIMIT_MODE. */
   readonly pinPolicy: PinPolicy = { mode: "user" }
   readonly mmapOffsets: MmapOffsets = new MmapOffsets()
+  readonly softwareMsi: SoftwareMsi = new SoftwareMsi()
+  /** Serves devices without an IOMMU. */
+  readonly noIommu: NoIommu = new NoIommu()
   /** Bound devices by the device that the driver knows. */
   readonly devices = new Map<IommuDevice, BoundDevice>()
   /** The process whose memory is mapped: the opener, or who called CHANGE_PROCESS last. */

@@ -80,7 +80,7 @@ export class ObjectTable {
   /** What IOMMU_DESTROY does. @throws ENOENT; EBUSY while something needs the object */
   destroyById(id: number): void {
     const object = this.find(id)
-    if (object.kind === "device") {
+    if (object.kind === "device" || object.kind === "access") {
       throw new IommuError("EBUSY", `object ${id} belongs to the kernel driver that made it`)
     }
     if (object.users > 0) throw new IommuError("EBUSY", `object ${id} (${object.kind}) is in use`)

@@ -1,5 +1,6 @@
 /** What all objects of an iommufd have in common: Linux's `struct iommufd_object`. */
 import type { MemoryAccount } from "@iommu/core"
+import type { AccessObject } from "./access.ts"
 import type { BoundDevice } from "./device.ts"
 import type { FaultQueue } from "./fault-queue.ts"
 import type { HwQueueObject } from "./hw-queue.ts"
@@ -14,6 +15,7 @@ export interface ObjectKinds {
   "hwpt-paging": HwptPaging
   "hwpt-nested": HwptNested
   device: BoundDevice
+  access: AccessObject
   fault: FaultQueue
   viommu: ViommuObject
   vdevice: VdeviceObject

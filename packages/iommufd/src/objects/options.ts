@@ -1,5 +1,6 @@
-/** IOMMU_OPTION and IOMMU_VFIO_IOAS: what belongs to the file and not to an object. */
+/** IOMMU_OPTION, IOMMU_VFIO_IOAS and IOMMU_IOAS_CHANGE_PROCESS: what belongs to the file and not to an object. */
 import { IommuError } from "@iommu/core"
+import { changeProcess } from "../ioas/change-process.ts"
 import type { PinPolicy } from "../memory/pin-accounting.ts"
 import type { Process } from "../process/process.ts"
 import type { IommufdContext } from "./iommufd-context.ts"
@@ -22,4 +23,11 @@ export function setRlimitMode(context: IommufdContext, caller: Process, mode: Pi
 export function vfioIoas({ vfioIoas }: IommufdContext): number {
   if (vfioIoas === null) throw new IommuError("ENODEV", "no address space serves the VFIO container")
   return vfioIoas.id
+}
+
+/** @throws EINVAL when an area shows memory of a process; ENOMEM over the new one's limit; nothing is changed then */
+export function changeOwner(context: IommufdContext, caller: Process): void {
+  const ioases = context.objects.objects.flatMap(object => (object.kind === "ioas" ? [object.ioas] : []))
+  changeProcess(ioases, caller)
+  context.process = caller
 }
