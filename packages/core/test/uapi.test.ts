@@ -1,7 +1,3 @@
-import { execFileSync } from "node:child_process"
-import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs"
-import { tmpdir } from "node:os"
-import { join } from "node:path"
 import {
   AMD_GUEST_INVALIDATE,
   HW_INFO_AMD,
@@ -25,8 +21,9 @@ import {
   VTD_S1_SRE,
   VTD_S1_WPE,
 } from "@iommu/core"
-import { afterAll, describe, expect, it } from "vitest"
+import { describe, expect, it } from "vitest"
 import { compiler } from "./c-compiler.ts"
+import { headersWith, measured, ours } from "./c-facts.ts"
 
 const LAYOUTS = [
   HWPT_VTD_S1,
@@ -60,22 +57,12 @@ const CONSTANTS: Record<string, number | bigint> = {
   IOMMU_HWPT_ALLOC_PASID: PAGING_PASID,
 }
 
-const headers = [join(import.meta.dirname, "../../../.cache/linux-headers/usr/include"), "/usr/include"].find(
-  hasAmd,
-)
-if (headers === undefined) {
-  console.warn(
-    "skipped: no linux/iommufd.h with AMD's structs (Linux 7.0 and later); " +
-      "tooling/debian/fetch-package.sh trixie-backports linux-libc-dev .cache/linux-headers gets it",
-  )
-}
-
-const folder = mkdtempSync(join(tmpdir(), "iommu-uapi-"))
-afterAll(() => rmSync(folder, { recursive: true }))
+const headers = headersWith("iommu_hwpt_amd_guest")
+const FACTS = { layouts: LAYOUTS, constants: CONSTANTS }
 
 describe("uAPI structs", () => {
-  it.skipIf(compiler === null || headers === undefined)("lie in memory as Linux's header says", () => {
-    expect(measure(headers as string)).toEqual(ours())
+  it.skipIf(compiler === null || headers === null)("lie in memory as Linux's header says", () => {
+    expect(measured(FACTS, headers as string)).toEqual(ours(FACTS))
   })
 
   it("cover their bytes without gaps and round-trip", () => {
@@ -101,50 +88,4 @@ function encodeDecoded(
   bytes: Uint8Array,
 ) {
   return layout.encode(layout.decode(bytes) as never)
-}
-
-function hasAmd(folder: string): boolean {
-  const header = join(folder, "linux/iommufd.h")
-  return existsSync(header) && readFileSync(header, "utf8").includes("iommu_hwpt_amd_guest")
-}
-
-/** Sizes, offsets and constants as this package has them, under C's names. */
-function ours(): Record<string, number> {
-  const facts: [string, number][] = Object.entries(CONSTANTS).map(([name, value]) => [name, Number(value)])
-  for (const { name, size, members } of LAYOUTS) {
-    facts.push([`sizeof ${name}`, size])
-    for (const [member, [, offset]] of Object.entries(members))
-      facts.push([`${name}.${snake(member)}`, offset])
-  }
-  return Object.fromEntries(facts)
-}
-
-/** The same facts from the C compiler. */
-function measure(include: string): Record<string, number> {
-  const lines = Object.keys(CONSTANTS).map(name => `FACT("${name}", ${name})`)
-  for (const { name, members } of LAYOUTS) {
-    lines.push(`FACT("sizeof ${name}", sizeof(struct ${name}))`)
-    for (const member of Object.keys(members).map(snake)) {
-      lines.push(`FACT("${name}.${member}", offsetof(struct ${name}, ${member}))`)
-    }
-  }
-  const source = `#include <stddef.h>
-#include <stdio.h>
-#include <linux/iommufd.h>
-#define FACT(name, value) printf("%s=%lld\\n", name, (long long)(value));
-int main(void) { ${lines.join("\n")} return 0; }
-`
-  const program = join(folder, "facts")
-  execFileSync(compiler as string, ["-I", include, "-x", "c", "-o", program, "-"], { input: source })
-  const text = execFileSync(program, { encoding: "utf8" })
-  return Object.fromEntries(text.trim().split("\n").map(parseFact))
-}
-
-function parseFact(line: string): [string, number] {
-  const at = line.lastIndexOf("=")
-  return [line.slice(0, at), Number(line.slice(at + 1))]
-}
-
-function snake(name: string): string {
-  return name.startsWith("__") ? name : name.replace(/[A-Z]/g, letter => `_${letter.toLowerCase()}`)
 }

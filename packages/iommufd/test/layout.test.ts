@@ -1,0 +1,92 @@
+/** Structs, command numbers and constants next to Linux's newest packaged header, through the C compiler. */
+import { VeventqType, ViommuType } from "@iommu/core"
+import * as uapi from "@iommu/iommufd"
+import { describe, expect, it } from "vitest"
+import { compiler } from "../../core/test/c-compiler.ts"
+import { headersWith, measured, ours } from "../../core/test/c-facts.ts"
+
+const LAYOUTS = [
+  uapi.IOMMU_DESTROY,
+  uapi.IOMMU_IOAS_ALLOC,
+  uapi.IOMMU_IOVA_RANGE,
+  uapi.IOMMU_IOAS_ALLOW_IOVAS,
+  uapi.IOMMU_IOAS_COPY,
+  uapi.IOMMU_IOAS_IOVA_RANGES,
+  uapi.IOMMU_IOAS_MAP,
+  uapi.IOMMU_IOAS_MAP_FILE,
+  uapi.IOMMU_IOAS_UNMAP,
+  uapi.IOMMU_OPTION,
+  uapi.IOMMU_VFIO_IOAS,
+  uapi.IOMMU_HWPT_ALLOC,
+  uapi.IOMMU_GET_HW_INFO,
+  uapi.IOMMU_HWPT_SET_DIRTY_TRACKING,
+  uapi.IOMMU_HWPT_GET_DIRTY_BITMAP,
+  uapi.IOMMU_HWPT_INVALIDATE,
+  uapi.IOMMU_FAULT_QUEUE_ALLOC,
+  uapi.IOMMU_VIOMMU_ALLOC,
+  uapi.IOMMU_VDEVICE_ALLOC,
+  uapi.IOMMU_IOAS_CHANGE_PROCESS,
+  uapi.IOMMU_VEVENTQ_ALLOC,
+  uapi.IOMMU_HW_QUEUE_ALLOC,
+  uapi.IOMMU_IOAS_NOIOMMU_GET_PA,
+  uapi.IOMMU_HWPT_PGFAULT,
+  uapi.IOMMU_HWPT_PAGE_RESPONSE,
+  uapi.IOMMUFD_VEVENT_HEADER,
+]
+
+const COMMANDS = Object.fromEntries(
+  Object.entries(uapi.IommufdCommand).map(([name, number]) => [`IOMMU_${name}`, number]),
+)
+
+const CONSTANTS = {
+  ...COMMANDS,
+  IOMMUFD_TYPE: uapi.IOMMUFD_TYPE,
+  IOMMU_IOAS_MAP_FIXED_IOVA: uapi.IOAS_MAP_FIXED_IOVA,
+  IOMMU_IOAS_MAP_WRITEABLE: uapi.IOAS_MAP_WRITEABLE,
+  IOMMU_IOAS_MAP_READABLE: uapi.IOAS_MAP_READABLE,
+  IOMMU_HWPT_ALLOC_NEST_PARENT: uapi.HWPT_ALLOC_NEST_PARENT,
+  IOMMU_HWPT_ALLOC_DIRTY_TRACKING: uapi.HWPT_ALLOC_DIRTY_TRACKING,
+  IOMMU_HWPT_FAULT_ID_VALID: uapi.HWPT_FAULT_ID_VALID,
+  IOMMU_HWPT_ALLOC_PASID: uapi.HWPT_ALLOC_PASID,
+  IOMMU_HW_INFO_FLAG_INPUT_TYPE: uapi.HW_INFO_FLAG_INPUT_TYPE,
+  IOMMU_HW_CAP_DIRTY_TRACKING: uapi.HW_CAP_DIRTY_TRACKING,
+  IOMMU_HW_CAP_PCI_PASID_EXEC: uapi.HW_CAP_PCI_PASID_EXEC,
+  IOMMU_HW_CAP_PCI_PASID_PRIV: uapi.HW_CAP_PCI_PASID_PRIV,
+  IOMMU_HW_CAP_PCI_ATS_NOT_SUPPORTED: uapi.HW_CAP_PCI_ATS_NOT_SUPPORTED,
+  IOMMU_HWPT_DIRTY_TRACKING_ENABLE: uapi.HWPT_DIRTY_TRACKING_ENABLE,
+  IOMMU_HWPT_GET_DIRTY_BITMAP_NO_CLEAR: uapi.HWPT_GET_DIRTY_BITMAP_NO_CLEAR,
+  IOMMU_OPTION_RLIMIT_MODE: uapi.OPTION_RLIMIT_MODE,
+  IOMMU_OPTION_HUGE_PAGES: uapi.OPTION_HUGE_PAGES,
+  IOMMU_OPTION_OP_SET: uapi.OPTION_OP_SET,
+  IOMMU_OPTION_OP_GET: uapi.OPTION_OP_GET,
+  IOMMU_VFIO_IOAS_GET: uapi.VFIO_IOAS_GET,
+  IOMMU_VFIO_IOAS_SET: uapi.VFIO_IOAS_SET,
+  IOMMU_VFIO_IOAS_CLEAR: uapi.VFIO_IOAS_CLEAR,
+  IOMMU_PGFAULT_FLAGS_PASID_VALID: uapi.PGFAULT_FLAGS_PASID_VALID,
+  IOMMU_PGFAULT_FLAGS_LAST_PAGE: uapi.PGFAULT_FLAGS_LAST_PAGE,
+  IOMMU_PGFAULT_PERM_READ: uapi.PGFAULT_PERM_READ,
+  IOMMU_PGFAULT_PERM_WRITE: uapi.PGFAULT_PERM_WRITE,
+  IOMMU_PGFAULT_PERM_EXEC: uapi.PGFAULT_PERM_EXEC,
+  IOMMU_PGFAULT_PERM_PRIV: uapi.PGFAULT_PERM_PRIV,
+  IOMMU_VEVENTQ_FLAG_LOST_EVENTS: uapi.VEVENTQ_FLAG_LOST_EVENTS,
+  IOMMU_VIOMMU_TYPE_DEFAULT: ViommuType.DEFAULT,
+  IOMMU_VIOMMU_TYPE_ARM_SMMUV3: ViommuType.ARM_SMMUV3,
+  IOMMU_VIOMMU_TYPE_TEGRA241_CMDQV: ViommuType.TEGRA241_CMDQV,
+  IOMMU_VEVENTQ_TYPE_DEFAULT: VeventqType.DEFAULT,
+  IOMMU_VEVENTQ_TYPE_ARM_SMMUV3: VeventqType.ARM_SMMUV3,
+  IOMMU_VEVENTQ_TYPE_TEGRA241_CMDQV: VeventqType.TEGRA241_CMDQV,
+}
+
+const FACTS = { layouts: LAYOUTS, constants: CONSTANTS }
+const headers = headersWith("IOMMU_IOAS_NOIOMMU_GET_PA")
+
+describe("2.2 Table of commands", () => {
+  it.skipIf(compiler === null || headers === null)("lies in memory as Linux's header says", () => {
+    expect(measured(FACTS, headers as string)).toEqual(ours(FACTS))
+  })
+
+  it("numbers 22 commands from 0x80 on", () => {
+    const numbers = Object.values(uapi.IommufdCommand)
+    expect(numbers).toEqual(Array.from({ length: 22 }, (_, i) => 0x3b80 + i))
+  })
+})
