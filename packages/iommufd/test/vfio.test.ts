@@ -4,6 +4,7 @@ import { describe, expect, it } from "vitest"
 import { VfioCommand } from "../src/vfio/constants.ts"
 import { VFIO_DMA_MAP, VFIO_DMA_UNMAP, VFIO_INFO } from "../src/vfio/structs.ts"
 import { RecordingDomain } from "./recording-domain.ts"
+import { testbench } from "./testbench.ts"
 import { PAGE, USER_VA, type Workbench, workbench } from "./workbench.ts"
 
 interface Setup {
@@ -182,6 +183,35 @@ describe("8 VFIO container", () => {
     const bytes = VFIO_INFO.encode({ argsz: 24, flags: 0, iovaPgsizes: 0n, capOffset: 0, pad: 0 })
     call(VfioCommand.IOMMU_GET_INFO, bytes)
     expect(VFIO_INFO.decode(bytes).iovaPgsizes).toBe(4096n | (2n << 20n) | (1n << 30n))
+  })
+})
+
+describe("8 VFIO container ioctls on an open iommufd", () => {
+  it("work on the address space that VFIO_IOAS chose: ENODEV without one", () => {
+    const { iommufd, bound, process } = testbench()
+    const { memory } = process
+    expect(iommufd.ioctlAt(VfioCommand.CHECK_EXTENSION, TYPE1V2)).toBe(1)
+    expect(() => iommufd.ioctlAt(VfioCommand.SET_IOMMU, TYPE1V2)).toThrow(/ENODEV/)
+    const ioasId = iommufd.ioasAlloc()
+    iommufd.setVfioIoas(ioasId)
+    bound().attach(ioasId)
+    expect(iommufd.ioctlAt(VfioCommand.SET_IOMMU, TYPE1V2)).toBe(0)
+    const map = VFIO_DMA_MAP.encode({ argsz: 32, flags: 3, vaddr: USER_VA, iova: 1n << 24n, size: 2n * PAGE })
+    expect(iommufd.ioctl(VfioCommand.IOMMU_MAP_DMA, map)).toBe(0)
+    const unmap = VFIO_DMA_UNMAP.encode({ argsz: 24, flags: 0, iova: 0n, size: 1n << 30n })
+    const at = USER_VA + 0x10_0000n
+    memory.write(at, unmap)
+    expect(iommufd.ioctlAt(VfioCommand.IOMMU_UNMAP_DMA, at)).toBe(0)
+    expect(VFIO_DMA_UNMAP.decode(memory.read(at, 24)).size).toBe(2n * PAGE)
+  })
+
+  it("are EFAULT where the memory is shorter than its argsz says", () => {
+    const { iommufd } = testbench()
+    iommufd.setVfioIoas(iommufd.ioasAlloc())
+    const info = VFIO_INFO.encode({ argsz: 4096, flags: 0, iovaPgsizes: 0n, capOffset: 0, pad: 0 })
+    expect(() => iommufd.ioctl(VfioCommand.IOMMU_GET_INFO, info)).toThrow(/EFAULT/)
+    expect(() => iommufd.ioctl(VfioCommand.IOMMU_MAP_DMA, info)).toThrow(/EFAULT/)
+    expect(() => iommufd.ioctlAt(VfioCommand.IOMMU_GET_INFO, 0)).toThrow(/EFAULT/)
   })
 })
 

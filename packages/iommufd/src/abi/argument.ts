@@ -1,9 +1,11 @@
-/** The struct behind an ioctl's third argument: bytes at hand, or an address in the caller's memory. */
+/** The third argument of an ioctl: a number, or a struct in bytes at hand or in the caller's memory. */
 import { IommuError, U64_MAX } from "@iommu/core"
 import type { UserMemory } from "../memory/user-memory.ts"
 import { checkZeroTail, copyFromUser, copyToUser } from "../objects/user-copy.ts"
 
 export interface Argument {
+  /** The argument as a number: for a struct its address, and 0 for bytes, which have none. */
+  readonly value: bigint
   /** The first bytes. @throws EFAULT */
   read(length: number): Uint8Array
   /** @throws E2BIG when a byte from `offset` up to `end` is not zero, EFAULT */
@@ -19,19 +21,21 @@ export function bytesArgument(bytes: Uint8Array): Argument {
     return bytes.subarray(start, end)
   }
   return {
+    value: 0n,
     read: length => part(0, length),
     checkZero: (offset, end) => {
       if (part(offset, end).some(byte => byte !== 0)) {
         throw new IommuError("E2BIG", "bytes beyond the known struct must be zero")
       }
     },
-    write: written => bytes.set(written),
+    write: written => part(0, written.length).set(written),
   }
 }
 
 /** A struct in memory of a process. */
 export function memoryArgument(memory: UserMemory, address: bigint): Argument {
   return {
+    value: address,
     read: length => copyFromUser(memory, address, length),
     checkZero: (offset, end) => {
       const start = address + BigInt(offset)

@@ -1,6 +1,8 @@
 /** From a command number and a struct to the command: Linux's `iommufd_fops_ioctl`. */
 import { IommuError } from "@iommu/core"
 import type { Iommufd } from "../context.ts"
+import { VfioContainer } from "../vfio/container.ts"
+import { vfioIoctl } from "../vfio/container-ioctl.ts"
 import type { Argument } from "./argument.ts"
 import type { Command } from "./command.ts"
 import { DIRTY_COMMANDS } from "./dirty-commands.ts"
@@ -29,7 +31,7 @@ export function dispatch(iommufd: Iommufd, number: number, argument: Argument): 
   const command = BY_NUMBER.get(number)
   if (command === undefined) {
     if (BY_LOW_BITS.has(number & NUMBER_BITS)) throw unknown(number)
-    return dispatchVfio(number)
+    return vfioIoctl(vfioContainer(iommufd), number, argument)
   }
   const userSize = sizeOf(argument)
   if (userSize < command.minSize) {
@@ -39,8 +41,14 @@ export function dispatch(iommufd: Iommufd, number: number, argument: Argument): 
   return 0
 }
 
-function dispatchVfio(number: number): number {
-  throw unknown(number)
+/** Of the address space that VFIO_IOAS chose. */
+function vfioContainer({ context, process }: Iommufd): VfioContainer {
+  const ioas = context.vfioIoas
+  return new VfioContainer({
+    process,
+    vfioAddressSpace: ioas?.ioas ?? null,
+    enforcesCoherency: ioas?.pageTables.every(hwpt => hwpt.enforcesCoherency) ?? false,
+  })
 }
 
 /** The first 32-bit word of every struct. */
