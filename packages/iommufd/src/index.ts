@@ -2,6 +2,8 @@
  * Linux's iommufd over any driver of the `@iommu/core` contract.
  * @packageDocumentation
  */
+
+export { bytesArgument, memoryArgument } from "./abi/argument.ts"
 export * from "./context.ts"
 export type { IoasAccess, IovaPin } from "./ioas/access.ts"
 export { changeProcess } from "./ioas/change-process.ts"
@@ -28,5 +30,8 @@ export * from "./process/process.ts"
 export * from "./uapi/constants.ts"
 export * from "./uapi/records.ts"
 export * from "./uapi/structs.ts"
+export type { VfioArgument } from "./vfio/argument.ts"
 export { type VfioBackend, VfioContainer, type VfioInfo, type VfioMapRequest } from "./vfio/container.ts"
-export { type VfioArgument, vfioIoctl } from "./vfio/container-ioctl.ts"
+export { vfioIoctl } from "./vfio/container-ioctl.ts"
+export { VfioDeviceFile, type VfioDeviceOptions } from "./vfio/device-file.ts"
+export { vfioDeviceIoctl } from "./vfio/device-ioctl.ts"

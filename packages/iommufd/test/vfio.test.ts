@@ -1,5 +1,5 @@
 /** VFIO's container ioctls over an IOAS, byte by byte. */
-import { type Ioas, type VfioArgument, VfioContainer, vfioIoctl } from "@iommu/iommufd"
+import { bytesArgument, type Ioas, type VfioArgument, VfioContainer, vfioIoctl } from "@iommu/iommufd"
 import { describe, expect, it } from "vitest"
 import { VfioCommand } from "../src/vfio/constants.ts"
 import { VFIO_DMA_MAP, VFIO_DMA_UNMAP, VFIO_INFO } from "../src/vfio/structs.ts"
@@ -46,12 +46,9 @@ function setup(type?: bigint): Setup {
 }
 
 function argumentOf(argument: bigint | Uint8Array): VfioArgument {
-  const bytes = typeof argument === "bigint" ? new Uint8Array() : argument
-  return {
-    value: typeof argument === "bigint" ? argument : 0x7f00_0000n,
-    read: length => bytes.slice(0, length),
-    write: written => bytes.set(written),
-  }
+  return typeof argument === "bigint"
+    ? { ...bytesArgument(new Uint8Array()), value: argument }
+    : bytesArgument(argument)
 }
 
 const [TYPE1, TYPE1V2] = [1n, 3n]

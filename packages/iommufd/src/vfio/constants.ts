@@ -31,3 +31,15 @@ export const VFIO_IOMMU_INFO_CAPS = 2
 
 export const VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE = 1
 export const VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL = 3
+
+/** ioctl numbers of a device's own file. */
+export const VfioDeviceCommand = {
+  GET_INFO: VFIO_BASE + 7,
+  BIND_IOMMUFD: VFIO_BASE + 18,
+  ATTACH_IOMMUFD_PT: VFIO_BASE + 19,
+  DETACH_IOMMUFD_PT: VFIO_BASE + 20,
+} as const
+
+export const VFIO_DEVICE_FLAGS_PCI = 2
+export const VFIO_DEVICE_ATTACH_PASID = 1
+export const VFIO_DEVICE_DETACH_PASID = 1

@@ -1,5 +1,6 @@
 /** The container's ioctls, byte by byte. */
 import { IommuError } from "@iommu/core"
+import { checkArgsz, checkFlags, readArgsz, type VfioArgument } from "./argument.ts"
 import {
   VFIO_API_VERSION,
   VFIO_DMA_MAP_FLAG_READ,
@@ -10,15 +11,6 @@ import {
 import type { VfioContainer } from "./container.ts"
 import { encodeInfo } from "./info-bytes.ts"
 import { VFIO_DMA_MAP, VFIO_DMA_UNMAP, VFIO_INFO_MIN_BYTES } from "./structs.ts"
-
-/** The third argument of the ioctl: a number, or where a struct is. */
-export interface VfioArgument {
-  readonly value: bigint
-  /** First bytes of the struct. @throws EFAULT */
-  read(length: number): Uint8Array
-  /** Overwrites the first bytes. @throws EFAULT */
-  write(bytes: Uint8Array): void
-}
 
 /**
  * @returns what the ioctl returns
@@ -45,8 +37,7 @@ export function vfioIoctl(container: VfioContainer, command: number, argument: V
 }
 
 function getInfo(container: VfioContainer, argument: VfioArgument): number {
-  const argsz = new DataView(argument.read(VFIO_INFO_MIN_BYTES).slice().buffer).getUint32(0, true)
-  checkArgsz(argsz, VFIO_INFO_MIN_BYTES)
+  const argsz = readArgsz(argument, VFIO_INFO_MIN_BYTES)
   argument.write(encodeInfo(container.info(), argsz))
   return 0
 }
@@ -78,12 +69,4 @@ function unmapped(
   if ((flags & VFIO_DMA_UNMAP_FLAG_ALL) === 0) return container.unmapDma(iova, size)
   if (iova !== 0n || size !== 0n) throw new IommuError("EINVAL", "with UNMAP_ALL, iova and size are 0")
   return container.unmapAllDma()
-}
-
-function checkArgsz(argsz: number, least: number): void {
-  if (argsz < least) throw new IommuError("EINVAL", `argsz is at least ${least} for this command`)
-}
-
-function checkFlags(flags: number, known: number): void {
-  if ((flags & ~known) !== 0) throw new IommuError("EINVAL", `flags 0x${flags.toString(16)} are unknown here`)
 }
