@@ -3,6 +3,7 @@ import { defineConformance } from "@iommu/conformance"
 import { createMemory, iommuDevice, type MemoryAccount, PageAllocator, translateRequest } from "@iommu/core"
 import { describe, it } from "vitest"
 import { guestContract, pagingContract } from "./user-data-contracts.ts"
+import { viommuContract } from "./viommu-contract.ts"
 
 const POLICIES = ["exact", "hoard", "none"] as const
 
@@ -12,6 +13,7 @@ for (const caches of POLICIES) {
     {
       name: `amd, caches: ${caches}`,
       userData: [pagingContract, guestContract],
+      viommu: viommuContract,
       create: () => {
         const memory = createMemory([{ base: 0, size: 0x200_0000 }])
         const pages = new PageAllocator(memory, { base: 0x100_0000, size: 0x100_0000 })
@@ -25,6 +27,9 @@ for (const caches of POLICIES) {
             const outcome = translateRequest(model, { device: device.id, pasid, iova, access })
             return outcome.ok ? outcome.pa : null
           },
+          memory,
+          connect: (device, ats) => model.connect(device.id, ats),
+          pageRequest: request => model.pageRequest(request),
         }
       },
     },

@@ -12,7 +12,7 @@ import {
   pagingParameters,
 } from "@iommu/core"
 import { assertTrue } from "./assert.ts"
-import type { ConformanceMachine, ConformanceTarget, UserDataContract } from "./target.ts"
+import type { ConformanceMachine, ConformanceTarget, UserDataContract, ViommuContract } from "./target.ts"
 
 /** A machine on the test bench: an owner with an account, and shorthands for what most tests do. */
 export interface TestBench {
@@ -63,6 +63,12 @@ export function nestedContract(target: ConformanceTarget): UserDataContract {
   const contract = target.userData.find(data => data.parent === "nest-parent")
   assertTrue(contract !== undefined, "a driver that nests has a contract of nested user data")
   return contract
+}
+
+/** The contract of a driver's virtual IOMMUs. */
+export function viommuContract(target: ConformanceTarget): ViommuContract {
+  assertTrue(target.viommu !== undefined, "a driver with virtual IOMMUs has a contract of them")
+  return target.viommu
 }
 
 /** The smallest page of a domain, in bytes. */

@@ -1,10 +1,14 @@
 import type {
+  AtsDevice,
+  CacheInvalidateData,
   DomainUserData,
   ErrnoCode,
   IommuDevice,
   IommuOps,
   MemoryAccount,
+  PageRequest,
   PagingDomain,
+  PhysicalMemory,
 } from "@iommu/core"
 
 /** The functions of a test runner that the suite uses; vitest, node:test, mocha and jest all have them. */
@@ -27,6 +31,12 @@ export interface ConformanceMachine {
    * @returns where it lands, or null when it is refused
    */
   dma?(device: IommuDevice, pasid: number, iova: bigint, access: number): bigint | null
+  /** Memory of the machine below 1 MiB, which no driver uses: guest tables and data of a test. */
+  readonly memory?: PhysicalMemory
+  /** Puts a device with an address translation cache on the hardware, for its answers. Comes with {@link pageRequest}. */
+  connect?(device: IommuDevice, ats: AtsDevice): void
+  /** One page request message through the hardware. */
+  pageRequest?(request: PageRequest): void
 }
 
 /** User data that a driver must refuse, with the moment when it does. */
@@ -53,9 +63,35 @@ export interface UserDataContract {
   readonly reservedAt: "alloc" | "attach"
 }
 
+/** A guest's device with tables of the guest's in {@link ConformanceMachine.memory}, which the parent maps one to one. */
+export interface GuestTables {
+  readonly data: DomainUserData
+  /** Refused by the guest's tables, which is the guest's to hear of. */
+  readonly refusedByGuest: bigint
+  /** Refused by the parent, which is not. */
+  readonly refusedByHost: bigint
+}
+
+/** What a driver's virtual IOMMUs are, by its authors from the book. */
+export interface ViommuContract {
+  readonly type: number
+  /** Bits of the number that a guest knows a device by. */
+  readonly virtualIdBits: number
+  /** An invalidation that names a device by the guest's number. */
+  naming(virtualId: number): CacheInvalidateData
+  /** One that a guest has no business to ask for: EIO. */
+  readonly forbidden: CacheInvalidateData
+  /** @param base of 64 KiB that the parent maps one to one */
+  guestTables(machine: ConformanceMachine, base: bigint): GuestTables
+  /** The number of the device in an event as a guest gets it. */
+  deviceIn(event: Uint8Array): number
+}
+
 export interface ConformanceTarget {
   readonly name: string
   create(): ConformanceMachine
   /** Contracts of all types in `ops.capabilities.userDataTypes`. */
   readonly userData: readonly UserDataContract[]
+  /** For drivers with virtual IOMMUs. */
+  readonly viommu?: ViommuContract
 }

@@ -3,6 +3,7 @@ import { createMemory, iommuDevice, type MemoryAccount, PageAllocator, translate
 import { smmuv3Driver, smmuv3Model } from "@iommu/smmuv3"
 import { describe, it } from "vitest"
 import { guestSteContract, pagingContract } from "./user-data-contracts.ts"
+import { viommuContract } from "./viommu-contract.ts"
 
 for (const caches of ["exact", "hoard", "none"] as const) {
   defineConformance(
@@ -10,6 +11,7 @@ for (const caches of ["exact", "hoard", "none"] as const) {
     {
       name: `smmuv3, caches: ${caches}`,
       userData: [pagingContract, guestSteContract],
+      viommu: viommuContract,
       create: () => {
         const memory = createMemory([{ base: 0, size: 0x200_0000 }])
         const pages = new PageAllocator(memory, { base: 0x100_0000, size: 0x100_0000 })
@@ -23,6 +25,9 @@ for (const caches of ["exact", "hoard", "none"] as const) {
             const outcome = translateRequest(model, { device: device.id, pasid, iova, access })
             return outcome.ok ? outcome.pa : null
           },
+          memory,
+          connect: (device, ats) => model.connect(device.id, ats),
+          pageRequest: request => model.pageRequest(request),
         }
       },
     },

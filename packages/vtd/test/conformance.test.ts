@@ -16,7 +16,7 @@ import { nestingPaging, paging, vtdS1 } from "./user-data-contracts.ts"
 const CACHING_MODE = 1n << 7n
 
 function create(hardware: VtdCapabilities, caches: CachePolicy): ConformanceMachine {
-  const { driver, model, pages } = machine(hardware, {}, caches)
+  const { driver, memory, model, pages } = machine(hardware, {}, caches)
   return {
     ops: driver,
     device: (n, account) => iommuDevice({ id: 0x0300 + n * 0x85, account, pasidBits: 16, ats: n === 1 }),
@@ -25,6 +25,9 @@ function create(hardware: VtdCapabilities, caches: CachePolicy): ConformanceMach
       const outcome = translateRequest(model, { device: device.id, pasid, iova, access })
       return outcome.ok ? outcome.pa : null
     },
+    memory,
+    connect: (device, ats) => model.connect(device.id, ats),
+    pageRequest: request => model.pageRequest(request),
   }
 }
 
