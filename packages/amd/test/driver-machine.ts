@@ -1,14 +1,14 @@
 /** A host with the model as its hardware and the driver on top. Expected bits are typed as in the book. */
-import { type AmdModelOptions, type AmdOps, amdDriver, amdModel } from "@iommu/amd"
+import { type AmdModel, type AmdModelOptions, type AmdOps, amdDriver, amdModel } from "@iommu/amd"
 import {
   createMemory,
   type DomainUserData,
   type ErrnoCode,
+  type HardwareEvent,
   type HwptAmdGuest,
   type HwptPaging,
   type Invalidation,
   type IommuDevice,
-  type IommuModel,
   iommuDevice,
   isIommuError,
   MemoryAccount,
@@ -29,9 +29,11 @@ const MAX_DEVICE_ID = 0xff
 export class Host {
   readonly memory: PhysicalMemory
   readonly pages: PageAllocator
-  readonly model: IommuModel
+  readonly model: AmdModel
   readonly ops: AmdOps
   readonly account: MemoryAccount = new MemoryAccount("owner")
+  /** Records that no guest took. */
+  readonly events: HardwareEvent[] = []
 
   constructor(options: Omit<AmdModelOptions, "memory"> = {}) {
     this.memory = createMemory([{ base: 0, size: MEMORY_BYTES }])
@@ -40,7 +42,7 @@ export class Host {
     const { memory, pages } = this
     this.ops = amdDriver(
       { memory, mmio: this.model.mmio, pages },
-      { maxDeviceId: MAX_DEVICE_ID, pollLimit: 100 },
+      { maxDeviceId: MAX_DEVICE_ID, pollLimit: 100, onEvent: event => this.events.push(event) },
     )
   }
 

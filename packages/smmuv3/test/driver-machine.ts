@@ -5,10 +5,10 @@ import {
   createMemory,
   type DomainUserData,
   type ErrnoCode,
+  type HardwareEvent,
   type HwptPaging,
   type Invalidation,
   type IommuDevice,
-  type IommuModel,
   type IommuOps,
   iommuDevice,
   isIommuError,
@@ -37,10 +37,12 @@ export function ids(changes: Partial<SmmuV3IdRegisters>): SmmuV3IdRegisters {
 export class Host {
   readonly memory: PhysicalMemory = createMemory([{ base: 0, size: MEMORY_BYTES }])
   readonly pages: PageAllocator
-  readonly model: IommuModel
+  readonly model: ReturnType<typeof smmuv3Model>
   readonly mmio: Mmio
   readonly ops: IommuOps
   readonly account: MemoryAccount = new MemoryAccount("owner")
+  /** Records that no guest and no handler took. */
+  readonly events: HardwareEvent[] = []
   /** While true, writes of CMDQ_PROD do not arrive: the SMMU hangs. */
   hung = false
 
@@ -58,7 +60,10 @@ export class Host {
       write64: (offset, value) => mmio.write64(offset, value),
     }
     const { memory, pages } = this
-    this.ops = smmuv3Driver({ memory, mmio: this.mmio, pages }, { pollLimit: 100 })
+    this.ops = smmuv3Driver(
+      { memory, mmio: this.mmio, pages },
+      { pollLimit: 100, onEvent: event => this.events.push(event) },
+    )
   }
 
   device(

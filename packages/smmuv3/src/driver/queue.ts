@@ -193,7 +193,7 @@ export class RecordQueue {
     const count = this.#distance(written)
     if (count === 0 && !lost) return { records: [], lost }
     const records = Array.from({ length: count }, (_, n) => this.#read(this.#next + n))
-    this.#next = (this.#next + count) % (2 * this.#size)
+    this.#next = written & (2 * this.#size - 1)
     this.#acknowledged = written & QUEUE_CONS_OVACKFLG
     mmio.write32(cons, (this.#acknowledged | this.#next) >>> 0)
     return { records, lost }
@@ -202,7 +202,7 @@ export class RecordQueue {
   /** §3.5.1: indexes further apart than the queue is long make no sense, and count as a full queue. */
   #distance(written: number): number {
     const span = 2 * this.#size
-    return Math.min(((written & (span - 1)) - this.#next + span) % span, this.#size)
+    return Math.min((written - this.#next) & (span - 1), this.#size)
   }
 
   #read(position: number): bigint[] {
