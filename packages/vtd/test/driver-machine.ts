@@ -3,6 +3,7 @@ import {
   ACCESS_READ,
   type CachePolicy,
   createMemory,
+  type HardwareEvent,
   type Invalidation,
   type IommuDevice,
   iommuDevice,
@@ -37,6 +38,8 @@ export interface TestMachine {
   readonly driver: VtdOps
   /** Pays for devices made by {@link device}. */
   readonly owner: MemoryAccount
+  /** Fault records that the driver read. */
+  readonly events: HardwareEvent[]
   /** A probed device. */
   device(id: number, options?: { pasidBits?: number; ats?: boolean }): IommuDevice
   /** Where an access lands, or null when it is refused. */
@@ -64,7 +67,8 @@ export function machine(
     },
     write64: (offset, value) => model.mmio.write64(offset, value),
   }
-  const driver = vtdDriver({ mmio, memory, pages }, options)
+  const events: HardwareEvent[] = []
+  const driver = vtdDriver({ mmio, memory, pages }, { onEvent: event => events.push(event), ...options })
   const owner = new MemoryAccount("owner")
   return {
     memory,
@@ -72,6 +76,7 @@ export function machine(
     model,
     driver,
     owner,
+    events,
     device: (id, given = {}) => {
       const device = iommuDevice({ id, account: owner, ...given })
       driver.probeDevice(device)
