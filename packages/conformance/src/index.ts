@@ -20,6 +20,7 @@ import { userDataChapter } from "./chapters/user-data.ts"
 import { noViommuChapter, viommuChapter } from "./chapters/viommu.ts"
 import type { ConformanceTarget, TestRunner } from "./target.ts"
 
+export { defineLayouts, defineMasks, type LayoutVector, type MaskVector } from "./layouts.ts"
 export { defineCacheConformance, defineModelConformance } from "./model/define.ts"
 export { defineFuzz, type FuzzContract, type FuzzOptions } from "./model/fuzz.ts"
 export { defineMetamorphic, type MetamorphicOptions } from "./model/metamorphic.ts"

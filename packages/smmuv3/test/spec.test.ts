@@ -1,63 +1,41 @@
+import { defineLayouts, defineMasks } from "@iommu/conformance"
 import type { BitLayout, FieldSpecs, RegisterSpecs } from "@iommu/core"
 import { describe, expect, it } from "vitest"
 import * as cmd from "../src/spec/commands.ts"
 import * as ste from "../src/spec/device-table.ts"
 import * as ev from "../src/spec/events.ts"
+import * as pt from "../src/spec/page-tables.ts"
 import * as cd from "../src/spec/pasid-table.ts"
 import * as reg from "../src/spec/registers.ts"
-import * as positions from "./vectors/field-positions.ts"
+import * as positions from "./vectors/positions.ts"
 import { REAL_WORDS } from "./vectors/real-words.ts"
 
-const LAYOUTS: Record<string, BitLayout<FieldSpecs>> = {
-  L1STD: ste.L1STD,
+const FILES = [cmd, ste, ev, pt, cd, reg]
+
+defineLayouts({ describe, it }, FILES, [
+  ...positions.STRUCTURES,
+  ...positions.COMMANDS,
+  ...positions.RECORDS,
+  ...positions.DESCRIPTORS,
+  ...positions.REGISTERS,
+])
+defineMasks({ describe, it }, FILES, [...positions.REGISTER_MASKS, ...positions.DESCRIPTOR_MASKS])
+
+const REAL_LAYOUTS: Record<string, BitLayout<FieldSpecs>> = {
   STE: ste.STE,
-  L1CD: cd.L1CD,
   CD: cd.CD,
-  PREFETCH_CONFIG: cmd.PREFETCH_CONFIG,
-  PREFETCH_ADDR: cmd.PREFETCH_ADDR,
-  CFGI_STE: cmd.CFGI_STE,
-  CFGI_STE_RANGE: cmd.CFGI_STE_RANGE,
-  CFGI_CD: cmd.CFGI_CD,
-  TLBI_NH_ASID: cmd.TLBI_NH_ASID,
-  TLBI_NH_VA: cmd.TLBI_NH_VA,
-  TLBI_S2_IPA: cmd.TLBI_S2_IPA,
-  ATC_INV: cmd.ATC_INV,
-  PRI_RESP: cmd.PRI_RESP,
-  RESUME: cmd.RESUME,
-  SYNC: cmd.SYNC,
-  F_PERMISSION: ev.F_PERMISSION,
   F_TRANSLATION: ev.F_TRANSLATION,
+  F_PERMISSION: ev.F_PERMISSION,
   C_BAD_STREAMID: ev.C_BAD_STREAMID,
-  PPR: ev.PPR,
-  IDR0: reg.IDR0,
-  IDR1: reg.IDR1,
-  IDR3: reg.IDR3,
-  IDR5: reg.IDR5,
 }
-
-describe("positions of fields", () => {
-  const all = Object.values(positions).flat()
-  it.each(all)("%s.%s is [%i:%i]", (layout, field, msb, lsb) => {
-    expect(LAYOUTS[layout].fields[field].slice(0, 2)).toEqual([msb, lsb])
-  })
-
-  it("addresses reach bit 55 as SMMUv3.4 has them", () => {
-    expect(ste.STE.fields.S1ContextPtr.slice(0, 2)).toEqual([55, 6])
-    expect(ste.STE.fields.S2TTB.slice(0, 2)).toEqual([247, 196])
-    expect(cd.CD.fields.TTB0.slice(0, 2)).toEqual([119, 68])
-    expect(cd.CD.fields.TTB1.slice(0, 2)).toEqual([183, 132])
-    expect(ev.F_TRANSLATION.fields.IPA.slice(0, 2)).toEqual([247, 204])
-    expect(ev.F_CD_FETCH.fields.FetchAddr.slice(0, 2)).toEqual([247, 195])
-  })
-})
 
 describe("words that Linux and QEMU wrote", () => {
   it.each(REAL_WORDS.map(v => [v.what, v] as const))("%s", (_, { layout, words, fields }) => {
-    const decoded = LAYOUTS[layout].decode(words)
+    const decoded = REAL_LAYOUTS[layout].decode(words)
     const set = Object.fromEntries(Object.entries(decoded).filter(([, value]) => value !== 0n))
     const wanted = Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== 0n))
     expect(set).toMatchObject(wanted)
-    expect(LAYOUTS[layout].encode(decoded)).toEqual(words)
+    expect(REAL_LAYOUTS[layout].encode(decoded)).toEqual(words)
   })
 })
 

@@ -111,7 +111,6 @@ const fieldsPrefetchAddr = {
   ...fieldsPrefetchConfig,
   Size: [68, 64, "log2 of the bytes, in units of 4096"],
   Stride: [73, 69, "log2 of the stride, in units of 4096"],
-  NS: [74, 74, "Non-secure address"],
   Address,
 } as const
 const fieldsCfgiSte = { Opcode, SSec, StreamID, Leaf } as const
@@ -185,7 +184,7 @@ export const PREFETCH_CONFIG: CommandLayout<"Opcode" | "SSec" | "SSV" | "Substre
   fieldsPrefetchConfig,
 )
 export const PREFETCH_ADDR: CommandLayout<
-  "Opcode" | "SSec" | "SSV" | "SubstreamID" | "StreamID" | "Size" | "Stride" | "NS" | "Address"
+  "Opcode" | "SSec" | "SSV" | "SubstreamID" | "StreamID" | "Size" | "Stride" | "Address"
 > = layout("CMD_PREFETCH_ADDR", "4.2.2", fieldsPrefetchAddr)
 export const CFGI_STE: CommandLayout<"Opcode" | "SSec" | "StreamID" | "Leaf"> = layout(
   "CMD_CFGI_STE",

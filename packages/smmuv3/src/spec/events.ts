@@ -73,7 +73,7 @@ const fieldsTranslation = {
   PnU,
   InD,
   RnW,
-  NSIPA: [100, 100, "the IPA is Non-secure, for Secure streams"],
+  NSIPA: [102, 102, "the IPA is Non-secure, for Secure streams"],
   S2,
   CLASS,
   InputAddr,

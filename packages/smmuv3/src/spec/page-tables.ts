@@ -159,9 +159,10 @@ const leafS2 = {
   XN: [54, 53, "execute-never"],
   DBM: [51, 51, "dirty bit modifier"],
   Contiguous: [52, 52, "one of a run that translates as one"],
-  Software: [58, 55, "for software"],
+  Software: [57, 55, "for software"],
+  AssuredOnly: [58, 58, "for software, or assured translation"],
   PBHA: [62, 59, "page-based hardware attributes, or ignored"],
-  AssuredOnly: [63, 63, "ignored by SMMUs"],
+  AMEC: [63, 63, "alternate memory encryption context, in the Realm state"],
 } as const
 
 const fieldsStage2Leaf = {

@@ -1,118 +1,164 @@
 /**
- * Bit positions typed from the figures of Intel VT-d 5.10 (D51397-018); those with `linux` stand in Linux's
- * drivers/iommu/intel headers in the same place, those with `qemu` in QEMU's hw/i386/intel_iommu_internal.h.
+ * Bit positions as the figures of Intel VT-d 5.10 (D51397-018) have them, each compared with a second source that was
+ * written from the book by others:
+ *
+ * - "VirtualBox": include/VBox/iommu-intel.h, which has every structure of chapters 9 and 11 and the descriptors of
+ *   6.5.2. It calls the stages "first level" and "second level", and has EMT, PWT, PCD, ERE, NXE and SMEP in the PASID
+ *   table entry, which the book has dropped since.
+ * - "Linux": drivers/iommu/intel/iommu.h and pasid.h, QI_*, DMA_*, ecap_* and cap_*.
+ * - "QEMU": hw/i386/intel_iommu_internal.h.
+ *
+ * OpenVMM's intel_vtd differs in iotlb_inv_dsc (G at 6:5), iec_inv_dsc (IM at 27:23) and IQA (DW at 3); the three above
+ * agree with the book there.
  */
-export interface LayoutVector {
-  readonly layout: string
-  readonly field: string
-  readonly msb: number
-  readonly lsb: number
-  readonly from: string
-}
+import type { LayoutVector, MaskVector } from "@iommu/conformance"
 
-function vector(layout: string, field: string, msb: number, lsb: number, from: string): LayoutVector {
-  return { layout, field, msb, lsb, from }
-}
+const FS = "P 0, RW 1, US 2, PWT 3, PCD 4, A 5, Ignored9 9, EA 10, Ignored11 11, Ignored 62:52, XD 63"
+const SS = "R 0, W 1, X 2, EMT 5:3, IPAT 6, A 8, D 9, Ignored10 10, SNP 11, Ignored 61:52, Ignored63 63"
+const TYPE = "Type 3:0, TypeHi 11:9"
 
-export const LAYOUT_VECTORS: readonly LayoutVector[] = [
-  vector("root entry", "P", 0, 0, "§9.1"),
-  vector("root entry", "CTP", 63, 12, "§9.1"),
-  vector("scalable-mode root entry", "LCTP", 63, 12, "§9.2"),
-  vector("scalable-mode root entry", "UP", 64, 64, "§9.2"),
-  vector("scalable-mode root entry", "UCTP", 127, 76, "§9.2"),
-  vector("context entry", "FPD", 1, 1, "§9.3"),
-  vector("context entry", "TT", 3, 2, "§9.3, linux"),
-  vector("context entry", "SSPTPTR", 63, 12, "§9.3"),
-  vector("context entry", "AW", 66, 64, "§9.3, linux"),
-  vector("context entry", "IGN", 70, 67, "§9.3"),
-  vector("context entry", "DID", 87, 72, "§9.3, linux"),
-  vector("scalable-mode context entry", "DTE", 2, 2, "§9.4"),
-  vector("scalable-mode context entry", "PASIDE", 3, 3, "§9.4, linux"),
-  vector("scalable-mode context entry", "PRE", 4, 4, "§9.4"),
-  vector("scalable-mode context entry", "PDTS", 11, 9, "§9.4, linux"),
-  vector("scalable-mode context entry", "RID_PASID", 83, 64, "§9.4"),
-  vector("scalable-mode context entry", "RID_PRIV", 84, 84, "§9.4"),
-  vector("PASID directory entry", "FPD", 1, 1, "§9.5"),
-  vector("PASID directory entry", "SMPTBLPTR", 63, 12, "§9.5"),
-  vector("PASID table entry", "AW", 4, 2, "§9.6, linux"),
-  vector("PASID table entry", "PGTT", 8, 6, "§9.6, linux"),
-  vector("PASID table entry", "SSADE", 9, 9, "§9.6, linux"),
-  vector("PASID table entry", "SSPTPTR", 63, 12, "§9.6, linux"),
-  vector("PASID table entry", "DID", 79, 64, "§9.6, linux"),
-  vector("PASID table entry", "PWSNP", 87, 87, "§9.6, linux"),
-  vector("PASID table entry", "PGSNP", 88, 88, "§9.6, linux"),
-  vector("PASID table entry", "CD", 89, 89, "§9.6"),
-  vector("PASID table entry", "EMTE", 90, 90, "§9.6"),
-  vector("PASID table entry", "PAT", 127, 96, "§9.6"),
-  vector("PASID table entry", "SRE", 128, 128, "§9.6, linux"),
-  vector("PASID table entry", "FSPM", 131, 130, "§9.6, linux"),
-  vector("PASID table entry", "WPE", 132, 132, "§9.6, linux"),
-  vector("PASID table entry", "EAFE", 135, 135, "§9.6, linux"),
-  vector("PASID table entry", "FSPTPTR", 191, 140, "§9.6, linux"),
-  vector("page_req_dsc", "Type", 7, 0, "§7.4.1.1, linux"),
-  vector("page_req_dsc", "PP", 8, 8, "§7.4.1.1, linux"),
-  vector("page_req_dsc", "RID", 31, 16, "§7.4.1.1, linux"),
-  vector("page_req_dsc", "PASID", 51, 32, "§7.4.1.1, linux"),
-  vector("page_req_dsc", "EXR", 52, 52, "§7.4.1.1, linux"),
-  vector("page_req_dsc", "PMR", 53, 53, "§7.4.1.1, linux"),
-  vector("page_req_dsc", "RDR", 64, 64, "§7.4.1.1, linux"),
-  vector("page_req_dsc", "WRR", 65, 65, "§7.4.1.1, linux"),
-  vector("page_req_dsc", "LPIG", 66, 66, "§7.4.1.1, linux"),
-  vector("page_req_dsc", "PRGI", 75, 67, "§7.4.1.1, linux"),
-  vector("page_req_dsc", "ADDR", 127, 76, "§7.4.1.1, linux"),
-  vector("FRCD_REG", "FI", 63, 12, "§11.4.7.6, qemu"),
-  vector("FRCD_REG", "SID", 79, 64, "§11.4.7.6, qemu"),
-  vector("FRCD_REG", "T2", 92, 92, "§11.4.7.6"),
-  vector("FRCD_REG", "PRIV", 93, 93, "§11.4.7.6"),
-  vector("FRCD_REG", "EXE", 94, 94, "§11.4.7.6"),
-  vector("FRCD_REG", "PP", 95, 95, "§11.4.7.6, linux"),
-  vector("FRCD_REG", "FR", 103, 96, "§11.4.7.6, linux, qemu"),
-  vector("FRCD_REG", "PV", 123, 104, "§11.4.7.6, linux"),
-  vector("FRCD_REG", "AT", 125, 124, "§11.4.7.6"),
-  vector("FRCD_REG", "T1", 126, 126, "§11.4.7.6, qemu"),
-  vector("FRCD_REG", "F", 127, 127, "§11.4.7.6, qemu"),
-  vector("CAP_REG", "SAGAW", 12, 8, "§11.4.2, linux"),
-  vector("CAP_REG", "MGAW", 21, 16, "§11.4.2, linux"),
-  vector("CAP_REG", "FRO", 33, 24, "§11.4.2, linux"),
-  vector("CAP_REG", "SSLPS", 37, 34, "§11.4.2, linux"),
-  vector("CAP_REG", "PSI", 39, 39, "§11.4.2, linux"),
-  vector("CAP_REG", "NFR", 47, 40, "§11.4.2, linux"),
-  vector("CAP_REG", "MAMV", 53, 48, "§11.4.2, linux"),
-  vector("CAP_REG", "FS1GP", 56, 56, "§11.4.2, linux"),
-  vector("CAP_REG", "FS5LP", 60, 60, "§11.4.2, linux"),
-  vector("CAP_REG", "ESRTPS", 63, 63, "§11.4.2, linux"),
-  vector("ECAP_REG", "QI", 1, 1, "§11.4.3, linux"),
-  vector("ECAP_REG", "DT", 2, 2, "§11.4.3, linux"),
-  vector("ECAP_REG", "PT", 6, 6, "§11.4.3, linux"),
-  vector("ECAP_REG", "SC", 7, 7, "§11.4.3, linux"),
-  vector("ECAP_REG", "IRO", 17, 8, "§11.4.3, linux"),
-  vector("ECAP_REG", "NEST", 26, 26, "§11.4.3, linux"),
-  vector("ECAP_REG", "SRS", 31, 31, "§11.4.3, linux"),
-  vector("ECAP_REG", "EAFS", 34, 34, "§11.4.3, linux"),
-  vector("ECAP_REG", "PSS", 39, 35, "§11.4.3, linux"),
-  vector("ECAP_REG", "PASID", 40, 40, "§11.4.3, linux"),
-  vector("ECAP_REG", "SMTS", 43, 43, "§11.4.3, linux"),
-  vector("ECAP_REG", "SSADS", 45, 45, "§11.4.3, linux"),
-  vector("ECAP_REG", "SSTS", 46, 46, "§11.4.3, linux"),
-  vector("ECAP_REG", "FSTS", 47, 47, "§11.4.3, linux"),
-  vector("ECAP_REG", "SMPWCS", 48, 48, "§11.4.3, linux"),
-  vector("ECAP_REG", "RPS", 49, 49, "§11.4.3, linux"),
-  vector("ECAP_REG", "ADMS", 52, 52, "§11.4.3"),
-  vector("ECAP_REG", "RPRIVS", 53, 53, "§11.4.3"),
-  vector("RTADDR_REG", "TTM", 11, 10, "§11.4.5, linux"),
-  vector("CCMD_REG", "CIRG", 62, 61, "§11.4.6.1, linux"),
-  vector("CCMD_REG", "CAIG", 60, 59, "§11.4.6.1"),
-  vector("CCMD_REG", "FM", 33, 32, "§11.4.6.1, linux"),
-  vector("IOTLB_REG", "IIRG", 61, 60, "§11.4.6.3, linux"),
-  vector("IOTLB_REG", "IAIG", 58, 57, "§11.4.6.3, linux"),
-  vector("IOTLB_REG", "DID", 47, 32, "§11.4.6.3, linux"),
-  vector("IVA_REG", "AM", 5, 0, "§11.4.6.4, qemu"),
-  vector("IVA_REG", "IH", 6, 6, "§11.4.6.4, linux"),
-  vector("IQA_REG", "DW", 11, 11, "§11.4.9.3, linux, qemu"),
-  vector("IQA_REG", "QS", 2, 0, "§11.4.9.3, qemu"),
-  vector("IQERCD_REG", "IQEI", 3, 0, "§11.4.9.9, linux"),
-  vector("IQERCD_REG", "ITESID", 47, 32, "§11.4.9.9, linux"),
-  vector("IQERCD_REG", "ICESID", 63, 48, "§11.4.9.9, linux"),
+export const STRUCTURES: readonly LayoutVector[] = [
+  { layout: "ROOT", from: "§9.1, VirtualBox", fields: "P 0, CTP 63:12" },
+  { layout: "SCALABLE_ROOT", from: "§9.2, VirtualBox", fields: "LP 0, LCTP 63:12, UP 64, UCTP 127:76" },
+  {
+    layout: "CONTEXT",
+    from: "§9.3, VirtualBox, Linux",
+    fields: "P 0, FPD 1, TT 3:2, SSPTPTR 63:12, AW 66:64, IGN 70:67, DID 87:72",
+  },
+  {
+    layout: "SCALABLE_CONTEXT",
+    from: "§9.4, VirtualBox, Linux",
+    fields: "P 0, FPD 1, DTE 2, PASIDE 3, PRE 4, PDTS 11:9, PASIDDIRPTR 63:12, RID_PASID 83:64, RID_PRIV 84",
+  },
+  { layout: "PASID_DIRECTORY", from: "§9.5, VirtualBox", fields: "P 0, FPD 1, SMPTBLPTR 63:12" },
+  {
+    layout: "PASID_ENTRY",
+    from: "§9.6, VirtualBox, Linux",
+    fields:
+      "P 0, FPD 1, AW 4:2, PGTT 8:6, SSADE 9, SSPTPTR 63:12, DID 79:64, PWSNP 87, PGSNP 88, CD 89, " +
+      "EMTE 90, PAT 127:96, SRE 128, FSPM 131:130, WPE 132, IGN 134:133, EAFE 135, FSPTPTR 191:140",
+  },
+  { layout: "FsTable", from: "§9.7, VirtualBox", fields: `${FS}, Ignored6 6, PS 7, Ignored8 8, ADDR 51:12` },
+  { layout: "FsPte", from: "§9.7", fields: `${FS}, D 6, PAT 7, G 8, ADDR 51:12` },
+  { layout: "FsPde2M", from: "§9.7", fields: `${FS}, D 6, PS 7, G 8, PAT 12, ADDR 51:21` },
+  { layout: "FsPdpe1G", from: "§9.7", fields: `${FS}, D 6, PS 7, G 8, PAT 12, ADDR 51:30` },
+  {
+    layout: "SsTable",
+    from: "§9.8, VirtualBox",
+    fields: "R 0, W 1, X 2, Ignored3 6:3, PS 7, A 8, Ignored9 10:9, ADDR 51:12, Ignored 61:52, Ignored63 63",
+  },
+  { layout: "SsPte", from: "§9.8, Linux", fields: `${SS}, Ignored7 7, ADDR 51:12` },
+  { layout: "SsPde2M", from: "§9.8, Linux", fields: `${SS}, PS 7, ADDR 51:21` },
+  { layout: "SsPdpe1G", from: "§9.8, Linux", fields: `${SS}, PS 7, ADDR 51:30` },
+]
+
+export const DESCRIPTORS: readonly LayoutVector[] = [
+  {
+    layout: "CC_INV_DSC",
+    from: "§6.5.2.1, VirtualBox",
+    fields: `${TYPE}, G 5:4, DID 31:16, SID 47:32, FM 49:48`,
+  },
+  { layout: "PC_INV_DSC", from: "§6.5.2.2, VirtualBox", fields: `${TYPE}, G 5:4, DID 31:16, PASID 51:32` },
+  {
+    layout: "IOTLB_INV_DSC",
+    from: "§6.5.2.3, VirtualBox",
+    fields: `${TYPE}, G 5:4, DW 6, DR 7, DID 31:16, AM 69:64, IH 70, ADDR 127:76`,
+  },
+  {
+    layout: "P_IOTLB_INV_DSC",
+    from: "§6.5.2.4, VirtualBox",
+    fields: `${TYPE}, G 5:4, DID 31:16, PASID 51:32, AM 69:64, IH 70, ADDR 127:76`,
+  },
+  {
+    layout: "DEV_TLB_INV_DSC",
+    from: "§6.5.2.5, Linux",
+    fields: `${TYPE}, PFSIDLo 15:12, MIP 20:16, SID 47:32, PFSIDHi 63:52, S 64, ADDR 127:76`,
+  },
+  {
+    layout: "P_DEV_TLB_INV_DSC",
+    from: "§6.5.2.6, Linux",
+    fields: `${TYPE}, MIP 8:4, PFSIDLo 15:12, SID 31:16, PASID 51:32, PFSIDHi 63:52, GI 64, S 75, ADDR 127:76`,
+  },
+  { layout: "IEC_INV_DSC", from: "§6.5.2.7, Linux", fields: `${TYPE}, G 4, IM 31:27, IIDX 47:32` },
+  {
+    layout: "INV_WAIT_DSC",
+    from: "§6.5.2.8, Linux, OpenVMM",
+    fields: `${TYPE}, IF 4, SW 5, FN 6, PD 7, STDATA 63:32, STADDR 127:66`,
+  },
+  {
+    layout: "PAGE_GRP_RESP_DSC",
+    from: "§7.7.1, Linux",
+    fields: `${TYPE}, PP 4, RC 15:12, RID 31:16, PASID 51:32, LPIG 66, PRGI 75:67`,
+  },
+  {
+    layout: "PAGE_REQ_DSC",
+    from: "§7.4.1.1, Linux",
+    fields:
+      "Type 7:0, PP 8, RID 31:16, PASID 51:32, EXR 52, PMR 53, RDR 64, WRR 65, LPIG 66, PRGI 75:67, ADDR 127:76",
+  },
+]
+
+export const REGISTERS: readonly LayoutVector[] = [
+  {
+    layout: "CAP",
+    from: "§11.4.2, VirtualBox, OpenVMM",
+    fields:
+      "ND 2:0, AFL 3, RWBF 4, PLMR 5, PHMR 6, CM 7, SAGAW 12:8, MGAW 21:16, ZLR 22, FRO 33:24, " +
+      "SSLPS 37:34, PSI 39, NFR 47:40, MAMV 53:48, DWD 54, DRD 55, FS1GP 56, PI 59, FS5LP 60, ECMDS 61, " +
+      "ESIRTPS 62, ESRTPS 63",
+  },
+  {
+    layout: "ECAP",
+    from: "§11.4.3, VirtualBox, OpenVMM",
+    fields:
+      "C 0, QI 1, DT 2, IR 3, EIM 4, PT 6, SC 7, IRO 17:8, MHMV 23:20, MTS 25, NEST 26, PRS 29, ERS 30, " +
+      "SRS 31, NWFS 33, EAFS 34, PSS 39:35, PASID 40, DIT 41, PDS 42, SMTS 43, VCS 44, SSADS 45, " +
+      "SSTS 46, FSTS 47, SMPWCS 48, RPS 49, PMS 51, ADMS 52, RPRIVS 53, SMS 58",
+  },
+  { layout: "RTADDR", from: "§11.4.5, VirtualBox", fields: "TTM 11:10, RTA 63:12" },
+  {
+    layout: "CCMD",
+    from: "§11.4.6.1, VirtualBox",
+    fields: "DID 15:0, SID 31:16, FM 33:32, CAIG 60:59, CIRG 62:61, ICC 63",
+  },
+  {
+    layout: "IOTLB",
+    from: "§11.4.6.3, VirtualBox",
+    fields: "DID 47:32, DW 48, DR 49, IAIG 58:57, IIRG 61:60, IVT 63",
+  },
+  { layout: "IVA", from: "§11.4.6.4, VirtualBox", fields: "AM 5:0, IH 6, ADDR 63:12" },
+  {
+    layout: "FRCD",
+    from: "§11.4.7.6, VirtualBox",
+    fields:
+      "FI 63:12, SID 79:64, T2 92, PRIV 93, EXE 94, PP 95, FR 103:96, PV 123:104, AT 125:124, T1 126, F 127",
+  },
+  { layout: "IQA", from: "§11.4.9.3, Linux, QEMU", fields: "QS 2:0, DW 11, IQA 63:12" },
+  { layout: "IQERCD", from: "§11.4.9.9, Linux", fields: "IQEI 3:0, ITESID 47:32, ICESID 63:48" },
+  { layout: "IRTA", from: "§11.4.10, OpenVMM", fields: "S 3:0, EIME 11, IRTA 63:12" },
+]
+
+export const MASKS: readonly MaskVector[] = [
+  {
+    from: "§9.8, VirtualBox, Linux",
+    masks: "SS_R 0, SS_W 1, SS_X 2, SS_IPAT 6, SS_PS 7, SS_A 8, SS_D 9, SS_SNP 11, SS_RSVD_HI 30",
+  },
+  {
+    from: "§9.7, VirtualBox",
+    masks:
+      "FS_P 0, FS_RW 1, FS_US 2, FS_PWT 3, FS_PCD 4, FS_A 5, FS_D 6, FS_PS 7, FS_PAT 7, FS_G 8, FS_EA 10, " +
+      "FS_PAT_LARGE 12, FS_XD_HI 31, ADDR_LO 31:12, ADDR_HI 19:0",
+  },
+  {
+    from: "§11.4.4.1, VirtualBox",
+    masks: "CFI 23, SIRTP 24, IRE 25, QIE 26, WBF 27, EAFL 28, SFL 29, SRTP 30, TE 31",
+  },
+  { from: "§11.4.7.1, VirtualBox", masks: "PFO 0, PPF 1, AFO 2, APF 3, IQE 4, ICE 5, ITE 6" },
+  { from: "§11.4.7.2, VirtualBox", masks: "IM 31, IP 30" },
+  { from: "§11.4.8.1, Linux", masks: "EPM 31, PMEN_PRS 0" },
+  { from: "§11.4.9.4, VirtualBox", masks: "IWC 0" },
+  { from: "§11.4.9.1, OpenVMM", masks: "QUEUE_OFFSET_MASK 18:4" },
+  { from: "§11.4.11.4, Linux", masks: "PPR 0, PRO 1" },
 ]
 
 /** Offsets of registers: Linux's drivers/iommu/intel/iommu.h. */
