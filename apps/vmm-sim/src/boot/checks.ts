@@ -55,11 +55,19 @@ export function problemsOf(run: BootRun): string[] {
   return [
     ...endProblems(run),
     ...run.complaints,
+    ...staleProblems(run),
     ...run.console.marks
       .filter(({ word }) => word === "problem")
       .map(({ rest }) => `the guest says: ${rest.join(" ")}`),
     ...(run.plan.initrd === undefined ? [...dataProblems(run), ...faultProblems(run)] : []),
   ]
+}
+
+function staleProblems({ hardware: { freshness } }: BootRun): string[] {
+  if (freshness === null || freshness.stale === 0) return []
+  const [first] = freshness.hits
+  const where = first === undefined ? "" : `: ${first.iova} went to ${first.kept}, not ${first.now}`
+  return [`${freshness.stale} translations were stale${where}`]
 }
 
 function endProblems({ end, console, qemuSaid, plan, milliseconds }: BootRun): string[] {

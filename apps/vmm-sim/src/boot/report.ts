@@ -20,6 +20,8 @@ export interface BootReport {
   /** Translations for which no table was read. */
   readonly fromCaches: number
   readonly refused: number
+  /** Under `hoard`: translations asked of a second model that keeps nothing, and those that differed. */
+  readonly freshness: { readonly compared: number; readonly stale: number } | null
   readonly tablePages: number
   readonly interrupts: { readonly iommu: number; readonly disk: number }
   readonly faults: readonly FaultReport[]
@@ -71,6 +73,10 @@ export function reportOf(run: BootRun): BootReport {
     translations: counts.translations,
     fromCaches: counts.fromCaches,
     refused: counts.refused,
+    freshness:
+      hardware.freshness === null
+        ? null
+        : { compared: hardware.freshness.compared, stale: hardware.freshness.stale },
     tablePages: counts.tablePages.size,
     interrupts: { iommu: hardware.sent.iommu, disk: hardware.nvme.interruptsSent },
     faults: matchFaults(run).map(faultReport),
@@ -115,6 +121,9 @@ export function reportText(report: BootReport): string {
     ["registers read", counts(report.registersRead)],
     ["commands", counts(report.commands)],
     ["translations", `${report.translations}, of which ${report.fromCaches} without reading a table`],
+    ...(report.freshness === null
+      ? []
+      : [["stale translations", `${report.freshness.stale} of ${report.freshness.compared} compared`]]),
     ["table pages read", String(report.tablePages)],
     ["interrupts", `${report.interrupts.iommu} of the IOMMU, ${report.interrupts.disk} of the disk`],
     ["disk", `${megabytes(report.disk.bytesWritten)} written, ${megabytes(report.disk.bytesRead)} read`],

@@ -3,6 +3,7 @@ import { type BackedMemory, backedMemory, type CachePolicy, type IommuModel } fr
 import { NvmeController } from "../nvme/controller.ts"
 import { Disk } from "../nvme/disk.ts"
 import type { BootPlatform } from "../platform.ts"
+import { FreshnessWatch } from "../watch/freshness.ts"
 import { Transcript } from "../watch/transcript.ts"
 import { DmaPort } from "./dma-port.ts"
 import type { RamFile } from "./ram-file.ts"
@@ -30,6 +31,8 @@ export interface Hardware {
   readonly port: DmaPort
   /** Messages that the IOMMU itself has sent. */
   readonly sent: { iommu: number }
+  /** Under `hoard`. */
+  readonly freshness: FreshnessWatch | null
 }
 
 const DISK_BYTES = 64 * 2 ** 20
@@ -48,7 +51,10 @@ export function createHardware(options: HardwareOptions): Hardware {
   const transcript = new Transcript(iommu.mmio, memory, platform.registers.specs, platform.commandQueue)
   const port = new DmaPort({ model: iommu, memory, device: options.device, onMessage })
   const disk = new Disk(DISK_BYTES)
+  const freshness = options.caches === "hoard" ? watchFreshness(options, iommu) : null
+  if (freshness !== null) transcript.onWrite = () => freshness.registersChanged()
   return {
+    freshness,
     iommu,
     transcript,
     trap: new RegisterTrap(transcript, platform.registers.bytes),
@@ -57,4 +63,18 @@ export function createHardware(options: HardwareOptions): Hardware {
     port,
     sent,
   }
+}
+
+function watchFreshness(options: HardwareOptions, model: WatchedModel): FreshnessWatch {
+  const watch = new FreshnessWatch({
+    model,
+    ramBase: options.platform.board.ramBase,
+    ramBytes: options.ramBytes,
+    ram: options.ram,
+    createModel: memory => options.createModel(memory, "none"),
+    registers: options.platform.registers.specs,
+  })
+  model.onTranslation = (device, iovaHi, iovaLo, access, status) =>
+    watch.check(device, iovaHi, iovaLo, access, status)
+  return watch
 }

@@ -43,6 +43,8 @@ export class Transcript implements Mmio {
   readonly reads: Map<string, number> = new Map()
   readonly writes: Map<string, number> = new Map()
   readonly commands: Map<string, number> = new Map()
+  /** Called after each write but those that move the queue's tail, while set. */
+  onWrite: (() => void) | null = null
   readonly #mmio: Mmio
   readonly #memory: PhysicalMemory
   readonly #queue: CommandQueueWatch
@@ -95,6 +97,7 @@ export class Transcript implements Mmio {
     this.#keep({ kind: "write", register: name, value })
     if (queue !== null) this.#noteCommands(queue, Number(value & 0xffff_ffffn))
     write()
+    if (offset !== this.#queue.tailRegister) this.onWrite?.()
   }
 
   /** At most one turn of the ring, whatever tail a guest writes. */
