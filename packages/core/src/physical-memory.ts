@@ -40,11 +40,12 @@ export class PhysicalMemory {
    * and none may be kept for the next.
    */
   readonly isVolatile: boolean = false
-  // The segment hit last. Kept as signed 32-bit so that V8 stores small integers.
-  protected hitHi: number
-  protected hitLo: number
-  protected hitLast: number
-  protected hitWord: number
+  // The segment hit last. Kept as signed 32-bit so that V8 stores small integers, and declared, not defined: a field
+  // that is defined starts as `undefined`, and V8 then checks it for a number at each use.
+  declare protected hitHi: number
+  declare protected hitLo: number
+  declare protected hitLast: number
+  declare protected hitWord: number
 
   /** Use {@link createMemory}, {@link memoryFromPages} or {@link view}. */
   constructor(buffer: ArrayBufferLike, segments: readonly Segment[]) {

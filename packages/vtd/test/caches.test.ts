@@ -412,6 +412,32 @@ describe("the policies", () => {
     }
   })
 
+  it("with caches for walks alone, tables are passed over, and what the request is about is read", () => {
+    const walks = new Unit(undefined, 52, { structures: "none", walks: "hoard", translations: "none" })
+    const { unit, firsts, page2 } = nestedUnit(walks)
+    expect(at(unit, 0x1000n)).toBe(0x5_5000n)
+    // The entries above, the page that the table is in, and the page that the leaf names are known.
+    for (const entry of firsts.slice(0, -1)) unit.put(entry, 0n)
+    unit.put(page2, 0n)
+    expect(at(unit, 0x1000n)).toBe(0x5_5000n)
+    unit.put(firsts.at(-1) as bigint, 0x1_1000n | 0x27n)
+    expect(at(unit, 0x1000n)).toBe(0x1_1000n + GUEST_OFFSET)
+    // All of a PASID: its tables go, and pages of the second stage stay.
+    unit.put(firsts.at(-1) as bigint, 0x60_0000n | 0x27n)
+    queue(unit, 6n | (2n << 4n) | (5n << 16n))
+    expect(at(unit, 0x1000n)).toBeNull()
+  })
+
+  it("with caches for translations alone, walks read all tables", () => {
+    const answers = new Unit(undefined, 52, { structures: "none", walks: "none", translations: "hoard" })
+    const { unit, firsts } = nestedUnit(answers)
+    unit.mapGuest(FIRST, 4, 0x2000n, 0x1_1000n | 0x27n)
+    expect(at(unit, 0x1000n)).toBe(0x5_5000n)
+    unit.put(firsts[2] as bigint, 0n)
+    expect(at(unit, 0x1000n)).toBe(0x5_5000n)
+    expect(at(unit, 0x2000n)).toBeNull()
+  })
+
   it("while tables stay, cached answers are those of the tables", () => {
     const sizes = fc.constantFrom(1, 2, 3)
     const pages = fc.array(fc.tuple(fc.nat(7), sizes, fc.constantFrom(0x23n, 0x25n, 0x27n)), {

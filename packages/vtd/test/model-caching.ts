@@ -195,7 +195,8 @@ const entries: Readonly<Record<string, CachedEntry>> = {
     before: 0x600_1000n,
     after: 0x600_5000n,
   }),
-  "nested, second-stage leaf": entry("IOTLB: nested, domain 7, PASID 2, page 0x1000", "§6.2.4", {
+  // In two records: under the address of the request, and under the guest physical one, which nested walks use.
+  "nested, second-stage page": entry("IOTLB: second stage below PASID 2, domain 7, page 0x401000", "§6.2.4", {
     request: page(0x1000n, 2),
     change: [[level1(SECOND_OF_NESTED) + 0x08n, 0x70_0000n | SS]],
     before: 0x600_1000n,
@@ -321,8 +322,7 @@ const DOMAIN_5 = ["second", "second, another page", "second, 2 MiB", "second, ta
 const FIRST_PASID_1 = ["first", "first, another page", "first, with G", "first, table"]
 const DOMAIN_6 = [...FIRST_PASID_1, "first, another PASID"]
 const FAULTS = ["not-present page", "not-present PASID", "not-present context"]
-const NESTED = ["nested", "nested, second-stage leaf"]
-const DOMAIN_7 = [...NESTED, "nested, second-stage table"]
+const DOMAIN_7 = ["nested", "nested, second-stage page", "nested, second-stage table"]
 const TRANSLATIONS = [...DOMAIN_5, "second, another domain", ...DOMAIN_6, ...DOMAIN_7]
 const CONTEXTS = ["context", "context, another device"]
 const PASIDS = ["PASID", "PASID, another", "PASID, another domain"]
@@ -371,11 +371,18 @@ const commands: readonly InvalidationCase[] = [
   ]),
   queued("IOTLB, page 0x600000 of domain 5", IOTLB, iotlb(3n, 5n, 0x60_0000n), []),
   queued("IOTLB, any page of domain 6, IH", IOTLB, iotlb(3n, 6n, 0x60_0000n, 0n, 1n), DOMAIN_6),
-  queued("IOTLB, page 0x402000 of domain 7", IOTLB, iotlb(3n, 7n, 0x40_2000n), DOMAIN_7),
-  queued("IOTLB, page 0x600000 of domain 7", IOTLB, iotlb(3n, 7n, 0x60_0000n), NESTED),
+  queued("IOTLB, page 0x402000 of domain 7", IOTLB, iotlb(3n, 7n, 0x40_2000n), [
+    "nested",
+    "nested, second-stage table",
+  ]),
+  queued("IOTLB, page 0x401000 of domain 7, IH", IOTLB, iotlb(3n, 7n, 0x40_1000n, 0n, 1n), [
+    "nested",
+    "nested, second-stage page",
+  ]),
+  queued("IOTLB, page 0x600000 of domain 7", IOTLB, iotlb(3n, 7n, 0x60_0000n), ["nested"]),
   queued("PASID-based IOTLB, domain 6, PASID 1", P_IOTLB, pasidIotlb(2n, 6n, 1n), FIRST_PASID_1),
   queued("PASID-based IOTLB, domain 6, PASID 4", P_IOTLB, pasidIotlb(2n, 6n, 4n), ["first, another PASID"]),
-  queued("PASID-based IOTLB, domain 7, PASID 2", P_IOTLB, pasidIotlb(2n, 7n, 2n), NESTED),
+  queued("PASID-based IOTLB, domain 7, PASID 2", P_IOTLB, pasidIotlb(2n, 7n, 2n), ["nested"]),
   queued("PASID-based IOTLB, domain 5, PASID 0", P_IOTLB, pasidIotlb(2n, 5n, 0n), []),
   queued("PASID-based IOTLB, page 0x1000", P_IOTLB, pasidIotlb(3n, 6n, 1n, 0x1000n), [
     "first",
@@ -387,7 +394,7 @@ const commands: readonly InvalidationCase[] = [
     "first, another page",
     "first, with G",
   ]),
-  queued("PASID-based IOTLB, page of PASID 2", P_IOTLB, pasidIotlb(3n, 7n, 2n, 0x1000n), NESTED),
+  queued("PASID-based IOTLB, page of PASID 2", P_IOTLB, pasidIotlb(3n, 7n, 2n, 0x1000n), ["nested"]),
   {
     name: "a root pointer with CAP.ESRTPS",
     source: "§6.6",

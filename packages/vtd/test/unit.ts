@@ -1,6 +1,7 @@
 /** A remapping unit over tables that a test writes word by word, with nothing of the driver or the formats. */
 import {
   ACCESS_READ,
+  type CachePolicies,
   type CachePolicy,
   createMemory,
   type DmaOutcome,
@@ -44,7 +45,7 @@ export class Unit {
   constructor(
     capabilities: VtdCapabilities = EVERYTHING,
     hostAddressWidth = 52,
-    caches: CachePolicy = "none",
+    caches: CachePolicy | CachePolicies = "none",
   ) {
     this.model = vtdModel({ memory: this.memory, capabilities, hostAddressWidth, caches })
   }

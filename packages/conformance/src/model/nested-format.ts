@@ -1,5 +1,5 @@
 /** What the relations between stages must know of a vendor: entries, structures and how to start a model. */
-import type { CachePolicy, IommuModel, PhysicalMemory } from "@iommu/core"
+import type { CachePolicies, CachePolicy, IommuModel, PhysicalMemory } from "@iommu/core"
 
 /** Bits of an entry beside its address, low and high half. */
 export type Flags = readonly [lo: number, hi: number]
@@ -37,7 +37,7 @@ export interface NestedFormat {
   /** Writes device and PASID structures. */
   configure(memory: PhysicalMemory, how: Configuration): void
   /** A running model over them. */
-  start(memory: PhysicalMemory, how: Configuration, caches: CachePolicy): IommuModel
+  start(memory: PhysicalMemory, how: Configuration, caches: CachePolicy | CachePolicies): IommuModel
 }
 
 /** Addresses are numbers below 2^31. */

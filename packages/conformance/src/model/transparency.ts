@@ -1,5 +1,5 @@
 /** Caches do not show while software changes nothing: answers, faults and flags are those of a model without. */
-import type { CachePolicy, IommuModel, PhysicalMemory } from "@iommu/core"
+import type { CachePolicies, CachePolicy, IommuModel, PhysicalMemory } from "@iommu/core"
 import { assertEqual } from "../assert.ts"
 import type { Random } from "../random.ts"
 import type { Configuration, NestedFormat } from "./nested-format.ts"
@@ -13,7 +13,12 @@ import {
 } from "./nested-world.ts"
 import { ask, nextRequest, type Request } from "./requests.ts"
 
-const POLICIES: readonly CachePolicy[] = ["hoard", "exact"]
+const ALL_ALIKE: readonly CachePolicy[] = ["hoard", "exact"]
+/** What shortens walks without answers to whole requests, and these without it. */
+const APART: readonly CachePolicies[] = [
+  { structures: "exact", walks: "exact", translations: "none" },
+  { structures: "none", walks: "none", translations: "hoard" },
+]
 const REQUESTS = 32
 /** Few enough for hits, of all kinds of accesses. */
 const PLACES = 6
@@ -33,9 +38,11 @@ function compare(
   random: Random,
 ): void {
   const how = world.configurations[stages]
-  const memories = ["none" as const, ...POLICIES].map(caches => {
+  const policies = ["none" as const, ...ALL_ALIKE, random.pick(APART)]
+  const memories = policies.map(policy => {
     const memory = copyOf(world.memory)
-    return { memory, caches, model: format.start(memory, how, caches) }
+    const caches = typeof policy === "string" ? policy : `${policy.walks} and ${policy.translations}`
+    return { memory, caches, model: format.start(memory, how, policy) }
   })
   const [plain, ...cached] = memories as [(typeof memories)[number], ...typeof memories]
   const asked: Request = { hi: 0, lo: 0, access: 0 }

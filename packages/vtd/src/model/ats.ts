@@ -215,10 +215,8 @@ export class AtsPort {
 
 /** From the IOTLB, as untranslated requests are, or from the tables. §6.5.2.5. */
 function translateOnce(t: Transaction, result: VtdTranslationResult): number {
-  if (t.tlb.enabled) {
-    prepareLookUp(t)
-    if (findTranslation(t, result)) return checkOutput(t, result)
-  }
+  prepareLookUp(t)
+  if (t.looksUp && findTranslation(t, result)) return checkOutput(t, result)
   return translateResolved(t, result)
 }
 

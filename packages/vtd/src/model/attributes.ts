@@ -35,8 +35,9 @@ for (const [type, row] of rows) EFFECTIVE.set(row, type * 8)
 
 /** Bits of a second-stage leaf that count: EMT, IPAT, SNP. */
 const SECOND_LEAF = SS_SNP | SS_IPAT | (7 << SS_EMT_SHIFT)
-/** Bits of a first-stage leaf that count, PWT and PCD between PATs; in a key above those of a second stage. */
-const FIRST_LEAF = FS_PAT | FS_PAT_LARGE | FS_PWT | FS_PCD
+/** Bits of a first-stage leaf that count; in a key above those of a second stage. */
+const FIRST_PAGE = FS_PAT | FS_PWT | FS_PCD
+const FIRST_LARGE = FS_PAT_LARGE | FS_PWT | FS_PCD
 const FIRST_LEAF_SHIFT = 12
 const SIZE_SHIFT = 26
 
@@ -45,8 +46,8 @@ const SIZE_SHIFT = 26
  * same, so that the last answer is kept until other entries are read: that saves 6 of 115 ns with two stages.
  */
 export function attributesOf(t: Transaction): number {
-  const first = ((t.fsLeaf & FIRST_LEAF) << FIRST_LEAF_SHIFT) | (t.fsSizeLg2 << SIZE_SHIFT)
-  const key = (t.ssLeaf & SECOND_LEAF) | first
+  const first = t.fsLeaf & (t.fsSizeLg2 === 12 ? FIRST_PAGE : FIRST_LARGE)
+  const key = (t.ssLeaf & SECOND_LEAF) | (first << FIRST_LEAF_SHIFT) | (t.fsSizeLg2 << SIZE_SHIFT)
   if (key !== t.attributesKey) {
     t.attributes = combine(t)
     t.attributesKey = key

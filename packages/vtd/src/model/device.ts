@@ -145,6 +145,18 @@ export class VtdModel implements IommuModel, AtsModel {
       result.fault = null
       return 0
     }
+    return this.translateAnew(device, pasid, iovaHi, iovaLo, access)
+  }
+
+  private translateAnew(
+    device: number,
+    pasid: number,
+    iovaHi: number,
+    iovaLo: number,
+    access: number,
+  ): number {
+    const t = this.transaction
+    const result = this.result
     t.request = REQUEST_UNTRANSLATED
     t.device = device & 0xffff
     t.pasid = pasid < 0 ? -1 : pasid
@@ -297,7 +309,7 @@ export class VtdModel implements IommuModel, AtsModel {
 
   #enable(enabled: boolean): void {
     this.enabled = enabled
-    this.answers = enabled && this.#caches.tlb.enabled
+    this.answers = enabled && this.#caches.tlb.recent.enabled
   }
 
   /** Status bits that show the command bits as last written. */

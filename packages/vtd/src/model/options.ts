@@ -124,71 +124,74 @@ export function checkCapabilities(given: { ver: U64Like; cap: U64Like; ecap: U64
 
 const ALL = -1
 
-/** Capabilities decoded once, in the form that walks and entry checks use. Reserved masks are 32-bit halves. */
+/**
+ * Capabilities decoded once, in the form that walks and entry checks use. Reserved masks are 32-bit halves. Fields are
+ * declared, not defined: one that is defined starts as `undefined`, and V8 then checks it for a number at each use.
+ */
 export class Features {
-  readonly majorVersion: number
+  declare readonly majorVersion: number
   /** AW encodings that are supported, as bits. */
-  readonly widths: number
+  declare readonly widths: number
   /** PGTT encodings that are supported, as bits. */
-  readonly translationTypes: number
+  declare readonly translationTypes: number
   /** Bits of the largest second-stage input address. */
-  readonly mgaw: number
-  readonly hostAddressWidth: number
-  readonly fs5lp: boolean
-  readonly deviceTlb: boolean
-  readonly passThrough: boolean
-  readonly pageRequests: boolean
-  readonly pageRequestDrain: boolean
-  readonly executeRequests: boolean
-  readonly noWriteFlag: boolean
-  readonly memoryTypes: boolean
+  declare readonly mgaw: number
+  declare readonly hostAddressWidth: number
+  declare readonly fs5lp: boolean
+  declare readonly deviceTlb: boolean
+  declare readonly passThrough: boolean
+  declare readonly pageRequests: boolean
+  declare readonly pageRequestDrain: boolean
+  declare readonly executeRequests: boolean
+  declare readonly noWriteFlag: boolean
+  declare readonly memoryTypes: boolean
   /** What a request needs that names no access, a zero-length read: ACCESS_READ, or with ZLR nothing. §3.14. */
-  readonly zeroLengthRead: number
-  readonly pasid: boolean
-  readonly maxPasid: number
-  readonly scalable: boolean
-  readonly firstStage: boolean
-  readonly secondStage: boolean
-  readonly abortDma: boolean
-  readonly queuedInvalidation: boolean
-  readonly interruptRemapping: boolean
-  readonly cachingMode: boolean
+  declare readonly zeroLengthRead: number
+  declare readonly pasid: boolean
+  declare readonly maxPasid: number
+  declare readonly scalable: boolean
+  declare readonly firstStage: boolean
+  declare readonly secondStage: boolean
+  declare readonly abortDma: boolean
+  declare readonly queuedInvalidation: boolean
+  declare readonly interruptRemapping: boolean
+  declare readonly cachingMode: boolean
   /** SRTP drops what the unit keeps. */
-  readonly rootPointerInvalidates: boolean
-  readonly pageSelective: boolean
-  readonly mamv: number
-  readonly invalidationThrottle: boolean
+  declare readonly rootPointerInvalidates: boolean
+  declare readonly pageSelective: boolean
+  declare readonly mamv: number
+  declare readonly invalidationThrottle: boolean
   /** Bits 63:HAW of a pointer to a table. */
-  readonly pointerRsvdHi: number
-  readonly contextRsvdLo1: number
-  readonly scalableContextRsvdLo: number
-  readonly scalableContextRsvdLo1: number
-  readonly pasidEntryRsvdLo: number
-  readonly pasidEntryRsvdHi: number
-  readonly pasidEntryRsvdLo1: number
-  readonly pasidEntryRsvdHi1: number
-  readonly pasidEntryRsvdLo2: number
-  readonly pasidEntryRsvdHi2: number
+  declare readonly pointerRsvdHi: number
+  declare readonly contextRsvdLo1: number
+  declare readonly scalableContextRsvdLo: number
+  declare readonly scalableContextRsvdLo1: number
+  declare readonly pasidEntryRsvdLo: number
+  declare readonly pasidEntryRsvdHi: number
+  declare readonly pasidEntryRsvdLo1: number
+  declare readonly pasidEntryRsvdHi1: number
+  declare readonly pasidEntryRsvdLo2: number
+  declare readonly pasidEntryRsvdHi2: number
   /** The largest address that a second stage takes, by its levels: the smaller of MGAW and AGAW. */
-  readonly ssMaxHi: Uint32Array
-  readonly ssMaxLo: Uint32Array
+  declare readonly ssMaxHi: Uint32Array
+  declare readonly ssMaxLo: Uint32Array
   /** Second-stage entries, by level; index 0 is not used. §3.7. */
-  readonly ssTableRsvdLo: Int32Array
-  readonly ssLeafRsvdLo: Int32Array
+  declare readonly ssTableRsvdLo: Int32Array
+  declare readonly ssLeafRsvdLo: Int32Array
   /** Of the entry of a 4 KiB page. */
-  readonly ssPageRsvdLo: number
-  readonly ssRsvdHi: number
+  declare readonly ssPageRsvdLo: number
+  declare readonly ssRsvdHi: number
   /** First-stage entries, by level. §3.6. */
-  readonly fsTableRsvdLo: Int32Array
-  readonly fsLeafRsvdLo: Int32Array
-  readonly fsRsvdHi: number
+  declare readonly fsTableRsvdLo: Int32Array
+  declare readonly fsLeafRsvdLo: Int32Array
+  declare readonly fsRsvdHi: number
   /** Levels at which PS makes a leaf, as bits. */
-  readonly ssLargeLevels: number
-  readonly fsLargeLevels: number
+  declare readonly ssLargeLevels: number
+  declare readonly fsLargeLevels: number
   /** log2 of the largest page of either stage. */
-  readonly largestPageLg2: number
+  declare readonly largestPageLg2: number
   /** Bits of FI that a fault record has: those below the largest AGAW. §11.4.7.6. */
-  readonly faultInfoMask: bigint
+  declare readonly faultInfoMask: bigint
 
   constructor(capabilities: VtdCapabilities, hostAddressWidth: number) {
     const cap = CAP.decode([capabilities.cap])

@@ -4,16 +4,25 @@
  */
 import * as core from "@iommu/core"
 import { type CacheKinds, type CachePolicy, CacheStore } from "@iommu/core"
+import { attributesOf } from "./attributes.ts"
+import type { RecentPages } from "./caches.ts"
 import type { Transaction } from "./transaction.ts"
 import * as transaction from "./transaction.ts"
 import type { VtdTranslationResult } from "./translate.ts"
 
 // Copies: V8 reads an imported constant through its module, which costs a walk a third of its time.
 const { ACCESS_EXEC, ACCESS_READ, ACCESS_WRITE } = core
-const { MODE_NESTED, MODE_SECOND } = transaction
+const { LEAF_IS_DIRTY, LEAF_NOT_READ, MODE_NESTED, MODE_PASS_THROUGH, MODE_SECOND } = transaction
 const READ_WRITE = ACCESS_READ | ACCESS_WRITE
 
-const TRANSLATION_WORDS = 7
+// Words of a second-stage page: where it is, what it grants, bits 31:0 of its entry.
+const PA_HI = 0
+const PA_LO = 1
+const GRANTED = 2
+const LEAF = 3
+const SECOND_WORDS = 4
+/** Words of a first-stage or nested translation. */
+const FIRST_WORDS = 7
 /** What the walks keep of a table. */
 const TABLE_WORDS = 6
 const FAULT_WORDS = 3
@@ -23,7 +32,7 @@ const FIRST_STAGE_WRITES = 1 << 2
 const USER = 1 << 3
 const EXECUTION = 1 << 4
 /** Dirty flags are set, or nobody asks for them. */
-const DIRTY = 1 << 5
+export const DIRTY: number = 1 << 5
 const EXTENDED_ACCESSED = 1 << 6
 
 /** Above the 20 upper bits of a page number: how many low bits of it do not count. */
@@ -50,8 +59,9 @@ export class Tlb {
   readonly keepsFirst: boolean
   /** Caching mode: second-stage walks that found nothing are kept as well. */
   keepsFaults = false
-  /** Translations, each kind with the tags of its own. */
+  /** Second-stage pages: the translations of devices without a first stage, and what nested walks go through. */
   readonly second: CacheStore
+  /** Translations of first stages, alone or nested. */
   readonly first: CacheStore
   /** Where the walk goes on below entries that were read before. */
   readonly secondTables: CacheStore
@@ -59,20 +69,40 @@ export class Tlb {
   /** Spans (log2 of pages) for which {@link second} or {@link first} ever held a record, as bits. */
   secondSpans = 0
   firstSpans = 0
+  /** Of the record that {@link findSecond} found last. */
+  span = 0
   readonly recent: RecentPages
   private readonly faults: CacheStore
 
-  constructor({ structures, walks, translations, stage2Pages }: CacheKinds) {
+  constructor({ walks, translations, stage2Pages }: CacheKinds, recent: RecentPages) {
     this.enabled = stage2Pages !== "none"
     this.keepsFirst = translations !== "none"
     const store = (policy: CachePolicy, sets: number, dataWords: number): CacheStore =>
       new CacheStore({ policy, sets, ways: 4, dataWords })
-    this.second = store(stage2Pages, 256, TRANSLATION_WORDS)
-    this.first = store(translations, 256, TRANSLATION_WORDS)
+    this.second = store(stage2Pages, 256, SECOND_WORDS)
+    this.first = store(translations, 256, FIRST_WORDS)
     this.secondTables = store(walks, 64, TABLE_WORDS)
     this.firstTables = store(walks, 64, TABLE_WORDS)
     this.faults = store(stage2Pages, 64, FAULT_WORDS)
-    this.recent = new RecentPages(translations !== "none" && structures !== "none")
+    this.recent = recent
+  }
+
+  /** @returns index of the second-stage page that an address is in, -1 without */
+  findSecond(hi: number, lo: number, domainId: number): number {
+    this.span = 0
+    const at = this.second.find((hi << 20) | (lo >>> 12), hi >>> 12, domainId, 0)
+    return at >= 0 || this.secondSpans <= 1 ? at : this.findLargerSecond(hi, lo, domainId)
+  }
+
+  private findLargerSecond(hi: number, lo: number, domainId: number): number {
+    const pageLo = (hi << 20) | (lo >>> 12)
+    for (let span = 9; span <= 18; span += 9) {
+      if (((this.secondSpans >>> span) & 1) === 0) continue
+      const at = this.second.find(spanLo(pageLo, span), spanHi(hi >>> 12, span), domainId, 0)
+      this.span = span
+      if (at >= 0) return at
+    }
+    return -1
   }
 
   /** Status of a second-stage walk that found nothing, kept in caching mode; 0 when there is none. */
@@ -188,8 +218,7 @@ function probe(
 /** What all look-ups have in common while requests come from one device and PASID. */
 export function prepareLookUp(t: Transaction): void {
   const isSecond = t.mode === MODE_SECOND
-  t.lookUp = isSecond ? t.tlb.second : t.tlb.first
-  t.lookUpPasid = isSecond ? 0 : t.effectivePasid
+  t.looksUp = isSecond ? t.tlb.enabled : t.mode !== MODE_PASS_THROUGH && t.tlb.keepsFirst
   t.neededToRead = isSecond ? 0 : neededByFirst(t)
   t.neededToWrite = t.neededToRead | DIRTY | (isSecond || (t.privileged && !t.wpe) ? 0 : FIRST_STAGE_WRITES)
 }
@@ -208,25 +237,52 @@ function neededByFirst(t: Transaction): number {
  * @returns false when the tables have to be walked
  */
 export function findTranslation(t: Transaction, result: VtdTranslationResult): boolean {
-  const pageLo = (t.iovaHi << 20) | (t.iovaLo >>> 12)
-  const pageHi = t.iovaHi >>> 12
-  const store = t.lookUp
-  let span = 0
-  let at = store.find(pageLo, pageHi, t.domainId, t.lookUpPasid)
-  if (at < 0) {
-    const spans = t.mode === MODE_SECOND ? t.tlb.secondSpans : t.tlb.firstSpans
-    while (at < 0 && span < 18) {
-      span += 9
-      if (((spans >>> span) & 1) === 0) continue
-      at = store.find(spanLo(pageLo, span), spanHi(pageHi, span), t.domainId, t.lookUpPasid)
-    }
-    if (at < 0) return false
-  }
-  const words = store.words
-  const granted = words[at + 2] as number
+  return t.mode === MODE_SECOND ? findSecondTranslation(t, result) : findFirstTranslation(t, result)
+}
+
+function findSecondTranslation(t: Transaction, result: VtdTranslationResult): boolean {
+  const { tlb } = t
+  const at = tlb.findSecond(t.iovaHi, t.iovaLo, t.domainId)
+  if (at < 0) return false
+  const words = tlb.second.words
+  const granted = words[at + GRANTED] as number
+  if (!grants(t, granted)) return false
+  const sizeLg2 = tlb.span + 12
+  t.ssLeaf = words[at + LEAF] as number
+  result.paHi = words[at + PA_HI] as number
+  result.paLo = ((words[at + PA_LO] as number) | (t.iovaLo & ((1 << sizeLg2) - 1))) >>> 0
+  result.ipaHi = t.iovaHi >>> 0
+  result.ipaLo = t.iovaLo >>> 0
+  result.sizeLg2 = sizeLg2
+  result.stage1SizeLg2 = 0
+  result.stage2SizeLg2 = sizeLg2
+  result.allowed = granted & READ_WRITE
+  result.attributes = attributesOf(t)
+  return true
+}
+
+/** Does a record grant what the request asks for? */
+function grants(t: Transaction, granted: number): boolean {
   const access = t.access & READ_WRITE
   const needed = access | ((access & ACCESS_WRITE) !== 0 ? t.neededToWrite : t.neededToRead)
-  if ((granted & needed) !== needed) return false
+  return (granted & needed) === needed
+}
+
+function findFirstTranslation(t: Transaction, result: VtdTranslationResult): boolean {
+  const pageLo = (t.iovaHi << 20) | (t.iovaLo >>> 12)
+  const pageHi = t.iovaHi >>> 12
+  const { first, firstSpans } = t.tlb
+  let span = 0
+  let at = first.find(pageLo, pageHi, t.domainId, t.effectivePasid)
+  while (at < 0 && firstSpans >>> (span + 1) !== 0) {
+    span += 9
+    if (((firstSpans >>> span) & 1) === 0) continue
+    at = first.find(spanLo(pageLo, span), spanHi(pageHi, span), t.domainId, t.effectivePasid)
+  }
+  if (at < 0) return false
+  const words = first.words
+  const granted = words[at + 2] as number
+  if (!grants(t, granted)) return false
   const offset = t.iovaLo & ((4096 << span) - 1)
   const sizes = words[at + 5] as number
   result.paHi = words[at] as number
@@ -250,28 +306,61 @@ function allowedBy(t: Transaction, granted: number): number {
 /** Puts the translation that a walk just came to into the IOTLB. */
 export function keepTranslation(t: Transaction, result: VtdTranslationResult): void {
   const { tlb } = t
-  const isSecond = t.mode === MODE_SECOND
-  const store = isSecond ? tlb.second : tlb.first
+  if (t.mode === MODE_SECOND) {
+    const isDirty = t.ssAccessed === 0 || (t.access & ACCESS_WRITE) !== 0
+    keepSecondPage(t, t.iovaHi, t.iovaLo, isDirty ? DIRTY : 0)
+    return
+  }
+  const store = tlb.first
   const span = result.sizeLg2 - 12
   const pageLo = (t.iovaHi << 20) | (t.iovaLo >>> 12)
-  const pasid = isSecond ? 0 : t.effectivePasid
-  const at = store.insert(spanLo(pageLo, span), spanHi(t.iovaHi >>> 12, span), t.domainId, pasid)
+  const at = store.insert(spanLo(pageLo, span), spanHi(t.iovaHi >>> 12, span), t.domainId, t.effectivePasid)
   const words = store.words
   const below = ~((1 << result.sizeLg2) - 1)
   words[at] = result.paHi
   words[at + 1] = result.paLo & below
-  words[at + 2] = isSecond ? grantedBySecond(t) : grantedByFirst(t)
+  words[at + 2] = grantedByFirst(t)
   words[at + 3] = result.ipaHi
   words[at + 4] = result.ipaLo & below
   words[at + 5] = result.stage1SizeLg2 | (result.stage2SizeLg2 << 8)
   words[at + 6] = result.attributes
-  if (isSecond) tlb.secondSpans |= 1 << span
-  else tlb.firstSpans |= 1 << span
+  tlb.firstSpans |= 1 << span
 }
 
-function grantedBySecond(t: Transaction): number {
-  const isDirty = t.ssAccessed === 0 || (t.access & ACCESS_WRITE) !== 0
-  return t.ssPermissions | (isDirty ? DIRTY : 0)
+/** Keeps the page that a second-stage walk came to. @param dirty {@link DIRTY}, or 0 while a write has to go through the tables */
+export function keepSecondPage(t: Transaction, hi: number, lo: number, dirty: number): void {
+  const { tlb } = t
+  const store = tlb.second
+  const span = t.ssSizeLg2 - 12
+  const at = store.insert(spanLo((hi << 20) | (lo >>> 12), span), spanHi(hi >>> 12, span), t.domainId, 0)
+  const words = store.words
+  words[at + PA_HI] = t.ssPaHi
+  words[at + PA_LO] = t.ssPaLo & ~((1 << t.ssSizeLg2) - 1)
+  words[at + GRANTED] = t.ssPermissions | dirty
+  words[at + LEAF] = t.ssLeaf
+  tlb.secondSpans |= 1 << span
+}
+
+/**
+ * Takes the page of an address from the cache as the result of the second-stage walk, if it grants what is needed.
+ * @param needed SS_R and SS_W, {@link DIRTY}
+ * @returns false when the tables have to be walked
+ */
+export function recallSecondPage(t: Transaction, hi: number, lo: number, needed: number): boolean {
+  const { tlb } = t
+  const at = tlb.findSecond(hi, lo, t.domainId)
+  if (at < 0) return false
+  const words = tlb.second.words
+  const granted = words[at + GRANTED] as number
+  if ((granted & needed) !== needed) return false
+  const sizeLg2 = tlb.span + 12
+  t.ssPaHi = words[at + PA_HI] as number
+  t.ssPaLo = (words[at + PA_LO] as number) | (lo & ((1 << sizeLg2) - 1))
+  t.ssSizeLg2 = sizeLg2
+  t.ssPermissions = granted & READ_WRITE
+  t.ssLeaf = words[at + LEAF] as number
+  t.ssLeafAt = (granted & DIRTY) !== 0 ? LEAF_IS_DIRTY : LEAF_NOT_READ
+  return true
 }
 
 function grantedByFirst(t: Transaction): number {
@@ -283,95 +372,4 @@ function grantedByFirst(t: Transaction): number {
     ((t.access & ACCESS_WRITE) !== 0 ? DIRTY : 0) |
     (t.eafe ? EXTENDED_ACCESSED : 0)
   )
-}
-
-// Words of a recent page, in a power of two.
-const DEVICE = 2
-const PASID = 3
-const ACCESS = 4
-const PA_HI = 5
-const PA_LO = 6
-const IPA_HI = 7
-const IPA_LO = 8
-const SIZES = 9
-const ATTRIBUTES = 10
-const RECENT_LG2 = 4
-const RECENT_PAGES = 512
-const VALID = 1
-
-/**
- * The last requests' pages with the whole answer, tables and entries included: one look-up for all. Every invalidation
- * of anything empties it, so that it never knows more than the caches behind it.
- */
-export class RecentPages {
-  private readonly words: Int32Array
-  private used = false
-  private readonly enabled: boolean
-  private readonly mask: number
-
-  constructor(enabled: boolean) {
-    this.words = new Int32Array(enabled ? RECENT_PAGES << RECENT_LG2 : 1 << RECENT_LG2)
-    this.enabled = enabled
-    this.mask = enabled ? RECENT_PAGES - 1 : 0
-  }
-
-  find(
-    device: number,
-    pasid: number,
-    hi: number,
-    lo: number,
-    access: number,
-    result: VtdTranslationResult,
-  ): boolean {
-    const words = this.words
-    const at = ((((lo >>> 12) + Math.imul(device, 0x85eb_ca6b) + pasid) | 0) & this.mask) << RECENT_LG2
-    if (
-      words[at] !== ((lo & -4096) | VALID) ||
-      words[at + 1] !== (hi | 0) ||
-      words[at + DEVICE] !== device ||
-      words[at + PASID] !== pasid ||
-      words[at + ACCESS] !== access
-    ) {
-      return false
-    }
-    const sizes = words[at + SIZES] as number
-    const offset = lo & 0xfff
-    result.paHi = words[at + PA_HI] as number
-    result.paLo = ((words[at + PA_LO] as number) | offset) >>> 0
-    result.ipaHi = words[at + IPA_HI] as number
-    result.ipaLo = ((words[at + IPA_LO] as number) | offset) >>> 0
-    result.sizeLg2 = sizes & 0xff
-    result.stage1SizeLg2 = (sizes >>> 8) & 0xff
-    result.stage2SizeLg2 = (sizes >>> 16) & 0xff
-    result.allowed = sizes >>> 24
-    result.attributes = words[at + ATTRIBUTES] as number
-    return true
-  }
-
-  /** Keeps the answer to a request that the caches answered. */
-  keep(t: Transaction, result: VtdTranslationResult): void {
-    if (!this.enabled) return
-    const words = this.words
-    const lo = t.iovaLo
-    const at = ((((lo >>> 12) + Math.imul(t.device, 0x85eb_ca6b) + t.pasid) | 0) & this.mask) << RECENT_LG2
-    this.used = true
-    words[at] = (lo & -4096) | VALID
-    words[at + 1] = t.iovaHi
-    words[at + DEVICE] = t.device
-    words[at + PASID] = t.pasid
-    words[at + ACCESS] = t.access
-    words[at + PA_HI] = result.paHi
-    words[at + PA_LO] = result.paLo & -4096
-    words[at + IPA_HI] = result.ipaHi
-    words[at + IPA_LO] = result.ipaLo & -4096
-    words[at + SIZES] =
-      result.sizeLg2 | (result.stage1SizeLg2 << 8) | (result.stage2SizeLg2 << 16) | (result.allowed << 24)
-    words[at + ATTRIBUTES] = result.attributes
-  }
-
-  clear(): void {
-    if (!this.used) return
-    this.words.fill(0)
-    this.used = false
-  }
 }

@@ -2,7 +2,7 @@
  * One request on its way through the remapping unit: what the device asked, what its entries say, what the walks
  * found. One object serves all requests, so that a translation allocates nothing.
  */
-import type { CacheStore, PhysicalMemory, WalkStep } from "@iommu/core"
+import type { PhysicalMemory, WalkStep } from "@iommu/core"
 import { ADDR_LO } from "../spec/page-tables.ts"
 import type { Caches } from "./caches.ts"
 import type { Features } from "./options.ts"
@@ -14,11 +14,18 @@ export const MODE_SECOND = 2
 export const MODE_NESTED = 3
 export const MODE_PASS_THROUGH = 4
 
+/** In the place of a second-stage leaf's index, where a cached page was the answer. */
+export const LEAF_IS_DIRTY = -1
+export const LEAF_NOT_READ = -2
+
 /** What the device sent; for memory requests the number is the address type, AT. */
 export const REQUEST_UNTRANSLATED = 0
 export const REQUEST_TRANSLATION = 1
 export const REQUEST_TRANSLATED = 2
 export const REQUEST_PAGE = 3
+
+/** Bits 31:20 of an address in the interrupt address range, FEEx_xxxxh. §3.15. */
+export const INTERRUPT_MEGABYTE = 0xfee
 
 /** Levels of paging tables at most; arrays by level have one more slot, index 0 is not used. */
 const MAX_LEVELS = 5
@@ -79,9 +86,8 @@ export class Transaction {
   /** Page walks snoop caches; without it no A/D flag can be updated. */
   pwsnp = false
 
-  /** Where the IOTLB has this kind of translation, and what a record must grant for it. */
-  lookUp: CacheStore
-  lookUpPasid = 0
+  /** The IOTLB may have this kind of translation; what a record must grant for it. */
+  looksUp = false
   neededToRead = 0
   neededToWrite = 0
 
@@ -93,6 +99,7 @@ export class Transaction {
   ssPermissions = 0
   /** Index in memory.words of the entry at each level. */
   readonly ssAt: Int32Array = new Int32Array(MAX_LEVELS + 1)
+  /** Index in memory.words, {@link LEAF_IS_DIRTY} or {@link LEAF_NOT_READ}. */
   ssLeafAt = 0
   ssLeafLevel = 0
   /** Level of the table that the last walk began at: below the root's when a paging-structure cache knew the way. */
@@ -126,6 +133,7 @@ export class Transaction {
   readonly fsHostLo: Int32Array = new Int32Array(MAX_LEVELS + 1)
   /** Nested: permissions of, and the leaf that translated, the address of the entry at each level. */
   readonly fsEntryPermissions: Int32Array = new Int32Array(MAX_LEVELS + 1)
+  /** As {@link ssLeafAt}. */
   readonly fsEntryLeafAt: Int32Array = new Int32Array(MAX_LEVELS + 1)
 
   /** The last leaves' bits that choose attributes, and what they chose; -1 once other entries are read. */
@@ -142,7 +150,6 @@ export class Transaction {
     this.memory = memory
     this.caches = caches
     this.tlb = caches.tlb
-    this.lookUp = caches.tlb.second
     this.features = features
   }
 

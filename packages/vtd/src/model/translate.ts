@@ -8,10 +8,19 @@ import * as fr from "../spec/events.ts"
 import * as pte from "../spec/page-tables.ts"
 import { attributesOf, WB } from "./attributes.ts"
 import { resolveEntries } from "./device-entry.ts"
+import * as iotlb from "./tlb.ts"
 import { findTranslation, keepTranslation, prepareLookUp } from "./tlb.ts"
 import type { Transaction } from "./transaction.ts"
 import * as transaction from "./transaction.ts"
-import { keepFirstTables, nestedReason, updateFirstStageFlags, walkFirstStage } from "./walk-stage1.ts"
+import {
+  findPlainEntry,
+  keepFirstTables,
+  nestedReason,
+  plainFirst,
+  updateFirstStageFlags,
+  walkFirstStage,
+  wantedOfFirst,
+} from "./walk-stage1.ts"
 import * as second from "./walk-stage2.ts"
 import {
   beyondSecondStage,
@@ -19,22 +28,22 @@ import {
   findPlainLeaf,
   setSecondStageDirty,
   walkSecondStage,
+  walkSecondTables,
 } from "./walk-stage2.ts"
 
 // Copies: V8 reads an imported constant through its module, which costs a walk a third of its time.
 const { ACCESS_EXEC, ACCESS_READ, ACCESS_WRITE } = core
-const { MODE_FIRST, MODE_NESTED, MODE_PASS_THROUGH, MODE_SECOND } = transaction
+const { INTERRUPT_MEGABYTE, MODE_FIRST, MODE_NESTED, MODE_PASS_THROUGH, MODE_SECOND } = transaction
+const { DIRTY } = iotlb
 const { SS_NO_PERMISSION, SS_OK, SS_RESERVED_BIT, SS_ROOT_UNREADABLE } = second
 
-const { FS_A, FS_D, FS_EA, FS_P, FS_PS, FS_RW, FS_US, SS_D, SS_R, SS_W } = pte
+const { FS_D, FS_PS, FS_RW, SS_D, SS_R, SS_W } = pte
 
 const RW = SS_R | SS_W
 const READ_WRITE = ACCESS_READ | ACCESS_WRITE
 const PAGE_LG2 = 12
 const PAGE_MASK = -4096
 const ADDR_HI_MASK = pte.ADDR_HI
-/** Bits 31:20 of an address in the interrupt address range, FEEx_xxxxh. */
-const INTERRUPT_MEGABYTE = 0xfee
 
 /** With attributes: memory type and snooping, see attributes.ts. */
 export interface VtdTranslationResult extends TranslationResult {
@@ -56,16 +65,16 @@ export function translateInterrupt(t: Transaction, result: VtdTranslationResult)
 
 /** Translates while remapping is enabled. @returns 0 with the result filled, or the fault reason */
 export function translateRemapped(t: Transaction, result: VtdTranslationResult): number {
-  const { caches, tlb } = t
+  const { caches } = t
   if (!caches.hasEntries(t)) {
     const reason = resolveEntries(t)
     if (reason !== 0) return reason
     prepareLookUp(t)
     caches.noteEntries(t)
   }
-  if (!tlb.enabled || !findTranslation(t, result)) return translateResolved(t, result)
+  if (!t.looksUp || !findTranslation(t, result)) return translateResolved(t, result)
   const reason = checkOutput(t, result)
-  if (reason === 0) tlb.recent.keep(t, result)
+  if (reason === 0) t.tlb.recent.keep(t, result)
   return reason
 }
 
@@ -73,9 +82,10 @@ export function translateRemapped(t: Transaction, result: VtdTranslationResult):
 export function translateResolved(t: Transaction, result: VtdTranslationResult): number {
   if (t.mode === MODE_PASS_THROUGH) return translatePassThrough(t, result)
   if (!t.tlb.enabled) return t.trace === null && translatePlain(t, result) ? 0 : walk(t, result)
-  const reason = walk(t, result)
+  const isPlain = t.mode === MODE_NESTED && t.trace === null && plainBelowTable(t, result)
+  const reason = isPlain ? 0 : walk(t, result)
   if (reason === 0) {
-    if (t.mode === MODE_SECOND || t.tlb.keepsFirst) keepTranslation(t, result)
+    if (t.looksUp) keepTranslation(t, result)
     if (t.mode !== MODE_SECOND && t.fsStart > t.fsLeafLevel) keepFirstTables(t)
   }
   return reason
@@ -122,7 +132,7 @@ function translateSecond(t: Transaction, result: VtdTranslationResult): number {
   if (beyondSecondStage(t, t.iovaHi, t.iovaLo)) {
     return t.fail(t.legacy ? fr.LGN_1 : fr.SGN_5, 2, t.iovaHi, t.iovaLo)
   }
-  const status = walkSecondStage(t, t.iovaHi, t.iovaLo)
+  const status = walkSecondTables(t, t.iovaHi, t.iovaLo)
   if (status !== SS_OK) {
     return t.fail(t.legacy ? legacyReason(t, status) : nestedReason(status), 2, t.whereHi, t.whereLo)
   }
@@ -188,7 +198,9 @@ function translateFirst(t: Transaction, result: VtdTranslationResult): number {
 function translateNested(t: Transaction, result: VtdTranslationResult): number {
   const reason = walkFirstStage(t)
   if (reason !== 0) return reason
-  const status = walkSecondStage(t, t.fsPaHi, t.fsPaLo)
+  const access = t.access & READ_WRITE
+  const needed = (access & ACCESS_WRITE) === 0 ? access : access | DIRTY
+  const status = walkSecondStage(t, t.fsPaHi, t.fsPaLo, needed)
   if (status !== SS_OK) return t.fail(nestedReason(status), 2, t.whereHi, t.whereLo)
   const missing = checkPermissions(t)
   if (missing !== 0) return missing
@@ -263,12 +275,6 @@ function finishSecond(t: Transaction, result: VtdTranslationResult, at: number, 
   return true
 }
 
-/** FS_* that all entries must have for a request; only the leaf has a dirty flag. */
-function wantedOfFirst(t: Transaction): number {
-  const wanted = t.eafe ? FS_EA | FS_P | FS_US | FS_A : FS_P | FS_US | FS_A
-  return (t.access & ACCESS_WRITE) === 0 ? wanted : wanted | FS_RW
-}
-
 /** The walk of {@link plainFirst} with every entry's address translated by the second stage. */
 function plainNested(t: Transaction, result: VtdTranslationResult): boolean {
   const hi = t.iovaHi
@@ -329,65 +335,32 @@ function plainNested(t: Transaction, result: VtdTranslationResult): boolean {
   return true
 }
 
-function plainFirst(t: Transaction, result: VtdTranslationResult): boolean {
-  const hi = t.iovaHi
-  const lo = t.iovaLo
-  const isFive = t.fsLevels === 5
-  const unused = isFive ? 7 : 16
-  if ((hi << unused) >> unused !== hi || (t.access & ACCESS_EXEC) !== 0) return false
-  const memory = t.memory
-  const words = memory.words
-  const wanted = wantedOfFirst(t)
-  let odd = 0
-  let tops = 0
-  let rights = FS_RW
-  let tableHi = t.fsTableHi
-  let tableLo = t.fsTableLo
-  let at: number
-  if (isFive) {
-    at = memory.find(tableHi, tableLo | ((hi >>> 13) & 0xff8))
-    if (at < 0) return false
-    tableLo = words[at] as number
-    tops = words[at + 1] as number
-    odd = tableLo ^ wanted
-    rights &= tableLo
-    tableHi = tops & ADDR_HI_MASK
-  }
-  at = memory.find(tableHi, (tableLo & PAGE_MASK) | ((hi >>> 4) & 0xff8))
+/**
+ * A 4 KiB page of a first-stage table that is cached: one entry to read, and its page in the cache of second-stage pages
+ * or not.
+ * @returns false when anything is out of the ordinary
+ */
+function plainBelowTable(t: Transaction, result: VtdTranslationResult): boolean {
+  const at = findPlainEntry(t)
   if (at < 0) return false
-  const low4 = words[at] as number
-  const high4 = words[at + 1] as number
-  at = memory.find(high4 & ADDR_HI_MASK, (low4 & PAGE_MASK) | (((hi << 5) | (lo >>> 27)) & 0xff8))
-  if (at < 0) return false
-  const low3 = words[at] as number
-  const high3 = words[at + 1] as number
-  at = memory.find(high3 & ADDR_HI_MASK, (low3 & PAGE_MASK) | ((lo >>> 18) & 0xff8))
-  if (at < 0) return false
-  const low2 = words[at] as number
-  const high2 = words[at + 1] as number
-  at = memory.find(high2 & ADDR_HI_MASK, (low2 & PAGE_MASK) | ((lo >>> 9) & 0xff8))
-  if (at < 0) return false
-  const low = words[at] as number
-  const high = words[at + 1] as number
-  const leafWanted = (t.access & ACCESS_WRITE) === 0 ? wanted : wanted | FS_D
-  tops |= high4 | high3 | high2 | high
-  odd = (odd | (low4 ^ wanted) | (low3 ^ wanted) | (low2 ^ wanted)) & (wanted | FS_PS)
-  odd |= ((low & leafWanted) ^ leafWanted) | (tops & t.features.fsRsvdHi)
-  const paHi = high & ADDR_HI_MASK
-  if (odd !== 0 || (paHi === 0 && low >>> 20 === INTERRUPT_MEGABYTE)) return false
-  t.fsLeaf = low | 0
-  t.fsSizeLg2 = PAGE_LG2
-  rights &= low4 & low3 & low2 & low
-  const writable = rights !== 0 || (t.privileged && !t.wpe)
-  const paLo = ((low & PAGE_MASK) | (lo & 0xfff)) >>> 0
-  result.ipaHi = paHi
-  result.ipaLo = paLo
+  const words = t.memory.words
+  const ipaHi = (words[at + 1] as number) & ADDR_HI_MASK
+  const ipaLo = ((words[at] as number) & PAGE_MASK) | (t.iovaLo & 0xfff)
+  if (ipaHi >= (t.features.ssMaxHi[t.ssLevels] as number)) return false
+  const access = t.access & READ_WRITE
+  const needed = (access & ACCESS_WRITE) === 0 ? access : access | DIRTY
+  if (walkSecondStage(t, ipaHi, ipaLo, needed) !== SS_OK || (access & ~t.ssPermissions) !== 0) return false
+  const paHi = t.ssPaHi
+  const paLo = t.ssPaLo
+  if ((paHi === 0 && paLo >>> 20 === INTERRUPT_MEGABYTE) || markDirty(t) !== 0) return false
+  result.ipaHi = ipaHi
+  result.ipaLo = ipaLo >>> 0
   result.stage1SizeLg2 = PAGE_LG2
-  result.stage2SizeLg2 = 0
+  result.stage2SizeLg2 = t.ssSizeLg2
   result.sizeLg2 = PAGE_LG2
-  result.allowed = writable ? READ_WRITE : ACCESS_READ
+  result.allowed = allowedByFirst(t) & t.ssPermissions
   result.attributes = attributesOf(t)
   result.paHi = paHi
-  result.paLo = paLo
+  result.paLo = paLo >>> 0
   return true
 }

@@ -2,23 +2,29 @@
 import * as core from "@iommu/core"
 import * as fr from "../spec/events.ts"
 import * as pte from "../spec/page-tables.ts"
+import { attributesOf } from "./attributes.ts"
 import { spanHi, spanLo } from "./tlb.ts"
 import { traceFirstStage } from "./trace.ts"
 import type { Transaction } from "./transaction.ts"
 import * as transaction from "./transaction.ts"
+import type { VtdTranslationResult } from "./translate.ts"
 import * as second from "./walk-stage2.ts"
-import { beyondSecondStage, setSecondStageDirty, walkSecondStage } from "./walk-stage2.ts"
+import { beyondSecondStage, setSecondStageDirty, walkSecondStage, walkSecondTables } from "./walk-stage2.ts"
 
 // Copies: V8 reads an imported constant through its module, which costs a walk a third of its time.
-const { ACCESS_EXEC, ACCESS_WRITE } = core
-const { MODE_NESTED } = transaction
+const { ACCESS_EXEC, ACCESS_READ, ACCESS_WRITE } = core
+const { INTERRUPT_MEGABYTE, LEAF_NOT_READ, MODE_NESTED } = transaction
 const { ADDR_HI, ADDR_LO, FS_A, FS_D, FS_EA, FS_P, FS_PS, FS_RW, FS_US, FS_XD_HI, SS_R, SS_W } = pte
 
 const { SS_FLAG_UPDATE, SS_NO_PERMISSION, SS_OK, SS_RESERVED_BIT, SS_ROOT_UNREADABLE, SS_TABLE_UNREADABLE } =
   second
 
+const READ_WRITE = ACCESS_READ | ACCESS_WRITE
+const PAGE_LG2 = 12
 const PAGE_MASK = ADDR_LO | 0
 const ADDR_HI_MASK = ADDR_HI
+/** Begin at the root, and take neither tables nor second-stage pages from the caches. */
+const FROM_TABLES = -2
 /** Upper key word of the table of level 1, which spans 2^9 pages. */
 const LEAF_TABLE_SPAN = spanHi(0, 9)
 
@@ -27,16 +33,43 @@ const LEAF_TABLE_SPAN = spanHi(0, 9)
  * @returns 0 or the fault reason
  */
 export function walkFirstStage(t: Transaction): number {
-  if (!t.tlb.enabled) return walkEveryStep(t, -1)
+  if (!t.tlb.enabled) return walkEveryStep(t, FROM_TABLES)
   if (t.trace === null && walkLeafTable(t)) return 0
   const reason = walkEveryStep(t, findTable(t))
   // Flags of an entry are written through the second stage, which has to be walked for it: §3.8.1.
-  const again = reason === 0 && t.mode === MODE_NESTED && t.fsStart !== t.fsLevels && !hasFlags(t)
-  return again ? walkEveryStep(t, -1) : reason
+  const again = reason === 0 && t.mode === MODE_NESTED && !hasFlags(t) && !readLeaves(t)
+  return again ? walkEveryStep(t, FROM_TABLES) : reason
+}
+
+/** The second-stage leaf below each entry of the last walk has been read. */
+function readLeaves(t: Transaction): boolean {
+  if (t.fsStart !== t.fsLevels) return false
+  for (let level = t.fsLevels; level >= t.fsLeafLevel; level--) {
+    if (t.fsEntryLeafAt[level] === LEAF_NOT_READ) return false
+  }
+  return true
 }
 
 /** From the cached address of the leaf table to a 4 KiB page. @returns false when anything is out of the ordinary */
 function walkLeafTable(t: Transaction): boolean {
+  const at = findPlainEntry(t)
+  if (at < 0) return false
+  const words = t.memory.words
+  const paHi = (words[at + 1] as number) & ADDR_HI_MASK
+  if (t.mode === MODE_NESTED && paHi >= (t.features.ssMaxHi[t.ssLevels] as number)) return false
+  t.fsPaHi = paHi
+  t.fsPaLo = ((words[at] as number) & PAGE_MASK) | (t.iovaLo & 0xfff)
+  t.fsFlags = -1
+  t.fsLeafFlags = -1
+  return true
+}
+
+/**
+ * The entry of a 4 KiB page with all its flags set, in a table that is cached. Sets what the results of such a page
+ * have in common.
+ * @returns index in memory.words, -1 when anything is out of the ordinary
+ */
+export function findPlainEntry(t: Transaction): number {
   const lo = t.iovaLo
   const hi = t.iovaHi
   const store = t.tlb.firstTables
@@ -46,39 +79,32 @@ function walkLeafTable(t: Transaction): boolean {
     t.domainId,
     t.effectivePasid,
   )
-  if (known < 0 || (t.access & ACCESS_EXEC) !== 0) return false
+  if (known < 0 || (t.access & ACCESS_EXEC) !== 0) return -1
   const cached = store.words
-  const write = (t.access & ACCESS_WRITE) !== 0
-  const accessed = t.eafe ? FS_EA | FS_A : FS_A
-  const wanted = FS_P | FS_US | accessed | (write ? FS_RW | FS_D : 0)
-  const rights = cached[known + 2] as number
   const memory = t.memory
   const at = memory.find(cached[known] as number, (cached[known + 1] as number) + ((lo >>> 9) & 0xff8))
-  if (at < 0) return false
-  const entryLo = memory.words[at] as number
-  const entryHi = memory.words[at + 1] as number
-  const above = (rights | FS_P | FS_D) & wanted
-  const odd = (above ^ wanted) | ((entryLo & wanted) ^ wanted) | (entryHi & t.features.fsRsvdHi)
-  const paHi = entryHi & ADDR_HI_MASK
-  if (odd !== 0) return false
-  if (t.mode === MODE_NESTED && paHi >= (t.features.ssMaxHi[t.ssLevels] as number)) return false
-  t.fsPaHi = paHi
-  t.fsPaLo = (entryLo & PAGE_MASK) | (lo & 0xfff)
-  t.fsLeaf = entryLo
-  setPlain(t, rights & entryLo & FS_RW)
-  t.fsStart = 1
-  return true
-}
-
-/** A 4 KiB page whose flags are all set. */
-function setPlain(t: Transaction, writable: number): void {
+  if (at < 0) return -1
+  const words = memory.words
+  const entry = words[at] as number
+  const rights = cached[known + 2] as number
+  const wanted = wantedOfFirst(t)
+  const leafWanted = (t.access & ACCESS_WRITE) === 0 ? wanted : wanted | FS_D
+  const odd = (((rights | FS_P) & wanted) ^ wanted) | ((entry & leafWanted) ^ leafWanted)
+  if ((odd | ((words[at + 1] as number) & t.features.fsRsvdHi)) !== 0) return -1
+  t.fsLeaf = entry | 0
   t.fsSizeLg2 = 12
-  t.fsWritable = writable
+  t.fsWritable = rights & entry & FS_RW
   t.fsUser = FS_US
   t.fsExecutable = false
-  t.fsFlags = -1
-  t.fsLeafFlags = -1
   t.fsLeafLevel = 1
+  t.fsStart = 1
+  return at
+}
+
+/** FS_* that all entries must have for a request; only the leaf has a dirty flag. */
+export function wantedOfFirst(t: Transaction): number {
+  const wanted = t.eafe ? FS_EA | FS_P | FS_US | FS_A : FS_P | FS_US | FS_A
+  return (t.access & ACCESS_WRITE) === 0 ? wanted : wanted | FS_RW
 }
 
 /** The deepest table on the way that a paging-structure cache knows. @returns index of its record, -1 without */
@@ -120,7 +146,7 @@ export function keepFirstTables(t: Transaction): void {
   }
 }
 
-/** @param known record of the table to begin at, -1 for the root */
+/** @param known record of the table to begin at, -1 for the root, {@link FROM_TABLES} */
 function walkEveryStep(t: Transaction, known: number): number {
   const hi = t.iovaHi
   const lo = t.iovaLo
@@ -161,7 +187,7 @@ function walkEveryStep(t: Transaction, known: number): number {
       hostHi = tableHi
       hostLo = tableLo
     } else if (known < 0 || level !== t.fsStart) {
-      const reason = translateEntryAddress(t, level, tableHi, entryAddress)
+      const reason = translateEntryAddress(t, level, tableHi, entryAddress, known)
       if (reason !== 0) return reason
       hostHi = t.ssPaHi
       hostLo = t.ssPaLo & PAGE_MASK
@@ -215,11 +241,11 @@ function checkRights(t: Transaction, rights: number, executeDisable: number, hi:
 }
 
 /** The guest physical address of a first-stage entry through the second stage. §3.8.1. */
-function translateEntryAddress(t: Transaction, level: number, hi: number, lo: number): number {
-  const status = walkSecondStage(t, hi, lo)
-  if (status !== SS_OK) return t.fail(nestedReason(status), 2, t.whereHi, t.whereLo)
+function translateEntryAddress(t: Transaction, level: number, hi: number, lo: number, known: number): number {
   // With SSADE, a read of a first-stage table needs both permissions.
   const needed = t.ssAccessed === 0 ? SS_R : SS_R | SS_W
+  const status = known === FROM_TABLES ? walkSecondTables(t, hi, lo) : walkSecondStage(t, hi, lo, needed)
+  if (status !== SS_OK) return t.fail(nestedReason(status), 2, t.whereHi, t.whereLo)
   if ((t.ssPermissions & needed) !== needed) {
     return t.fail(level === t.fsLevels ? fr.SFS_6 : fr.SFS_7, 2, hi, lo)
   }
@@ -283,4 +309,68 @@ function updateEntry(t: Transaction, level: number): number {
   if (((t.fsEntryPermissions[level] as number) & SS_W) === 0) return t.fail(fr.SFS_8, 2, t.iovaHi, t.iovaLo)
   const status = setSecondStageDirty(t, t.fsEntryLeafAt[level] as number)
   return status === SS_OK ? 0 : t.fail(fr.SSS_5, 2, t.iovaHi, t.iovaLo)
+}
+
+/** A first stage alone, as {@link findPlainEntry} without caches. @returns false when anything is out of the ordinary */
+export function plainFirst(t: Transaction, result: VtdTranslationResult): boolean {
+  const hi = t.iovaHi
+  const lo = t.iovaLo
+  const isFive = t.fsLevels === 5
+  const unused = isFive ? 7 : 16
+  if ((hi << unused) >> unused !== hi || (t.access & ACCESS_EXEC) !== 0) return false
+  const memory = t.memory
+  const words = memory.words
+  const wanted = wantedOfFirst(t)
+  let odd = 0
+  let tops = 0
+  let rights = FS_RW
+  let tableHi = t.fsTableHi
+  let tableLo = t.fsTableLo
+  let at: number
+  if (isFive) {
+    at = memory.find(tableHi, tableLo | ((hi >>> 13) & 0xff8))
+    if (at < 0) return false
+    tableLo = words[at] as number
+    tops = words[at + 1] as number
+    odd = tableLo ^ wanted
+    rights &= tableLo
+    tableHi = tops & ADDR_HI_MASK
+  }
+  at = memory.find(tableHi, (tableLo & PAGE_MASK) | ((hi >>> 4) & 0xff8))
+  if (at < 0) return false
+  const low4 = words[at] as number
+  const high4 = words[at + 1] as number
+  at = memory.find(high4 & ADDR_HI_MASK, (low4 & PAGE_MASK) | (((hi << 5) | (lo >>> 27)) & 0xff8))
+  if (at < 0) return false
+  const low3 = words[at] as number
+  const high3 = words[at + 1] as number
+  at = memory.find(high3 & ADDR_HI_MASK, (low3 & PAGE_MASK) | ((lo >>> 18) & 0xff8))
+  if (at < 0) return false
+  const low2 = words[at] as number
+  const high2 = words[at + 1] as number
+  at = memory.find(high2 & ADDR_HI_MASK, (low2 & PAGE_MASK) | ((lo >>> 9) & 0xff8))
+  if (at < 0) return false
+  const low = words[at] as number
+  const high = words[at + 1] as number
+  const leafWanted = (t.access & ACCESS_WRITE) === 0 ? wanted : wanted | FS_D
+  tops |= high4 | high3 | high2 | high
+  odd = (odd | (low4 ^ wanted) | (low3 ^ wanted) | (low2 ^ wanted)) & (wanted | FS_PS)
+  odd |= ((low & leafWanted) ^ leafWanted) | (tops & t.features.fsRsvdHi)
+  const paHi = high & ADDR_HI_MASK
+  if (odd !== 0 || (paHi === 0 && low >>> 20 === INTERRUPT_MEGABYTE)) return false
+  t.fsLeaf = low | 0
+  t.fsSizeLg2 = PAGE_LG2
+  rights &= low4 & low3 & low2 & low
+  const writable = rights !== 0 || (t.privileged && !t.wpe)
+  const paLo = ((low & PAGE_MASK) | (lo & 0xfff)) >>> 0
+  result.ipaHi = paHi
+  result.ipaLo = paLo
+  result.stage1SizeLg2 = PAGE_LG2
+  result.stage2SizeLg2 = 0
+  result.sizeLg2 = PAGE_LG2
+  result.allowed = writable ? READ_WRITE : ACCESS_READ
+  result.attributes = attributesOf(t)
+  result.paHi = paHi
+  result.paLo = paLo
+  return true
 }

@@ -1,11 +1,15 @@
 /** The second-stage walk. Intel VT-d 5.10 (D51397-018) §3.7, §9.8. */
 import * as pte from "../spec/page-tables.ts"
-import { spanHi, spanLo } from "./tlb.ts"
+import * as tlb from "./tlb.ts"
+import { keepSecondPage, recallSecondPage, spanHi, spanLo } from "./tlb.ts"
 import { traceSecondStage } from "./trace.ts"
 import type { Transaction } from "./transaction.ts"
+import * as transaction from "./transaction.ts"
 
 // Copies: V8 reads an imported constant through its module, which costs a walk a third of its time.
 const { ADDR_HI, ADDR_LO, SS_A, SS_D, SS_PS, SS_R, SS_SNP, SS_W } = pte
+const { DIRTY } = tlb
+const { LEAF_IS_DIRTY } = transaction
 
 const RW = SS_R | SS_W
 /** In no plain table: a leaf above level 1, and a bit that is reserved there. */
@@ -27,10 +31,24 @@ export const SS_RESERVED_BIT = 4
 export const SS_FLAG_UPDATE = 5
 
 /**
- * Translates an address that is known to be within `Features.ssMaxHi`. Fills the `ss` fields, sets accessed flags.
+ * Translates a guest physical address that is known to be within `Features.ssMaxHi`. Fills the `ss` fields, sets
+ * accessed flags. A page that is cached answers when it grants what is needed, and else the tables.
+ * @param needed SS_R and SS_W, DIRTY where a write will follow
  * @returns SS_*; on a fault, `where` is the entry's address
  */
-export function walkSecondStage(t: Transaction, hi: number, lo: number): number {
+export function walkSecondStage(t: Transaction, hi: number, lo: number, needed: number): number {
+  const { tlb } = t
+  if (!tlb.enabled) return walkSecondTables(t, hi, lo)
+  if (recallSecondPage(t, hi, lo, needed)) return SS_OK
+  const status = walkSecondTables(t, hi, lo)
+  if (status === SS_OK) {
+    keepSecondPage(t, hi, lo, t.ssAccessed === 0 || (t.ssLeaf & SS_D) !== 0 ? DIRTY : 0)
+  }
+  return status
+}
+
+/** As {@link walkSecondStage}, through the tables: what comes of it is known to be in no cache, or must not be. */
+export function walkSecondTables(t: Transaction, hi: number, lo: number): number {
   if (t.tlb.enabled) return walkCached(t, hi, lo)
   const at = t.trace === null ? findPlainLeaf(t, hi, lo) : -1
   if (at < 0) return walkEveryStep(t, hi, lo)
@@ -336,7 +354,7 @@ function setAccessed(t: Transaction): number {
 
 /** Sets the dirty flag in a leaf that a write went through. @returns SS_OK or SS_FLAG_UPDATE */
 export function setSecondStageDirty(t: Transaction, leafAt: number): number {
-  if (t.ssAccessed === 0) return SS_OK
+  if (t.ssAccessed === 0 || leafAt === LEAF_IS_DIRTY) return SS_OK
   const words = t.memory.words
   if (((words[leafAt] as number) & SS_D) !== 0) return SS_OK
   if (!t.pwsnp) return SS_FLAG_UPDATE
