@@ -40,12 +40,16 @@ export class PhysicalMemory {
    * and none may be kept for the next.
    */
   readonly isVolatile: boolean = false
-  // The segment hit last. Kept as signed 32-bit so that V8 stores small integers, and declared, not defined: a field
-  // that is defined starts as `undefined`, and V8 then checks it for a number at each use.
-  declare protected hitHi: number
-  declare protected hitLo: number
-  declare protected hitLast: number
-  declare protected hitWord: number
+  /**
+   * The segment hit last: bits 63:32 and 31:0 of its base, its last byte from there, the index of its first word. For
+   * walks that read many tables and compare by themselves what {@link find} compares. Kept as signed 32-bit so that V8
+   * stores small integers, and declared, not defined: a field that is defined starts as `undefined`, and V8 then checks
+   * it for a number at each use.
+   */
+  declare hitHi: number
+  declare hitLo: number
+  declare hitLast: number
+  declare hitWord: number
 
   /** Use {@link createMemory}, {@link memoryFromPages} or {@link view}. */
   constructor(buffer: ArrayBufferLike, segments: readonly Segment[]) {
