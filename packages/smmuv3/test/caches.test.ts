@@ -1,5 +1,12 @@
 /** Caches of the model beyond the table of scopes in model-caching.ts: what is kept, and under which tags. */
-import { ACCESS_EXEC, ACCESS_PRIV, ACCESS_READ, ACCESS_WRITE, type CachePolicy } from "@iommu/core"
+import {
+  ACCESS_EXEC,
+  ACCESS_PRIV,
+  ACCESS_READ,
+  ACCESS_WRITE,
+  type CachePolicies,
+  type CachePolicy,
+} from "@iommu/core"
 import fc from "fast-check"
 import { describe, expect, it } from "vitest"
 import { EVERYTHING } from "../src/model/options.ts"
@@ -858,4 +865,76 @@ describe("prefetches, §4.2", () => {
       expect(m.read("CMDQ_CONS")).toBe(2)
     }
   })
+})
+
+describe("what a transaction has in common with the last one", () => {
+  const POLICIES: readonly (CachePolicy | CachePolicies)[] = [
+    "none",
+    "exact",
+    "hoard",
+    { structures: "exact", translations: "none" },
+  ]
+
+  for (const policy of POLICIES) {
+    const name = typeof policy === "string" ? policy : "exact structures alone"
+    const twoStreams = (): Machine => {
+      const m = new Machine({}, undefined, policy)
+      const root = withStage1(m)
+      m.map(root, SHAPE_4K, 0x1000n, RAM | S1_PAGE | NG)
+      m.map(root, SHAPE_4K, 0x2000n, (RAM + 0x1000n) | S1_PAGE | NG | READ_ONLY)
+      const other = m.alloc()
+      m.map(other, SHAPE_4K, 0x1000n, (RAM + 0x2000n) | S1_PAGE | NG)
+      const cd = m.cd({ ...plainCd(other), ASID: 2n })
+      m.ste(2, { Config: 5n, S1ContextPtr: cd >> 6n, EATS: 1n })
+      // Without the privilege that stream 3 has by its STE, stream 1 must not reach this page.
+      m.map(root, SHAPE_4K, 0x3000n, RAM | 0x703n | NG)
+      m.ste(3, { Config: 5n, S1ContextPtr: m.cd({ V: 0n }) >> 6n, PRIVCFG: 3n })
+      return m
+    }
+
+    it(`does not outlive another stream, ${name}`, () => {
+      const m = twoStreams()
+      for (let round = 0; round < 3; round++) {
+        expect(lands(m, 1, 0x1000n)).toBe(RAM)
+        expect(lands(m, 2, 0x1000n)).toBe(RAM + 0x2000n)
+        expect(lands(m, 1, 0x1008n)).toBe(RAM + 8n)
+        expect(lands(m, 3, 0x1000n)).toBe("C_BAD_CD")
+        expect(lands(m, 1, 0x3000n)).toBe("F_PERMISSION")
+        expect(lands(m, 1, 0x1000n)).toBe(RAM)
+        expect(lands(m, 2, 0x1000n, ACCESS_READ, 5)).toBe("C_BAD_SUBSTREAMID")
+        expect(lands(m, 1, 0x1000n)).toBe(RAM)
+      }
+    })
+
+    it(`does not outlive an ATS request of another stream, ${name}`, () => {
+      const m = twoStreams()
+      for (let round = 0; round < 3; round++) {
+        expect(lands(m, 1, 0x1000n)).toBe(RAM)
+        m.model.translationRequest(2, -1, 0, 0x1000, ACCESS_READ)
+        expect(lands(m, 1, 0x1000n, ACCESS_WRITE)).toBe(RAM)
+        m.model.translationRequest(3, -1, 0, 0x1000, ACCESS_READ)
+        expect(lands(m, 1, 0x1000n, ACCESS_READ | ACCESS_WRITE)).toBe(RAM)
+      }
+    })
+
+    it(`is of one access, ${name}`, () => {
+      const m = twoStreams()
+      for (let round = 0; round < 3; round++) {
+        expect(lands(m, 1, 0x2000n)).toBe(RAM + 0x1000n)
+        expect(lands(m, 1, 0x2000n, ACCESS_WRITE)).toBe("F_PERMISSION")
+        expect(lands(m, 1, 0x1000n)).toBe(RAM)
+      }
+    })
+
+    it(`ends with CR0.SMMUEN, ${name}`, () => {
+      const m = twoStreams()
+      for (let round = 0; round < 3; round++) {
+        expect(lands(m, 1, 0x1000n)).toBe(RAM)
+        expect(lands(m, 1, 0x1000n)).toBe(RAM)
+        m.write("CR0", 0)
+        expect(lands(m, 1, 0x1000n)).toBe(0x1000n)
+        m.write("CR0", reg.CR0_SMMUEN | reg.CR0_EVENTQEN | reg.CR0_CMDQEN)
+      }
+    })
+  }
 })

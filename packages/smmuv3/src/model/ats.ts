@@ -97,7 +97,7 @@ export class AtsService {
     this.atsFault = null
     // Read is implied in all requests; without PASID there are neither Exe nor Priv. §13.7.
     const asked = pasid === NO_PASID ? access & READ_WRITE : access
-    translator.transaction.begin(device, pasid, hi, lo, asked | ACCESS_READ)
+    translator.begin(device, pasid, hi, lo, asked | ACCESS_READ)
     if (!this.#registers.features.ats) return this.#unsupported("IDR0.ATS is 0")
     if (!this.#registers.translates) return this.#badRequest("CR0.SMMUEN is 0")
     const status = translator.streams.find(translator.transaction.device)
@@ -114,7 +114,7 @@ export class AtsService {
     const translator = this.#translator
     this.atsFault = null
     // Without IDR3.PASIDTT a PASID has no meaning here, nor what comes with it.
-    translator.transaction.begin(device, NO_PASID, paHi, paLo, access & READ_WRITE)
+    translator.begin(device, NO_PASID, paHi, paLo, access & READ_WRITE)
     if (!this.#registers.features.ats) return this.#abort("IDR0.ATS is 0")
     if (!this.#registers.translates) return this.#forbidden("CR0.SMMUEN is 0")
     if (!this.#checksTranslated) return this.#passTranslated()

@@ -203,6 +203,8 @@ function settled(half: number): number {
 
 /** What a translation gave. Attributes are worked out when somebody asks, until the next transaction. */
 export class Outcome implements TranslationResult {
+  /** Attributes that are known already, else -1. */
+  known = -1
   paHi = 0
   paLo = 0
   sizeLg2 = 0
@@ -232,8 +234,34 @@ export class Outcome implements TranslationResult {
     this.#stage2 = stage2
   }
 
+  /** @param stage1 and @param stage2 log2 of their leaves, 0 without the stage; @param allowed ACCESS_* bits */
+  fill(
+    paHi: number,
+    paLo: number,
+    stage1: number,
+    stage2: number,
+    allowed: number,
+    ipaHi: number,
+    ipaLo: number,
+  ): void {
+    this.known = -1
+    this.paHi = paHi >>> 0
+    this.paLo = paLo >>> 0
+    this.ipaHi = ipaHi >>> 0
+    this.ipaLo = ipaLo >>> 0
+    this.allowed = allowed
+    this.stage1SizeLg2 = stage1
+    this.stage2SizeLg2 = stage2
+    const smaller = stage1 === 0 ? stage2 : stage2 === 0 || stage1 < stage2 ? stage1 : stage2
+    this.sizeLg2 = smaller === 0 ? this.#registers.features.oasBits : smaller
+  }
+
   /** §13.2 to §13.4. */
   get attributes(): number {
+    return this.known >= 0 ? this.known : this.#workOut()
+  }
+
+  #workOut(): number {
     const { features, translates } = this.#registers
     if (!translates) {
       return features.typeOverrides ? globalBypassInput(this.#registers.get("GBPA")) : DEFAULT_INPUT
@@ -276,48 +304,27 @@ export function recallPage(
   pages: PageCache,
   kept: number,
   { hi, lo }: Transaction,
-  result: TranslationResult,
+  result: Outcome,
   stage1: Stage1Walk,
   stage2: Stage2Walk,
 ): void {
   const { words } = pages.store
   const info = words[kept + INFO] as number
-  const grants = stage1.privileged ? info >> PRIVILEGED_SHIFT : info
-  fillResult(result, words, kept, info, grants & (grants >> STAGE2_SHIFT) & ALL_ACCESS, hi, lo)
-  recallLeaves(words, kept, stage1, stage2)
-}
-
-/** What attributes come from. */
-export function recallLeaves(words: Int32Array, at: number, stage1: Stage1Walk, stage2: Stage2Walk): void {
-  const leaf = words[at + LEAF1] as number
-  stage1.leafLo = leaf
-  stage1.sharing = (leaf >> SHARING_SHIFT) - 1
-  stage2.leafLo = words[at + LEAF2] as number
-}
-
-/** @param allowed ACCESS_* bits that both stages allow */
-export function fillResult(
-  result: TranslationResult,
-  words: Int32Array,
-  at: number,
-  info: number,
-  allowed: number,
-  hi: number,
-  lo: number,
-): void {
   const size1 = (info >> SIZE1_SHIFT) & SIZE_LG2
   const size2 = (info >> SIZE2_SHIFT) & SIZE_LG2
   const sizeLg2 = size2 === 0 || size1 < size2 ? size1 : size2
-  const maskLo = sizeLg2 < 32 ? (1 << sizeLg2) - 1 : -1
-  const maskHi = sizeLg2 < 32 ? 0 : (1 << (sizeLg2 - 32)) - 1
-  result.paHi = ((words[at + PA_HI] as number) | (hi & maskHi)) >>> 0
-  result.paLo = ((words[at + PA_LO] as number) | (lo & maskLo)) >>> 0
-  result.ipaHi = ((words[at + IPA_HI] as number) | (hi & maskHi)) >>> 0
-  result.ipaLo = ((words[at + IPA_LO] as number) | (lo & maskLo)) >>> 0
-  result.allowed = allowed
-  result.stage1SizeLg2 = size1
-  result.stage2SizeLg2 = size2
-  result.sizeLg2 = sizeLg2
+  const offsetLo = sizeLg2 < 32 ? lo & ((1 << sizeLg2) - 1) : lo
+  const offsetHi = sizeLg2 < 32 ? 0 : hi & ((1 << (sizeLg2 - 32)) - 1)
+  const paHi = (words[kept + PA_HI] as number) | offsetHi
+  const paLo = (words[kept + PA_LO] as number) | offsetLo
+  const ipaHi = (words[kept + IPA_HI] as number) | offsetHi
+  const ipaLo = (words[kept + IPA_LO] as number) | offsetLo
+  result.fill(paHi, paLo, size1, size2, pages.allows(kept, stage1.privileged), ipaHi, ipaLo)
+  // What attributes come from.
+  const leaf = words[kept + LEAF1] as number
+  stage1.leafLo = leaf
+  stage1.sharing = (leaf >> SHARING_SHIFT) - 1
+  stage2.leafLo = words[kept + LEAF2] as number
 }
 
 /** Keeps what a transaction has found by walking. */

@@ -10,33 +10,21 @@
  * Of translation tables only what led to a translation is kept: no faults. Registers drop nothing, neither
  * CR0.SMMUEN nor STRTAB_BASE (§3.11, §3.21.3).
  */
-import {
-  ACCESS_EXEC,
-  ACCESS_PRIV,
-  ACCESS_READ,
-  ACCESS_WRITE,
-  type CacheKinds,
-  type CachePolicy,
-  type CacheStore,
-  type TranslationResult,
-} from "@iommu/core"
-import { fillResult, recallLeaves } from "./attributes.ts"
+import type { CacheKinds, CachePolicy, CacheStore } from "@iommu/core"
+import type { Outcome } from "./attributes.ts"
 import { DeviceEntry } from "./device-entry.ts"
 import { ContextEntry } from "./pasid-entry.ts"
 import {
-  INFO_CLEAN,
-  INFO_PRIVILEGED_SHIFT,
-  INFO_STAGE2_SHIFT,
-  PAGE_INFO,
+  PAGE_LG2,
   PageCache,
-  type Scope,
+  pageNumber,
+  REGIME_GLOBAL,
+  REGIME_WORLD,
   Stage2PageCache,
   storeOf,
   TableCache,
 } from "./tlb.ts"
 import type { Transaction } from "./transaction.ts"
-import type { Stage1Walk } from "./walk-stage1.ts"
-import type { Stage2Walk } from "./walk-stage2.ts"
 
 /** Words of the record of an STE or CD: what checking it gave, and its object, counted from 1. */
 const STRUCTURE_STATUS = 0
@@ -115,10 +103,180 @@ export class DescriptorCache {
   }
 }
 
+// Words of a slot of RecentPages, after the page's address: a power of two in all.
+const DEVICE = 2
+const PASID = 3
+const ACCESS = 4
+const PA_HI = 5
+const PA_LO = 6
+const IPA_HI = 7
+const IPA_LO = 8
+const SIZES = 9
+const ATTRIBUTES = 10
+const RECENT_LG2 = 4
+const RECENT_PAGES = 512
+/** In the first word of a slot in use, beside the page's address. */
+const RECENT_VALID = 1
+const PAGE_MASK = -4096
+
+/**
+ * The first level in front of all caches, as hardware has one: the last transactions' pages with the whole answer, by
+ * StreamID, SubstreamID, page and access. Whatever might change an answer empties it: every invalidation, of
+ * structures and of translations, and CR0.SMMUEN.
+ */
+export class RecentPages {
+  private readonly words: Int32Array
+  private readonly enabled: boolean
+  private readonly mask: number
+  private isEmpty = true
+
+  constructor(enabled: boolean) {
+    this.words = new Int32Array(enabled ? RECENT_PAGES << RECENT_LG2 : 1 << RECENT_LG2)
+    this.enabled = enabled
+    this.mask = enabled ? RECENT_PAGES - 1 : 0
+  }
+
+  /** @returns whether the answer is known; then the result is filled */
+  find(device: number, pasid: number, hi: number, lo: number, access: number, result: Outcome): boolean {
+    const words = this.words
+    const at = this.slotOf(device, pasid, lo)
+    if (
+      words[at] !== ((lo & PAGE_MASK) | RECENT_VALID) ||
+      words[at + 1] !== (hi | 0) ||
+      words[at + DEVICE] !== (device | 0) ||
+      words[at + PASID] !== pasid ||
+      words[at + ACCESS] !== access
+    ) {
+      return false
+    }
+    const sizes = words[at + SIZES] as number
+    const offset = lo & 0xfff
+    result.paHi = words[at + PA_HI] as number
+    result.paLo = ((words[at + PA_LO] as number) | offset) >>> 0
+    result.ipaHi = words[at + IPA_HI] as number
+    result.ipaLo = ((words[at + IPA_LO] as number) | offset) >>> 0
+    result.sizeLg2 = sizes & 0xff
+    result.stage1SizeLg2 = (sizes >>> 8) & 0xff
+    result.stage2SizeLg2 = (sizes >>> 16) & 0xff
+    result.allowed = sizes >>> 24
+    result.known = words[at + ATTRIBUTES] as number
+    if (result.fault !== null) result.fault = null
+    return true
+  }
+
+  /** Keeps the answer to a transaction that the caches answered. */
+  keep({ device, pasid, hi, lo, access }: Transaction, result: Outcome): void {
+    if (!this.enabled) return
+    const words = this.words
+    const at = this.slotOf(device, pasid, lo)
+    this.isEmpty = false
+    words[at] = (lo & PAGE_MASK) | RECENT_VALID
+    words[at + 1] = hi
+    words[at + DEVICE] = device
+    words[at + PASID] = pasid
+    words[at + ACCESS] = access
+    words[at + PA_HI] = result.paHi
+    words[at + PA_LO] = result.paLo & PAGE_MASK
+    words[at + IPA_HI] = result.ipaHi
+    words[at + IPA_LO] = result.ipaLo & PAGE_MASK
+    words[at + SIZES] =
+      result.sizeLg2 | (result.stage1SizeLg2 << 8) | (result.stage2SizeLg2 << 16) | (result.allowed << 24)
+    words[at + ATTRIBUTES] = result.attributes
+  }
+
+  clear(): void {
+    if (this.isEmpty) return
+    this.words.fill(0)
+    this.isEmpty = true
+  }
+
+  private slotOf(device: number, pasid: number, lo: number): number {
+    return (((lo >>> 12) + Math.imul(device, 0x85eb_ca6b) + pasid) & this.mask) << RECENT_LG2
+  }
+}
+
+/** A range of more pages is looked for in all records. */
+const MAX_SINGLE_DROPS = 32
+
+/** What a TLB invalidation is about. */
+export class Scope {
+  /** Bit n: StreamWorld n. */
+  worlds = 1
+  vmid = 0
+  /** Bits of the VMID that count, §3.17.6. */
+  vmidMask = 0xffff
+  /** -1: all. */
+  asid = -1
+  /** Global pages stay. */
+  sparesGlobal = false
+  /** First and last page of 4 KiB. */
+  first = 0
+  last = 0
+  /** TG and TTL; 0: any. */
+  granule = 0
+  level = 0
+  /** Tables stay. */
+  leaf = false
+
+  /** All addresses of StreamWorld EL1 with a VMID. */
+  all(vmid: number, vmidMask: number): void {
+    this.worlds = 1
+    this.vmid = vmid
+    this.vmidMask = vmidMask
+    this.asid = -1
+    this.sparesGlobal = false
+    this.first = 0
+    this.last = Number.MAX_SAFE_INTEGER
+    this.granule = 0
+    this.level = 0
+    this.leaf = false
+  }
+
+  /** Few enough keys to look for each. */
+  get isNarrow(): boolean {
+    return this.last - this.first < MAX_SINGLE_DROPS && this.asid >= 0 && this.vmidMask === 0xffff
+  }
+
+  /** The StreamWorld of a narrow scope. */
+  get world(): number {
+    return 31 - Math.clz32(this.worlds)
+  }
+
+  matchesTag(tag: number, regime: number): boolean {
+    const world = regime & REGIME_WORLD
+    if ((this.worlds & (1 << world)) === 0) return false
+    // No other StreamWorld has VMIDs.
+    if (world === 0 && (((tag >>> 16) ^ this.vmid) & this.vmidMask) !== 0) return false
+    if ((regime & REGIME_GLOBAL) !== 0) return !this.sparesGlobal
+    return this.asid < 0 || (tag & 0xffff) === this.asid
+  }
+
+  /** @param k0 and @param k1 of the range's key; @param sizeLg2 of what an address means when it means that range */
+  matchesAddress(k0: number, k1: number, sizeLg2: number): boolean {
+    const page = pageNumber(k0, k1)
+    const pages = 2 ** (sizeLg2 - PAGE_LG2)
+    const first = page - (page % pages)
+    return first <= this.last && this.first < first + pages
+  }
+
+  matchesLeaf(shape: number): boolean {
+    if (this.granule !== 0 && (shape & 3) !== this.granule) return false
+    return this.level === 0 || shape >> 2 === this.level + 1
+  }
+
+  /** Table descriptors from the root to the level before the leaf's, §4.4.1.1. */
+  matchesTable(shape: number): boolean {
+    if (this.leaf || (this.granule !== 0 && (shape & 3) !== this.granule)) return false
+    return this.level === 0 || shape >> 2 <= this.level + 1
+  }
+}
+
 export class Caches {
-  /** False under `none`: no structure, no translation, nothing that shortens a walk is looked up or kept. */
+  /** False where the policy keeps none: then nothing of the kind is looked up or kept. */
   readonly keepsStructures: boolean
+  /** Pages of whole transactions. */
   readonly keepsTranslations: boolean
+  /** Pages of stage 2, or tables of both stages. */
   readonly keepsWalks: boolean
   readonly streams: DecodedCache<DeviceEntry>
   readonly streamTables: DescriptorCache
@@ -128,8 +286,11 @@ export class Caches {
   readonly stage2Pages: Stage2PageCache
   readonly tables: TableCache
   readonly stage2Tables: TableCache
-  /** Changes with the records of configuration. */
-  configuration = 0
+  readonly recent: RecentPages
+  // The transaction whose STE and CD stand in their tables, so that the next one of its kind needs no look-up.
+  private isSettled = false
+  private device = 0
+  private pasid = 0
 
   constructor({ structures, walks, translations, stage2Pages }: CacheKinds) {
     this.keepsStructures = structures !== "none"
@@ -143,6 +304,30 @@ export class Caches {
     this.stage2Pages = new Stage2PageCache(stage2Pages)
     this.tables = new TableCache(walks)
     this.stage2Tables = new TableCache(walks)
+    this.recent = new RecentPages(this.keepsStructures && this.keepsTranslations)
+  }
+
+  /** The STE and the CD found last are those of this stream and substream, and are kept. */
+  hasEntries(device: number, pasid: number): boolean {
+    return this.device === device && this.pasid === pasid && this.isSettled
+  }
+
+  noteEntries(device: number, pasid: number): void {
+    if (!this.keepsStructures) return
+    this.isSettled = true
+    this.device = device
+    this.pasid = pasid
+  }
+
+  /** Whoever looks for another STE or CD, or drops or replaces one, says so. */
+  forgetEntries(): void {
+    this.isSettled = false
+  }
+
+  /** What answers whole transactions knows no more than the caches behind it. */
+  private forgetAnswers(): void {
+    this.forgetEntries()
+    this.recent.clear()
   }
 
   /**
@@ -152,7 +337,7 @@ export class Caches {
   dropStreams(first: number, sizeLg2: number, leaf: boolean): void {
     const isDropped = (streamId: number): boolean =>
       sizeLg2 >= 32 || ((streamId ^ first) & -(1 << sizeLg2)) === 0
-    this.configuration++
+    this.forgetAnswers()
     this.streams.dropWhere(isDropped)
     this.contexts.dropWhere(isDropped)
     this.contextTables.store.dropWhere(isDropped)
@@ -165,7 +350,7 @@ export class Caches {
 
   /** CMD_CFGI_CD, §4.3.3. */
   dropContext(streamId: number, substreamId: number, leaf: boolean): void {
-    this.configuration++
+    this.forgetAnswers()
     this.contexts.dropWhere((stream, index) => stream === (streamId | 0) && index === substreamId)
     if (leaf) return
     this.contextTables.store.dropWhere(
@@ -175,26 +360,33 @@ export class Caches {
 
   /** CMD_CFGI_CD_ALL, §4.3.4. */
   dropContexts(streamId: number): void {
-    this.configuration++
+    this.forgetAnswers()
     this.contexts.dropWhere(stream => stream === (streamId | 0))
     this.contextTables.store.dropWhere(stream => stream === (streamId | 0))
   }
 
   /** Stage 1, and what has both stages in one. §4.4.2. */
   dropStage1(scope: Scope): void {
+    this.recent.clear()
     this.pages.drop(scope)
     this.tables.drop(scope)
   }
 
   /** Stage 2 alone. What has both stages in one stays, §4.4.3.1. */
   dropStage2(scope: Scope): void {
+    this.recent.clear()
     this.stage2Pages.drop(scope)
     this.stage2Tables.drop(scope)
   }
 
+  /** Translation ends, or begins with other registers: all is asked anew. */
+  disable(): void {
+    this.forgetAnswers()
+  }
+
   /** As after power-on. */
   clear(): void {
-    this.configuration++
+    this.forgetAnswers()
     this.streams.clear()
     this.streamTables.store.clear()
     this.contexts.clear()
@@ -203,147 +395,5 @@ export class Caches {
     this.stage2Pages.clear()
     this.tables.clear()
     this.stage2Tables.clear()
-  }
-}
-
-/** What CMD_PREFETCH_* bring into the caches. §4.2. */
-export interface Prefetcher {
-  structures(device: number, pasid: number): void
-  addresses(device: number, pasid: number, span: PrefetchSpan): void
-}
-
-export interface PrefetchSpan {
-  readonly first: bigint
-  readonly strideLg2: number
-  readonly count: number
-}
-
-const ALL_ACCESS = ACCESS_READ | ACCESS_WRITE | ACCESS_EXEC
-const READ_WRITE = ACCESS_READ | ACCESS_WRITE
-const PAGE_MASK = -4096
-const RECENT_PAGES = 256
-// V8 loads a binding of another module from memory at each use, one of its own not.
-const WRITE = ACCESS_WRITE
-const EXEC = ACCESS_EXEC
-const PRIV = ACCESS_PRIV
-const CLEAN = INFO_CLEAN
-const INFO = PAGE_INFO
-const PRIVILEGED_SHIFT = INFO_PRIVILEGED_SHIFT
-const STAGE2_SHIFT = INFO_STAGE2_SHIFT
-
-/** What {@link LastTransaction} needs of the translator. */
-interface TranslationParts {
-  readonly caches: Caches
-  readonly result: TranslationResult
-  readonly streams: { entry: DeviceEntry }
-  readonly contexts: { context: ContextEntry }
-  readonly stage1: Stage1Walk
-  readonly stage2: Stage2Walk
-}
-
-/**
- * Structures of the last transaction with stage 1, as long as caches hold them. The next one with the same StreamID
- * and SubstreamID goes from here straight to its page.
- */
-export class LastTransaction {
-  entry: DeviceEntry
-  context: ContextEntry
-  /** {@link finds} has looked for a page, and there is none. */
-  misses = false
-  private readonly parts: TranslationParts
-  private readonly caches: Caches
-  private readonly keepsTranslations: boolean
-  private readonly pages: PageCache
-  private readonly result: TranslationResult
-  /** Where pages were found lately: address, epoch, record. */
-  private readonly recent = new Int32Array(RECENT_PAGES * 4)
-  private epoch = 1
-  private changes = 0
-  private device = -1
-  private pasid = 0
-  private configuration = -1
-  private tag = 0
-  private globalTag = 0
-  private regime = 0
-  /** Neither STE nor CD make anything else of addresses and attributes. */
-  private isPlain = false
-  private alwaysPrivileged = 0
-
-  constructor(parts: TranslationParts) {
-    this.parts = parts
-    this.caches = parts.caches
-    this.keepsTranslations = parts.caches.keepsTranslations
-    this.pages = parts.caches.pages
-    this.result = parts.result
-    this.entry = parts.streams.entry
-    this.context = parts.contexts.context
-  }
-
-  remember({ device, pasid }: Transaction, entry: DeviceEntry, context: ContextEntry): void {
-    const { stage1 } = context
-    this.epoch++
-    this.entry = entry
-    this.context = context
-    this.device = device
-    this.pasid = pasid
-    this.configuration = this.caches.configuration
-    this.tag = context.tag
-    this.globalTag = context.globalTag
-    this.regime = context.regime
-    const changesAddress = stage1.topByteIgnoredLower || stage1.topByteIgnoredUpper
-    this.misses = false
-    this.isPlain = !entry.overrides && !changesAddress && !stage1.asksPrivilege
-    this.alwaysPrivileged = stage1.singlePrivilege ? PRIV : 0
-  }
-
-  matches(device: number, pasid: number): boolean {
-    return device === this.device && pasid === this.pasid && this.configuration === this.caches.configuration
-  }
-
-  /** Whether a page is kept that allows the access as it stands; then the result is filled. */
-  finds(hi: number, lo: number, access: number): boolean {
-    if (!this.isPlain || !this.keepsTranslations) return false
-    this.misses = false
-    const at = this.locate(hi | 0, lo | 0)
-    if (at < 0) {
-      this.misses = true
-      return false
-    }
-    const words = this.pages.store.words
-    const info = words[at + INFO] as number
-    const needed = (access & (EXEC | WRITE)) === EXEC ? EXEC : access & READ_WRITE
-    const grants = ((access | this.alwaysPrivileged) & PRIV) !== 0 ? info >> PRIVILEGED_SHIFT : info
-    const allowed = grants & (grants >> STAGE2_SHIFT) & ALL_ACCESS
-    if ((allowed & needed) !== needed || ((info & CLEAN) !== 0 && (needed & WRITE) !== 0)) return false
-    fillResult(this.result, words, at, info, allowed, hi, lo)
-    const { streams, contexts, stage1, stage2 } = this.parts
-    if (streams.entry !== this.entry || contexts.context !== this.context) {
-      streams.entry = this.entry
-      contexts.context = this.context
-    }
-    if (stage2.config !== this.entry.stage2Config) stage2.config = this.entry.stage2Config
-    recallLeaves(words, at, stage1, stage2)
-    if (this.result.fault !== null) this.result.fault = null
-    return true
-  }
-
-  private locate(hi: number, lo: number): number {
-    if (this.changes !== this.pages.changes) {
-      this.changes = this.pages.changes
-      this.epoch++
-    }
-    const { recent } = this
-    const page = lo & PAGE_MASK
-    const slot = ((page >>> 12) & (RECENT_PAGES - 1)) << 2
-    if (recent[slot] === page && recent[slot + 1] === hi && recent[slot + 2] === this.epoch) {
-      return recent[slot + 3] as number
-    }
-    const at = this.pages.find(hi, lo, this.tag, this.globalTag, this.regime)
-    if (at < 0) return -1
-    recent[slot] = page
-    recent[slot + 1] = hi
-    recent[slot + 2] = this.epoch
-    recent[slot + 3] = at
-    return at
   }
 }

@@ -20,11 +20,11 @@ import {
   QUEUE_BASE_LOG2SIZE,
 } from "../spec/registers.ts"
 import type { AtsPort } from "./ats.ts"
-import type { Caches, Prefetcher } from "./caches.ts"
+import { type Caches, Scope } from "./caches.ts"
+import type { Prefetcher } from "./device.ts"
 import { WORLD_EL2, WORLD_EL2_E2H } from "./device-entry.ts"
 import type { Interrupts } from "./interrupts.ts"
 import { type Registers, wordOf } from "./registers.ts"
-import { Scope } from "./tlb.ts"
 import { ABORT_IT, COMPLETE_IT, type HeldTransactions, RETRY } from "./transaction.ts"
 
 const CR0ACK = wordOf("CR0ACK")

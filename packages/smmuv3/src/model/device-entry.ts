@@ -4,17 +4,18 @@
  * Without caches an STE is read anew for each transaction. Its checks and its decoding run again only when its
  * words or a register changed: comparing eight words costs less than checking them.
  */
-import { NO_PASID, type PhysicalMemory } from "@iommu/core"
+import { ACCESS_EXEC, ACCESS_PRIV, ACCESS_WRITE, NO_PASID, type PhysicalMemory } from "@iommu/core"
 import * as ste from "../spec/device-table.ts"
 import { EVENTS } from "../spec/events.ts"
 import { GRANULE_LG2_TG0, stage2LevelFits, stage2StartLevel } from "../spec/page-tables.ts"
 import * as reg from "../spec/registers.ts"
 import { DEFAULT_INPUT, overriddenInput } from "./attributes.ts"
 import { type Caches, DESCRIPTOR_HI, DESCRIPTOR_LO } from "./caches.ts"
+import type { FaultSite } from "./events.ts"
 import type { Features } from "./options.ts"
 import type { Registers } from "./registers.ts"
 import type { Tracer } from "./trace.ts"
-import { type FaultSite, Stage2Config } from "./transaction.ts"
+import { Stage2Config } from "./transaction.ts"
 
 /** Translation regimes of Non-secure streams, §5.2 STRW. */
 export const WORLD_EL1 = 0
@@ -70,6 +71,14 @@ export class DeviceEntry {
     if (this.s1CdMax === 0 || pasid < 0 || pasid >= 2 ** this.s1CdMax) return -EVENTS.C_BAD_SUBSTREAMID
     return pasid === 0 && this.s1Dss === ste.S1DSS_SSID0 ? -EVENTS.F_STREAM_DISABLED : pasid
   }
+
+  /** ACCESS_* bits as PRIVCFG and INSTCFG have them; writes stay data. §5.2. */
+  overridden(access: number): number {
+    let bits = this.privCfg >= ste.PRIVCFG_UNPRIVILEGED ? access & ~ACCESS_PRIV : access
+    if (this.privCfg === ste.PRIVCFG_PRIVILEGED) bits |= ACCESS_PRIV
+    if (this.instCfg < ste.INSTCFG_DATA || (access & ACCESS_WRITE) !== 0) return bits
+    return this.instCfg === ste.INSTCFG_INSTRUCTION ? bits | ACCESS_EXEC : bits & ~ACCESS_EXEC
+  }
 }
 
 /** Words of an STE that have a meaning here. */
@@ -122,7 +131,7 @@ export class StreamTable {
     const at = this.locate(streamId)
     if (at < 0) return -at
     const record = streams.insert(streamId, 0)
-    this.caches.configuration++
+    this.caches.forgetEntries()
     this.entry = streams.object(record)
     this.entry.streamId = streamId
     const status = this.decode(at)
@@ -252,8 +261,29 @@ export class StreamTable {
     e.input = features.typeOverrides ? overriddenInput(w[3]) : DEFAULT_INPUT
     // Without stage 2 the field is 0, which is the tag then. §3.17.
     e.stage2Config.vmid = features.s2p && e.world === WORLD_EL1 ? w[4] & ste.S2VMID : 0
-    if (e.stage2) configureStage2(e.stage2Config, w, features)
+    if (e.stage2) this.configureStage2(e.stage2Config)
     return 0
+  }
+
+  private configureStage2(config: Stage2Config): void {
+    const { decoded: w, memory } = this
+    const { features } = this.registers
+    config.updateAccess = (w[5] & ste.S2HA) !== 0
+    config.updateDirty = config.updateAccess && (w[5] & ste.S2HD) !== 0
+    config.accessFaultsOff = (w[5] & ste.S2AFFD) !== 0
+    config.protectTables = (w[5] & ste.S2PTW) !== 0
+    config.forceWriteBack = features.fwb && (w[2] & ste.S2FWB) !== 0
+    config.xnx = features.xnx
+    config.tabulate()
+    const shape = stage2Shape(w, features)
+    const startLevel = shape.startLevel ?? 0
+    const bigEndian = (w[5] & ste.S2ENDI) !== 0
+    const inStage1 = { limitMask: 0, topByteIgnored: false, unprivilegedOff: false }
+    const updatesDirty = config.updateDirty
+    config.geometry.fill(
+      { ...shape, ...inStage1, startLevel, oasBits: features.oasBits, bigEndian, updatesDirty },
+      memory,
+    )
   }
 
   private bad(reason: string): number {
@@ -366,21 +396,4 @@ function stage2Shape(w: Int32Array, features: Features) {
     rootLo: w[6] & ste.S2TTB_LO,
     sharing: (w[5] & ste.S2SH0) >>> ste.S2SH0_SHIFT,
   }
-}
-
-function configureStage2(config: Stage2Config, w: Int32Array, features: Features): void {
-  const shape = stage2Shape(w, features)
-  const bigEndian = (w[5] & ste.S2ENDI) !== 0
-  config.geometry.fill({
-    ...shape,
-    startLevel: shape.startLevel ?? 0,
-    oasBits: features.oasBits,
-    bigEndian,
-  })
-  config.updateAccess = (w[5] & ste.S2HA) !== 0
-  config.updateDirty = config.updateAccess && (w[5] & ste.S2HD) !== 0
-  config.accessFaultsOff = (w[5] & ste.S2AFFD) !== 0
-  config.protectTables = (w[5] & ste.S2PTW) !== 0
-  config.forceWriteBack = features.fwb && (w[2] & ste.S2FWB) !== 0
-  config.xnx = features.xnx
 }

@@ -8,6 +8,7 @@ import {
   type AtsModel,
   cachePolicies,
   type Fault,
+  HELD,
   type HoldingModel,
   hi32,
   type Invalidation,
@@ -15,14 +16,16 @@ import {
   lo32,
   type Mmio,
   type PageRequest,
+  REFUSED,
   type Release,
+  TRANSLATED,
   type TranslationResult,
   type WakingModel,
   type WalkStep,
 } from "@iommu/core"
 import { AtsPort, AtsService } from "./ats.ts"
 import { keepPage } from "./attributes.ts"
-import { Caches, type Prefetcher, type PrefetchSpan } from "./caches.ts"
+import { Caches } from "./caches.ts"
 import { CommandQueue } from "./commands.ts"
 import { type DeviceEntry, SKIP_STAGE1 } from "./device-entry.ts"
 import { EventQueue } from "./events.ts"
@@ -31,7 +34,7 @@ import type { SmmuV3ModelOptions } from "./options.ts"
 import { PageRequestQueue } from "./page-requests.ts"
 import { Registers } from "./registers.ts"
 import { Tracer } from "./trace.ts"
-import { HeldTransactions } from "./transaction.ts"
+import { ABORT_IT, COMPLETE_IT, type HeldTransaction, HeldTransactions, WAIT } from "./transaction.ts"
 import { Translator } from "./translate.ts"
 
 /** An executable model of an SMMUv3, Non-secure. See docs/smmuv3.md for what it does not model. */
@@ -47,13 +50,16 @@ class SmmuV3Model implements IommuModel, AtsModel, HoldingModel, WakingModel {
   readonly #registers: Registers
   readonly #interrupts: Interrupts
   readonly #commands: CommandQueue
+  readonly #events: EventQueue
   readonly #held = new HeldTransactions()
   readonly #port = new AtsPort()
   readonly #ats: AtsService
   readonly #pageRequests: PageRequestQueue
-  readonly #translator: Translator
+  // `translate` reads it: a private name (#) costs 2 ns a call.
+  private readonly translator: Translator
   readonly #caches: Caches
   #trace: ((step: WalkStep) => void) | null = null
+  onRelease: ((release: Release) => void) | null = null
 
   constructor(options: SmmuV3ModelOptions) {
     this.#memory = options.memory
@@ -70,32 +76,35 @@ class SmmuV3Model implements IommuModel, AtsModel, HoldingModel, WakingModel {
       this.#port,
       this.#caches,
     )
-    const events = new EventQueue(memory, registers, this.#interrupts)
-    this.#translator = new Translator(memory, registers, events, this.#held, this.#caches)
-    this.#commands.prefetcher = new CachePrefetcher(registers, this.#translator)
-    this.#ats = new AtsService(registers, this.#translator)
+    this.#events = new EventQueue(memory, registers, this.#interrupts)
+    this.translator = new Translator(memory, registers, this.#events, this.#held, this.#caches)
+    this.#commands.prefetcher = new CachePrefetcher(registers, this.translator)
+    this.#ats = new AtsService(registers, this.translator)
     this.#pageRequests = new PageRequestQueue(
       memory,
       registers,
       this.#interrupts,
-      this.#translator,
+      this.translator,
       this.#port,
     )
     registers.effects = {
       runCommands: () => {
         this.#commands.run()
-        this.#translator.service()
+        this.#serveHeld()
       },
-      translationDisabled: () => this.#held.abortAll(),
-      eventsConsumed: () => this.#translator.service(),
+      translationDisabled: () => {
+        this.#caches.disable()
+        this.#held.abortAll()
+      },
+      eventsConsumed: () => this.#serveHeld(),
     }
     this.#held.limit = registers.features.stallMax
     this.mmio = registers
-    this.result = this.#translator.result
+    this.result = this.translator.result
   }
 
   translate(device: number, pasid: number, iovaHi: number, iovaLo: number, access: number): number {
-    return this.#translator.translate(device, pasid, iovaHi, iovaLo, access)
+    return this.translator.translate(device, pasid, iovaHi, iovaLo, access)
   }
 
   get completion(): AtsCompletion {
@@ -126,21 +135,13 @@ class SmmuV3Model implements IommuModel, AtsModel, HoldingModel, WakingModel {
     this.#pageRequests.submit(request)
   }
 
-  get onRelease(): ((release: Release) => void) | null {
-    return this.#translator.onRelease
-  }
-
-  set onRelease(hook: ((release: Release) => void) | null) {
-    this.#translator.onRelease = hook
-  }
-
   get trace(): ((step: WalkStep) => void) | null {
     return this.#trace
   }
 
   set trace(hook: ((step: WalkStep) => void) | null) {
     this.#trace = hook
-    this.#translator.trace = hook === null ? null : new Tracer(this.#memory, hook)
+    this.translator.trace = hook === null ? null : new Tracer(this.#memory, hook)
   }
 
   get onInvalidate(): ((invalidation: Invalidation) => void) | null {
@@ -167,6 +168,32 @@ class SmmuV3Model implements IommuModel, AtsModel, HoldingModel, WakingModel {
     this.#interrupts.onEvent = hook
   }
 
+  /**
+   * Tries held transactions again that may be, ends those that are to end. Called after each change by software;
+   * what a listener to an interrupt changes during a transaction is served with the next change.
+   */
+  #serveHeld(): void {
+    if (this.translator.busy || this.#held.count === 0) return
+    for (const held of this.#held.all) this.#serve(held)
+  }
+
+  #serve(held: HeldTransaction): void {
+    if (held.next === ABORT_IT || held.next === COMPLETE_IT) {
+      this.translator.terminate(held, held.next === COMPLETE_IT)
+      this.#release(held, REFUSED)
+      return
+    }
+    if (held.next === WAIT && (held.stag !== null || !this.#events.writable)) return
+    held.next = WAIT
+    const status = this.translator.retry(held)
+    if (status !== HELD) this.#release(held, status === TRANSLATED ? TRANSLATED : REFUSED)
+  }
+
+  #release(held: HeldTransaction, status: Release["status"]): void {
+    this.#held.release(held)
+    if (this.onRelease !== null) this.onRelease({ held: held.held, status })
+  }
+
   restoreRegisters(values: Readonly<Record<string, bigint>>): string[] {
     this.#held.clear()
     const unknown = this.#registers.restore(values)
@@ -174,6 +201,18 @@ class SmmuV3Model implements IommuModel, AtsModel, HoldingModel, WakingModel {
     this.#held.limit = this.#registers.features.stallMax
     return unknown
   }
+}
+
+/** What CMD_PREFETCH_* bring into the caches. §4.2. */
+export interface Prefetcher {
+  structures(device: number, pasid: number): void
+  addresses(device: number, pasid: number, span: PrefetchSpan): void
+}
+
+interface PrefetchSpan {
+  readonly first: bigint
+  readonly strideLg2: number
+  readonly count: number
 }
 
 /** The most translations that one command brings: an implementation limits itself, §4.2.2. */
@@ -224,7 +263,7 @@ class CachePrefetcher implements Prefetcher {
   /** @returns the STE when it and the CD, if there is one, are valid */
   #enter(device: number, pasid: number, address: bigint): DeviceEntry | null {
     const { contexts, streams, transaction } = this.#translator
-    transaction.begin(device, pasid, hi32(address), lo32(address), ACCESS_READ)
+    this.#translator.begin(device, pasid, hi32(address), lo32(address), ACCESS_READ)
     if (streams.find(transaction.device) !== 0) return null
     const { entry } = streams
     this.#translator.enter(entry)

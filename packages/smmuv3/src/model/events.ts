@@ -28,7 +28,36 @@ import {
 } from "../spec/registers.ts"
 import type { Interrupts } from "./interrupts.ts"
 import type { Registers } from "./registers.ts"
-import type { FaultSite, Transaction } from "./transaction.ts"
+import type { Transaction } from "./transaction.ts"
+
+/** What the walks say about a fault besides its number. One per model, reused. */
+export class FaultSite {
+  stage: 1 | 2 = 1
+  cls: number = ev.CLASS_IN
+  /** The stage 1 table access was a read. */
+  tableRead = false
+  ipaHi = 0
+  ipaLo = 0
+  fetchHi = 0
+  fetchLo = 0
+
+  /** Stage 1, input address: what holds unless a walk says otherwise. */
+  reset(): void {
+    this.stage = 1
+    this.cls = ev.CLASS_IN
+    this.tableRead = false
+    this.ipaHi = 0
+    this.ipaLo = 0
+  }
+
+  stage2(cls: number, ipaHi: number, ipaLo: number, tableRead: boolean): void {
+    this.stage = 2
+    this.cls = cls
+    this.ipaHi = ipaHi
+    this.ipaLo = ipaLo
+    this.tableRead = tableRead && cls === ev.CLASS_TT
+  }
+}
 
 /** Values that records are made of; each record takes the fields it has. */
 interface EventFields {

@@ -128,7 +128,13 @@ export class PageRequestQueue {
   /** STE.PPAR says whether the answer has a PASID; without a valid STE it is a failure. */
   #answerAsStream(request: PageRequest, pasid: number): void {
     const { streams, transaction } = this.#translator
-    transaction.begin(request.device, pasid, hi32(request.address), lo32(request.address), accessOf(request))
+    this.#translator.begin(
+      request.device,
+      pasid,
+      hi32(request.address),
+      lo32(request.address),
+      accessOf(request),
+    )
     const status = streams.find(transaction.device)
     if (status === 0 || status === ABORT) {
       this.#answer(request, streams.entry.answersWithPasid ? pasid : null, PRI_SUCCESS)

@@ -18,11 +18,12 @@ import {
 import * as cd from "../spec/pasid-table.ts"
 import { type Caches, DESCRIPTOR_HI, DESCRIPTOR_LO } from "./caches.ts"
 import { type DeviceEntry, WORLD_EL1, WORLD_EL2 } from "./device-entry.ts"
+import type { FaultSite } from "./events.ts"
 import type { Features } from "./options.ts"
 import type { Registers } from "./registers.ts"
 import { REGIME_NESTED } from "./tlb.ts"
 import type { Tracer } from "./trace.ts"
-import { type FaultSite, type Geometry, Stage1Config } from "./transaction.ts"
+import { type Geometry, Stage1Config, type TreeShape } from "./transaction.ts"
 import type { Stage2Walk } from "./walk-stage2.ts"
 
 // V8 loads a binding of another module from memory at each use, one of its own not.
@@ -30,6 +31,8 @@ const READ = ACCESS_READ
 
 /** Words of a CD that have a meaning here. */
 const WORDS_USED = 8
+/** What table descriptors limit below them. */
+const LIMITS: number = PXN_TABLE_HI | XN_TABLE_HI | AP_TABLE_HI
 
 /** A valid CD, decoded. */
 export class ContextEntry {
@@ -102,7 +105,7 @@ export class ContextTable {
     const at = this.locate(entry, index)
     if (at < 0) return -at
     const record = contexts.insert(entry.streamId, index)
-    this.caches.configuration++
+    this.caches.forgetEntries()
     this.context = contexts.object(record)
     const status = this.decode(entry, at)
     contexts.setStatus(record, status)
@@ -221,7 +224,7 @@ export class ContextTable {
     c.unshared = (w[1] & cd.ASET) !== 0
     c.mairLo = w[6]
     c.mairHi = w[7]
-    configureStage1(c.stage1, w, this.world, features)
+    configureStage1(c.stage1, w, this.world, features, this.memory)
     return 0
   }
 }
@@ -238,15 +241,13 @@ function leafLg2(fmt: number): number {
   return fmt === S1FMT_4KB_L2 ? cd.L2_CDS_LG2_4KB : cd.L2_CDS_LG2_64KB
 }
 
+/** What both ranges of a CD have in common. */
+type Common = Pick<TreeShape, "outputBits" | "oasBits" | "bigEndian" | "updatesDirty">
+
 /** One of the two ranges of a CD, as it is in effect. */
-interface Range {
+interface Range extends Omit<TreeShape, keyof Common | "inputBits" | "startLevel"> {
   readonly enabled: boolean
-  readonly granuleLg2: number
   readonly size: number
-  readonly ds: boolean
-  readonly rootHi: number
-  readonly rootLo: number
-  readonly sharing: number
 }
 
 /** EPDx do not exist for EL2 without E2H, which has the lower range alone. §5.4 EPD0. */
@@ -260,6 +261,9 @@ function lowerRange(w: Int32Array, world: number, features: Features): Range {
     rootHi: w[3] & 0x000f_ffff,
     rootLo: w[2] & cd.TTB0_LO,
     sharing: (w[0] & cd.SH0) >>> cd.SH0_SHIFT,
+    limitMask: features.had && (w[2] & cd.HAD0) !== 0 ? 0 : LIMITS,
+    topByteIgnored: (w[1] & cd.TBI0) !== 0,
+    unprivilegedOff: features.e0pd && world !== WORLD_EL2 && (w[2] & cd.E0PD0) !== 0,
   }
 }
 
@@ -273,6 +277,9 @@ function upperRange(w: Int32Array, world: number, features: Features): Range {
     rootHi: w[5] & 0x000f_ffff,
     rootLo: w[4] & cd.TTB1_LO,
     sharing: (w[0] & cd.SH1) >>> cd.SH1_SHIFT,
+    limitMask: features.had && (w[4] & cd.HAD1) !== 0 ? 0 : LIMITS,
+    topByteIgnored: (w[1] & cd.TBI1) !== 0,
+    unprivilegedOff: features.e0pd && world !== WORLD_EL2 && (w[4] & cd.E0PD1) !== 0,
   }
 }
 
@@ -315,19 +322,14 @@ function illegalRange(range: Range, name: string, outputBits: number, features: 
   return null
 }
 
-function configureStage1(config: Stage1Config, w: Int32Array, world: number, features: Features): void {
-  const outputBits = features.outputBits(w[1] & cd.IPS)
-  const bigEndian = (w[0] & cd.ENDI) !== 0
-  fillRange(config.lower, lowerRange(w, world, features), outputBits, bigEndian, features)
-  fillRange(config.upper, upperRange(w, world, features), outputBits, bigEndian, features)
+function configureStage1(
+  config: Stage1Config,
+  w: Int32Array,
+  world: number,
+  features: Features,
+  memory: PhysicalMemory,
+): void {
   const onePrivilege = world === WORLD_EL2
-  const limits = PXN_TABLE_HI | XN_TABLE_HI | AP_TABLE_HI
-  config.topByteIgnoredLower = (w[1] & cd.TBI0) !== 0
-  config.topByteIgnoredUpper = (w[1] & cd.TBI1) !== 0
-  config.unprivilegedOffLower = features.e0pd && !onePrivilege && (w[2] & cd.E0PD0) !== 0
-  config.unprivilegedOffUpper = features.e0pd && !onePrivilege && (w[4] & cd.E0PD1) !== 0
-  config.limitsLower = features.had && (w[2] & cd.HAD0) !== 0 ? 0 : limits
-  config.limitsUpper = features.had && (w[4] & cd.HAD1) !== 0 ? 0 : limits
   config.accessFaultsOff = (w[1] & cd.AFFD) !== 0
   config.updateAccess = (w[1] & cd.HA) !== 0
   config.updateDirty = config.updateAccess && (w[1] & cd.HD) !== 0
@@ -335,28 +337,24 @@ function configureStage1(config: Stage1Config, w: Int32Array, world: number, fea
   config.privilegedAccessNever = !onePrivilege && (w[1] & cd.PAN) !== 0
   config.panCoversExecute = features.epan && (w[3] & cd.EPAN) !== 0
   config.singlePrivilege = onePrivilege
+  config.tabulate()
+  const inCommon: Common = {
+    outputBits: features.outputBits(w[1] & cd.IPS),
+    oasBits: features.oasBits,
+    bigEndian: (w[0] & cd.ENDI) !== 0,
+    updatesDirty: config.updateDirty,
+  }
+  fillRange(config.lower, lowerRange(w, world, features), inCommon, memory)
+  fillRange(config.upper, upperRange(w, world, features), inCommon, memory)
 }
 
-function fillRange(
-  geometry: Geometry,
-  range: Range,
-  outputBits: number,
-  bigEndian: boolean,
-  features: Features,
-): void {
+function fillRange(geometry: Geometry, range: Range, inCommon: Common, memory: PhysicalMemory): void {
   geometry.enabled = range.enabled
+  geometry.quick = false
+  geometry.topByteIgnored = range.topByteIgnored
+  geometry.unprivilegedOff = range.unprivilegedOff
   if (!range.enabled) return
   const inputBits = 64 - range.size
-  geometry.fill({
-    granuleLg2: range.granuleLg2,
-    inputBits,
-    startLevel: stage1StartLevel(range.granuleLg2, inputBits),
-    outputBits,
-    oasBits: features.oasBits,
-    ds: range.ds,
-    bigEndian,
-    rootHi: range.rootHi,
-    rootLo: range.rootLo,
-    sharing: range.sharing,
-  })
+  const startLevel = stage1StartLevel(range.granuleLg2, inputBits)
+  geometry.fill({ ...range, ...inCommon, inputBits, startLevel }, memory)
 }

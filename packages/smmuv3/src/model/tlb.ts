@@ -4,8 +4,10 @@
  *
  * Only what led to a translation is kept: no faults.
  */
-import { type CachePolicy, CacheStore } from "@iommu/core"
-import { shapeOf } from "./transaction.ts"
+import { ACCESS_EXEC, ACCESS_READ, ACCESS_WRITE, type CachePolicy, CacheStore } from "@iommu/core"
+import { LAST_LEVEL } from "../spec/page-tables.ts"
+import type { Scope } from "./caches.ts"
+import type { Geometry } from "./transaction.ts"
 
 /** Words of a page's record. Both addresses are of the page. */
 export const PAGE_PA_HI = 0
@@ -47,8 +49,8 @@ export const TABLE_PA_LO = 5
 const TABLE_WORDS = 6
 
 /** Regime, the last word of the key of pages and of stage 1 tables: StreamWorld, and what else keeps them apart. */
-const REGIME_WORLD = 3
-const REGIME_GLOBAL = 4
+export const REGIME_WORLD = 3
+export const REGIME_GLOBAL = 4
 /**
  * Entries without stage 2 never serve a stream with stage 2, even where software uses one VMID for both (§5.4.1: no
  * way around stage 2).
@@ -56,91 +58,27 @@ const REGIME_GLOBAL = 4
 export const REGIME_NESTED = 8
 const REGIME_SHAPE_SHIFT = 4
 
+export const PAGE_LG2 = 12
 const SIZE_LG2 = 0x3f
+/** The size of a range stands above bits 63:44 of its address in a key. */
+const SIZE_KEY_SHIFT = 20
 const KIND_REGIME_SHIFT = 6
 /** 3 granules with 5 levels of 2 kinds at most. */
 const MAX_KINDS = 64
+
+/** Granule and level of a leaf, or of the table that a table descriptor leads to. Granules as TG has them, §4.4.1.1. */
+export function shapeOf(granuleLg2: number, level: number): number {
+  return ((granuleLg2 - 10) >> 1) | ((level + 1) << 2)
+}
+
+const ALL_ACCESS = ACCESS_READ | ACCESS_WRITE | ACCESS_EXEC
 
 /** Sets under `exact`; a hoard begins small and grows. */
 const PAGE_SETS = 256
 const TABLE_SETS = 64
 const HOARD_SETS = 8
 const WAYS = 4
-/** A range of more pages is looked for in all records. */
-const MAX_SINGLE_DROPS = 32
 const PAGES_PER_4GIB = 2 ** 20
-
-/** What a TLB invalidation is about. */
-export class Scope {
-  /** Bit n: StreamWorld n. */
-  worlds = 1
-  vmid = 0
-  /** Bits of the VMID that count, §3.17.6. */
-  vmidMask = 0xffff
-  /** -1: all. */
-  asid = -1
-  /** Global pages stay. */
-  sparesGlobal = false
-  /** First and last page of 4 KiB. */
-  first = 0
-  last = 0
-  /** TG and TTL; 0: any. */
-  granule = 0
-  level = 0
-  /** Tables stay. */
-  leaf = false
-
-  /** All addresses of StreamWorld EL1 with a VMID. */
-  all(vmid: number, vmidMask: number): void {
-    this.worlds = 1
-    this.vmid = vmid
-    this.vmidMask = vmidMask
-    this.asid = -1
-    this.sparesGlobal = false
-    this.first = 0
-    this.last = Number.MAX_SAFE_INTEGER
-    this.granule = 0
-    this.level = 0
-    this.leaf = false
-  }
-
-  /** Few enough keys to look for each. */
-  get isNarrow(): boolean {
-    return this.last - this.first < MAX_SINGLE_DROPS && this.asid >= 0 && this.vmidMask === 0xffff
-  }
-
-  /** The StreamWorld of a narrow scope. */
-  get world(): number {
-    return 31 - Math.clz32(this.worlds)
-  }
-
-  matchesTag(tag: number, regime: number): boolean {
-    const world = regime & REGIME_WORLD
-    if ((this.worlds & (1 << world)) === 0) return false
-    // No other StreamWorld has VMIDs.
-    if (world === 0 && (((tag >>> 16) ^ this.vmid) & this.vmidMask) !== 0) return false
-    if ((regime & REGIME_GLOBAL) !== 0) return !this.sparesGlobal
-    return this.asid < 0 || (tag & 0xffff) === this.asid
-  }
-
-  matchesAddress(hi: number, lo: number, sizeLg2: number): boolean {
-    const page = pageNumber(hi, lo)
-    // The page itself may be a piece of the leaf that the address meant.
-    const first = page - (page % 2 ** (sizeLg2 - 12))
-    return first <= this.last && this.first < first + 2 ** (sizeLg2 - 12)
-  }
-
-  matchesLeaf(shape: number): boolean {
-    if (this.granule !== 0 && (shape & 3) !== this.granule) return false
-    return this.level === 0 || shape >> 2 === this.level + 1
-  }
-
-  /** Table descriptors from the root to the level before the leaf's, §4.4.1.1. */
-  matchesTable(shape: number): boolean {
-    if (this.leaf || (this.granule !== 0 && (shape & 3) !== this.granule)) return false
-    return this.level === 0 || shape >> 2 <= this.level + 1
-  }
-}
 
 /**
  * Records about naturally aligned ranges of addresses. Their keys: address and size, VMID and ASID, regime. Stage 2
@@ -159,9 +97,7 @@ abstract class RangeCache {
   }
 
   protected findSized(sizeLg2: number, hi: number, lo: number, tag: number, regime: number): number {
-    return sizeLg2 < 32
-      ? this.store.find((lo & -(1 << sizeLg2)) | sizeLg2, hi, tag, regime)
-      : this.store.find(sizeLg2, hi & -(1 << (sizeLg2 - 32)), tag, regime)
+    return this.store.find(pageKey(sizeLg2, hi, lo), sizeKey(sizeLg2, hi), tag, regime)
   }
 
   protected insertSized(
@@ -177,9 +113,7 @@ abstract class RangeCache {
     let known = 0
     while (known < this.kindCount && this.kinds[known] !== kind) known++
     if (known === this.kindCount) this.kinds[this.kindCount++] = kind
-    return sizeLg2 < 32
-      ? this.store.insert((lo & -(1 << sizeLg2)) | sizeLg2, hi, tag, regime | extra)
-      : this.store.insert(sizeLg2, hi & -(1 << (sizeLg2 - 32)), tag, regime | extra)
+    return this.store.insert(pageKey(sizeLg2, hi, lo), sizeKey(sizeLg2, hi), tag, regime | extra)
   }
 
   clear(): void {
@@ -223,11 +157,10 @@ abstract class RangeCache {
 
   private dropKey(scope: Scope, sizeLg2: number, page: number, tag: number, regime: number): void {
     const hi = Math.floor(page / PAGES_PER_4GIB) | 0
-    const lo = (page % PAGES_PER_4GIB) << 12
-    const at = this.findSized(sizeLg2, hi, lo, tag, regime)
-    if (at < 0 || !this.matches(scope, lo | sizeLg2, hi, regime, at)) return
-    if (sizeLg2 < 32) this.store.drop((lo & -(1 << sizeLg2)) | sizeLg2, hi, tag, regime)
-    else this.store.drop(sizeLg2, hi & -(1 << (sizeLg2 - 32)), tag, regime)
+    const lo = (page % PAGES_PER_4GIB) << PAGE_LG2
+    const [k0, k1] = [pageKey(sizeLg2, hi, lo), sizeKey(sizeLg2, hi)]
+    const at = this.store.find(k0, k1, tag, regime)
+    if (at >= 0 && this.matches(scope, k0, k1, regime, at)) this.store.drop(k0, k1, tag, regime)
   }
 }
 
@@ -284,6 +217,24 @@ export class PageCache extends RangeCache {
     return this.insertSized(sizeLg2, hi, lo, globalTag, regime, REGIME_GLOBAL)
   }
 
+  /** ACCESS_* bits that stage 1 grants. */
+  grants(at: number, privileged: boolean): number {
+    const info = this.store.words[at + PAGE_INFO] as number
+    return (privileged ? info >> INFO_PRIVILEGED_SHIFT : info) & ALL_ACCESS
+  }
+
+  /** ACCESS_* bits that both stages grant. */
+  allows(at: number, privileged: boolean): number {
+    const info = this.store.words[at + PAGE_INFO] as number
+    const grants = privileged ? info >> INFO_PRIVILEGED_SHIFT : info
+    return grants & (grants >> INFO_STAGE2_SHIFT) & ALL_ACCESS
+  }
+
+  /** A write has a dirty state to update. */
+  isClean(at: number): boolean {
+    return ((this.store.words[at + PAGE_INFO] as number) & INFO_CLEAN) !== 0
+  }
+
   protected override get isWhole(): boolean {
     return !this.hasPieces
   }
@@ -291,8 +242,8 @@ export class PageCache extends RangeCache {
   /** A piece of a leaf goes with its leaf. */
   protected override matches(scope: Scope, k0: number, k1: number, _regime: number, at: number): boolean {
     const info = this.store.words[at + PAGE_INFO] as number
-    const sizeLg2 = Math.max(k0 & SIZE_LG2, (info >> INFO_SIZE1_SHIFT) & SIZE_LG2)
-    return scope.matchesLeaf(info >>> INFO_SHAPE_SHIFT) && scope.matchesAddress(k1, k0, sizeLg2)
+    const sizeLg2 = Math.max(k1 >>> SIZE_KEY_SHIFT, (info >> INFO_SIZE1_SHIFT) & SIZE_LG2)
+    return scope.matchesLeaf(info >>> INFO_SHAPE_SHIFT) && scope.matchesAddress(k0, k1, sizeLg2)
   }
 }
 
@@ -325,7 +276,7 @@ export class Stage2PageCache extends RangeCache {
 
   protected override matches(scope: Scope, k0: number, k1: number, _regime: number, at: number): boolean {
     const shape = this.store.words[at + LEAF_SHAPE] as number
-    return scope.matchesLeaf(shape) && scope.matchesAddress(k1, k0, k0 & SIZE_LG2)
+    return scope.matchesLeaf(shape) && scope.matchesAddress(k0, k1, k1 >>> SIZE_KEY_SHIFT)
   }
 }
 
@@ -335,6 +286,7 @@ const NEAR_SHAPE: number = shapeOf(12, 3)
 
 /** Tables of one stage, by the range that a whole table covers. */
 export class TableCache extends RangeCache {
+  level = 0
   /** Where {@link findNear} found its last table, until records change. */
   private nearAt = -1
   private nearHi = 0
@@ -352,8 +304,33 @@ export class TableCache extends RangeCache {
     return this.findSized(sizeLg2, hi, lo, tag, regime | (shape << REGIME_SHAPE_SHIFT))
   }
 
-  insert(sizeLg2: number, hi: number, lo: number, tag: number, regime: number, shape: number): number {
-    return this.insertSized(sizeLg2, hi, lo, tag, regime, shape << REGIME_SHAPE_SHIFT)
+  /** @returns the record, with the table's address; the rest is for the caller to fill */
+  insert(
+    g: Geometry,
+    level: number,
+    hi: number,
+    lo: number,
+    tag: number,
+    regime: number,
+    tableHi: number,
+    tableLo: number,
+  ): number {
+    const extra = shapeOf(g.stride + 3, level) << REGIME_SHAPE_SHIFT
+    const at = this.insertSized(g.coveredLg2(level), hi, lo, tag, regime, extra)
+    this.store.words[at + TABLE_HI] = tableHi
+    this.store.words[at + TABLE_LO] = tableLo
+    return at
+  }
+
+  /** The deepest table that is known, its level in {@link level}; or -1. */
+  findDeepest(g: Geometry, hi: number, lo: number, tag: number, regime: number): number {
+    for (let level = LAST_LEVEL; level > g.startLevel; level--) {
+      const at = this.find(g.coveredLg2(level), hi, lo, tag, regime, shapeOf(g.stride + 3, level))
+      if (at < 0) continue
+      this.level = level
+      return at
+    }
+    return -1
   }
 
   /** As {@link find} for a table of 4 KiB granule and last level: the next address is often below the same one. */
@@ -384,7 +361,9 @@ export class TableCache extends RangeCache {
   }
 
   protected override matches(scope: Scope, k0: number, k1: number, regime: number, _at: number): boolean {
-    return scope.matchesTable(regime >>> REGIME_SHAPE_SHIFT) && scope.matchesAddress(k1, k0, k0 & SIZE_LG2)
+    return (
+      scope.matchesTable(regime >>> REGIME_SHAPE_SHIFT) && scope.matchesAddress(k0, k1, k1 >>> SIZE_KEY_SHIFT)
+    )
   }
 }
 
@@ -393,6 +372,18 @@ export function storeOf(policy: CachePolicy, sets: number, dataWords: number): C
   return new CacheStore({ policy, sets: policy === "hoard" ? HOARD_SETS : sets, ways: WAYS, dataWords })
 }
 
-function pageNumber(hi: number, lo: number): number {
-  return (hi >>> 0) * PAGES_PER_4GIB + (lo >>> 12)
+export function pageNumber(k0: number, k1: number): number {
+  return (k1 & ((1 << SIZE_KEY_SHIFT) - 1)) * 2 ** 32 + (k0 >>> 0)
+}
+
+/** The first word of a key: bits 43:12 of the range's address. Neighbouring pages have neighbouring keys. */
+function pageKey(sizeLg2: number, hi: number, lo: number): number {
+  const page = (lo >>> PAGE_LG2) | (hi << (32 - PAGE_LG2))
+  return sizeLg2 < 44 ? page & -(1 << (sizeLg2 - PAGE_LG2)) : 0
+}
+
+/** The second: bits 63:44, and the size above them. */
+function sizeKey(sizeLg2: number, hi: number): number {
+  const high = hi >>> PAGE_LG2
+  return (sizeLg2 <= 44 ? high : high & -(1 << (sizeLg2 - 44))) | (sizeLg2 << SIZE_KEY_SHIFT)
 }

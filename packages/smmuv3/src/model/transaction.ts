@@ -3,8 +3,14 @@
  * faulted; and those that are held. Arm IHI 0070 G.b §3.4, §3.12, §7.3; Arm DDI 0487 §D8.2, with what IHI 0070 §5.2
  * and §5.4 add.
  */
-import { ACCESS_EXEC, ACCESS_PRIV, ACCESS_READ, ACCESS_WRITE, NO_PASID } from "@iommu/core"
-import { CLASS_IN, CLASS_TT } from "../spec/events.ts"
+import {
+  ACCESS_EXEC,
+  ACCESS_PRIV,
+  ACCESS_READ,
+  ACCESS_WRITE,
+  NO_PASID,
+  type PhysicalMemory,
+} from "@iommu/core"
 import * as pte from "../spec/page-tables.ts"
 import { ADDRESS_48, ADDRESS_LPA, ADDRESS_LPA2, LAST_LEVEL } from "../spec/page-tables.ts"
 
@@ -27,6 +33,7 @@ const XN_HI = pte.S2_XN_HI
 const XN1_HI = pte.S2_XN1_HI
 const XN0_HI = pte.S2_XN0_HI
 const DBM_HI = pte.DBM_HI
+const ADDR_HI = pte.ADDR_HI
 
 /** The transaction under way. One per model, reused. */
 export class Transaction {
@@ -45,38 +52,19 @@ export class Transaction {
     this.hi = hi | 0
     this.lo = lo | 0
     this.access = access
+    this.override(access)
+  }
+
+  /** What the access asks of a leaf. Instruction fetches need execution alone, DDI 0487 §D8.4. */
+  get need(): number {
+    return this.instruction ? EXEC : this.access & DATA_ACCESS
+  }
+
+  /** @param access as the STE wants the transaction to count */
+  override(access: number): void {
     this.privileged = (access & PRIV) !== 0
     // Writes are data whatever the device says, §13.1.2.
     this.instruction = (access & (EXEC | WRITE)) === EXEC
-  }
-}
-
-/** What the walks say about a fault besides its number. One per model, reused. */
-export class FaultSite {
-  stage: 1 | 2 = 1
-  cls: number = CLASS_IN
-  /** The stage 1 table access was a read. */
-  tableRead = false
-  ipaHi = 0
-  ipaLo = 0
-  fetchHi = 0
-  fetchLo = 0
-
-  /** Stage 1, input address: what holds unless a walk says otherwise. */
-  reset(): void {
-    this.stage = 1
-    this.cls = CLASS_IN
-    this.tableRead = false
-    this.ipaHi = 0
-    this.ipaLo = 0
-  }
-
-  stage2(cls: number, ipaHi: number, ipaLo: number, tableRead: boolean): void {
-    this.stage = 2
-    this.cls = cls
-    this.ipaHi = ipaHi
-    this.ipaLo = ipaLo
-    this.tableRead = tableRead && cls === CLASS_TT
   }
 }
 
@@ -95,6 +83,13 @@ export interface TreeShape {
   readonly rootLo: number
   /** Shareability that leaves have no room for where DS is 1. */
   readonly sharing: number
+  /** Bits 63:32 of table descriptors that limit what lies below: none in stage 2, and with HAD. */
+  readonly limitMask: number
+  /** TBI and E0PD. */
+  readonly topByteIgnored: boolean
+  readonly unprivilegedOff: boolean
+  /** Leaves with DBM are writable. */
+  readonly updatesDirty: boolean
 }
 
 /** One instance per table base register, refilled when the structure that describes it changes. */
@@ -119,10 +114,20 @@ export class Geometry {
   bigEndian = false
   /** Shareability of all leaves, -1 where each has its own. */
   sharing = -1
+  limitMask = 0
+  topByteIgnored = false
+  unprivilegedOff = false
   /** 4 KiB granule, 48-bit addresses, little-endian, root at level 0 or 1: the shape that walks unroll. */
-  quick = true
+  quick = false
+  /** Bits 63:32 of tables and of leaves that such walks leave to the complete ones. */
+  oddTableHi = 0
+  oddLeafHi = 0
+  /** Bit that makes a leaf writable and clean, where hardware updates the dirty state. */
+  dirtyHi = 0
+  /** Word index of a root of one page at a physical address, else -1; in volatile memory, too. */
+  rootAt = -1
 
-  fill(shape: TreeShape): void {
+  fill(shape: TreeShape, memory: PhysicalMemory): void {
     const { granuleLg2, inputBits, startLevel, ds } = shape
     this.enabled = true
     this.inputBits = inputBits
@@ -142,8 +147,22 @@ export class Geometry {
     this.firstBlockLevel = firstBlockLevel(granuleLg2, ds, lpa)
     this.bigEndian = shape.bigEndian
     this.sharing = ds ? shape.sharing : -1
-    const plain = granuleLg2 === 12 && !ds && !shape.bigEndian
+    this.limitMask = shape.limitMask
+    this.topByteIgnored = shape.topByteIgnored
+    this.unprivilegedOff = shape.unprivilegedOff
+    const plain = granuleLg2 === 12 && !ds && !shape.bigEndian && !shape.unprivilegedOff
     this.quick = plain && inputBits >= 32 && (startLevel === 0 || startLevel === 1)
+    const beyond = ADDR_HI & -(1 << (shape.outputBits - 32))
+    this.oddTableHi = beyond | shape.limitMask
+    this.oddLeafHi = beyond
+    this.dirtyHi = shape.updatesDirty ? DBM_HI : 0
+    const keepsRoot = this.rootMask <= this.indexMask && !memory.isVolatile
+    this.rootAt = keepsRoot ? memory.find(this.rootHi, this.rootLo) : -1
+  }
+
+  /** Bits 63:32 of an address without its top byte, where that is ignored. §3.4.1. */
+  withoutTopByte(vaHi: number): number {
+    return this.topByteIgnored ? (vaHi << 8) >> 8 : vaHi
   }
 
   /** log2 of the bytes that a table of a level covers. */
@@ -168,13 +187,6 @@ export class Stage1Config {
   readonly lower: Geometry = new Geometry()
   readonly upper: Geometry = new Geometry()
   /** CD fields as they are in effect. */
-  topByteIgnoredLower = false
-  topByteIgnoredUpper = false
-  unprivilegedOffLower = false
-  unprivilegedOffUpper = false
-  /** Descriptor bits that limit what lies below; 0 with HAD. */
-  limitsLower = 0
-  limitsUpper = 0
   accessFaultsOff = false
   updateAccess = false
   updateDirty = false
@@ -183,16 +195,24 @@ export class Stage1Config {
   panCoversExecute = false
   /** EL2 without E2H has one privilege level and one range. */
   singlePrivilege = false
+  /** {@link stage1Rights} of leaves without limits from above, by {@link rightsIndex}. */
+  readonly rights: Uint8Array = new Uint8Array(RIGHTS)
 
   /** E0PD of either range. */
   get asksPrivilege(): boolean {
-    return this.unprivilegedOffLower || this.unprivilegedOffUpper
+    return this.lower.unprivilegedOff || this.upper.unprivilegedOff
   }
 
-  /** Bits 63:32 of an address without its top byte, where that is ignored. §3.4.1. */
+  /** Of the range that an address belongs to. */
   withoutTopByte(vaHi: number): number {
-    const ignored = (vaHi & UPPER_RANGE) !== 0 ? this.topByteIgnoredUpper : this.topByteIgnoredLower
-    return ignored ? (vaHi << 8) >> 8 : vaHi
+    return ((vaHi & UPPER_RANGE) !== 0 ? this.upper : this.lower).withoutTopByte(vaHi)
+  }
+
+  /** After any other field changed. */
+  tabulate(): void {
+    for (let n = 0; n < RIGHTS; n++) {
+      this.rights[n] = stage1Rights(this, indexedHi(n), indexedLo(n), 0, indexedPrivilege(n))
+    }
   }
 }
 
@@ -208,11 +228,31 @@ export class Stage2Config {
   forceWriteBack = false
   /** IDR3.XNX: bits 54:53 tell privileged from unprivileged execution. */
   xnx = false
+  /** {@link stage2Rights} of leaves without DBM, by {@link rightsIndex}. */
+  readonly rights: Uint8Array = new Uint8Array(RIGHTS)
+
+  /** After any other field changed. */
+  tabulate(): void {
+    for (let n = 0; n < RIGHTS; n++) {
+      this.rights[n] = stage2Rights(this, indexedHi(n), indexedLo(n), indexedPrivilege(n))
+    }
+  }
 }
 
-/** Granule and level of a leaf, or of the table that a table descriptor leads to. Granules as TG has them, §4.4.1.1. */
-export function shapeOf(granuleLg2: number, level: number): number {
-  return ((granuleLg2 - 10) >> 1) | ((level + 1) << 2)
+/** Rights of leaves of both stages hang on bits 7:6 and 54:53, and on who asks: privileged accesses in the upper half. */
+const RIGHTS = 32
+const indexedLo = (index: number): number => (index & 3) << 6
+const indexedHi = (index: number): number => (index & 0xc) << 19
+const indexedPrivilege = (index: number): boolean => index >= 16
+
+/** What an access asks of a leaf. Instruction fetches need execution alone, and writes are data: DDI 0487 §D8.4, §13.1.2. */
+export function needOf(access: number): number {
+  return (access & (EXEC | WRITE)) === EXEC ? EXEC : access & DATA_ACCESS
+}
+
+/** @param access with ACCESS_PRIV for a privileged one */
+export function rightsIndex(high: number, low: number, access: number): number {
+  return ((low >>> 6) & 3) | ((high >>> 19) & 0xc) | ((access & PRIV) << 1)
 }
 
 /** @param limits what tables above the leaf limit, as bits 63:59 of their descriptors */

@@ -9,41 +9,32 @@ import {
   HELD,
   type PhysicalMemory,
   REFUSED,
-  type Release,
   TRANSLATED,
 } from "@iommu/core"
-import * as ste from "../spec/device-table.ts"
 import { CLASS_IN, EVENTS } from "../spec/events.ts"
 import { CR2_RECINVSID, GBPA_ABORT } from "../spec/registers.ts"
 import { keepPage, Outcome, recallPage } from "./attributes.ts"
-import { type Caches, LastTransaction } from "./caches.ts"
+import type { Caches, RecentPages } from "./caches.ts"
 import { ABORT, type DeviceEntry, SKIP_STAGE1, StreamTable } from "./device-entry.ts"
-import { type EventQueue, Reporter } from "./events.ts"
+import { type EventQueue, FaultSite, Reporter } from "./events.ts"
 import { ContextTable } from "./pasid-entry.ts"
 import type { Registers } from "./registers.ts"
-import { INFO_CLEAN, INFO_PRIVILEGED_SHIFT, INFO_STAGE2_SHIFT, PAGE_INFO } from "./tlb.ts"
 import type { Tracer } from "./trace.ts"
-import {
-  ABORT_IT,
-  COMPLETE_IT,
-  FaultSite,
-  type HeldTransaction,
-  type HeldTransactions,
-  Transaction,
-  WAIT,
-} from "./transaction.ts"
+import { type HeldTransaction, type HeldTransactions, Transaction } from "./transaction.ts"
 import { Stage1Walk } from "./walk-stage1.ts"
 import { Stage2Walk } from "./walk-stage2.ts"
 
 // V8 loads a binding of another module from memory at each use, one of its own not.
-const READ_WRITE = ACCESS_READ | ACCESS_WRITE
-const EXEC = ACCESS_EXEC
 const WRITE = ACCESS_WRITE
-const ALL_ACCESS = READ_WRITE | EXEC
-const INFO = PAGE_INFO
-const CLEAN = INFO_CLEAN
-const PRIVILEGED_SHIFT = INFO_PRIVILEGED_SHIFT
-const STAGE2_SHIFT = INFO_STAGE2_SHIFT
+const ALL_ACCESS = ACCESS_READ | ACCESS_WRITE | ACCESS_EXEC
+
+// What is between a plain transaction and its answer.
+const PLAIN_NOT = 0
+const PLAIN_PASS = 1
+const PLAIN_STAGE1 = 2
+const PLAIN_STAGE2 = 3
+const PLAIN_NESTED = 4
+const PLAIN_KEPT = 5
 
 export class Translator {
   readonly result: Outcome
@@ -54,15 +45,21 @@ export class Translator {
   readonly streams: StreamTable
   readonly contexts: ContextTable
   readonly reporter: Reporter
-  onRelease: ((release: Release) => void) | null = null
   private readonly registers: Registers
   private readonly events: EventQueue
   private readonly held: HeldTransactions
   /** The held transaction that is tried again. */
   private retried: HeldTransaction | null = null
-  private busy = false
+  /** A listener to the interrupt of a fault is at work, of which the caller has yet to hear. */
+  busy = false
   readonly caches: Caches
-  private readonly last: LastTransaction
+  private readonly recent: RecentPages
+  /** Transactions may be answered without looking at anything else. */
+  private readonly answers: boolean
+  private tracing = false
+  /** Of the STE and CD found last. */
+  private usesStage1 = false
+  private plain: number = PLAIN_NOT
 
   constructor(
     memory: PhysicalMemory,
@@ -81,10 +78,13 @@ export class Translator {
     this.contexts = new ContextTable(memory, registers, this.site, this.stage2, caches)
     this.reporter = new Reporter(events, this.transaction, this.site)
     this.result = new Outcome(registers, this.streams, this.contexts, this.stage1, this.stage2)
-    this.last = new LastTransaction(this)
+    this.recent = caches.recent
+    this.answers = caches.keepsStructures && caches.keepsTranslations
   }
 
   set trace(tracer: Tracer | null) {
+    this.caches.forgetEntries()
+    this.tracing = tracer !== null
     this.stage1.trace = tracer
     this.stage2.trace = tracer
     this.streams.trace = tracer
@@ -93,25 +93,88 @@ export class Translator {
 
   /** @returns TRANSLATED, or REFUSED or HELD with the fault in {@link result} */
   translate(device: number, pasid: number, hi: number, lo: number, access: number): number {
-    const { last } = this
-    const repeats = this.registers.translates && last.matches(device, pasid)
-    if (repeats && last.finds(hi, lo, access)) return TRANSLATED
+    if (this.answers && this.recent.find(device, pasid, hi, lo, access, this.result)) return TRANSLATED
+    const isResolved = this.caches.hasEntries(device, pasid)
+    const isPlain = isResolved && this.plain !== PLAIN_NOT
+    if (isPlain && this.translatePlain(hi | 0, lo | 0, access)) return TRANSLATED
     if (this.result.fault !== null) this.result.fault = null
     this.transaction.begin(device, pasid, hi, lo, access)
-    if (repeats) return this.repeat()
-    if (!this.registers.translates) return this.disabled()
-    const status = this.streams.find(this.transaction.device)
-    if (status !== 0) return this.refuseStream(status)
-    return this.translateStream(this.streams.entry)
+    return isResolved ? this.translateResolved() : this.translateAnew()
   }
 
-  /** The same STE and CD as last time. */
-  private repeat(): number {
-    const { entry, context } = this.last
-    if (this.streams.entry !== entry) this.streams.entry = entry
-    if (this.contexts.context !== context) this.contexts.context = context
+  /** Nothing is known of the stream. */
+  private translateAnew(): number {
+    if (!this.registers.translates) return this.disabled()
+    const { caches, transaction: t } = this
+    caches.forgetEntries()
+    const status = this.streams.find(t.device)
+    if (status !== 0) return this.refuseStream(status)
+    const { entry } = this.streams
     this.enter(entry)
-    return this.withStage1(entry, this.caches.keepsTranslations && !this.last.misses)
+    const index = entry.contextOf(t.pasid)
+    if (index < SKIP_STAGE1) return this.refuseSubstream(-index, entry)
+    this.usesStage1 = index !== SKIP_STAGE1
+    if (this.usesStage1) {
+      const found = this.contexts.find(entry, index)
+      if (found !== 0) return this.refuseContext(found, entry)
+      this.enterStage1(entry)
+    }
+    caches.noteEntries(t.device, t.pasid)
+    this.plain = this.tracing ? PLAIN_NOT : this.plainShape(entry)
+    if (this.plain !== PLAIN_NOT && this.translatePlain(t.hi, t.lo, t.access)) return TRANSLATED
+    return this.translateResolved()
+  }
+
+  /** STE and CD stand in their tables. */
+  private translateResolved(): number {
+    const { entry } = this.streams
+    this.enter(entry)
+    if (this.usesStage1) return this.withStage1(entry)
+    const status = this.withoutStage1(entry)
+    if (status === TRANSLATED) this.recent.keep(this.transaction, this.result)
+    return status
+  }
+
+  /** How transactions of the stream may go without looking at kept pages or at rarities. */
+  private plainShape(entry: DeviceEntry): number {
+    if (!this.usesStage1 && !entry.stage2) return PLAIN_PASS
+    if (this.caches.keepsTranslations) return PLAIN_NOT
+    if (entry.stage2 && !entry.stage2Config.geometry.quick) return PLAIN_NOT
+    if (!this.usesStage1) return PLAIN_STAGE2
+    if (this.caches.keepsWalks) return PLAIN_KEPT
+    return entry.stage2 ? PLAIN_NESTED : PLAIN_STAGE1
+  }
+
+  /** @returns false when anything is out of the ordinary, for the way that follows the book step by step */
+  private translatePlain(hi: number, lo: number, access: number): boolean {
+    const { result, streams } = this
+    const { entry } = streams
+    const asked = entry.overrides ? entry.overridden(access) : access
+    switch (this.plain) {
+      case PLAIN_STAGE1:
+        if (!this.stage1.translatePlain(hi, lo, asked, result)) return false
+        break
+      case PLAIN_NESTED:
+        if (!this.stage1.translateNested(hi, lo, asked, result)) return false
+        break
+      case PLAIN_KEPT:
+        if (!this.stage1.translateKept(hi, lo, asked, result)) return false
+        break
+      case PLAIN_STAGE2:
+        if (!this.stage2.finish(hi, lo, asked, ALL_ACCESS, 0, result)) return false
+        break
+      default:
+        if (hi >>> (this.registers.features.oasBits - 32) !== 0) return false
+        result.fill(hi, lo, 0, 0, ALL_ACCESS, hi, lo)
+    }
+    if (result.fault !== null) result.fault = null
+    return true
+  }
+
+  /** Takes over what a device asks that is not an ordinary transaction. */
+  begin(device: number, pasid: number, hi: number, lo: number, access: number): void {
+    this.caches.forgetEntries()
+    this.transaction.begin(device, pasid, hi, lo, access)
   }
 
   /** Translates an address that is an IPA already, by stage 2 alone; the transaction has begun. */
@@ -121,30 +184,8 @@ export class Translator {
     return this.withoutStage1(entry)
   }
 
-  /**
-   * Tries held transactions again that may be, ends those that are to end. Called after each change by software;
-   * what a listener to an interrupt changes during a transaction is served with the next change.
-   */
-  service(): void {
-    if (this.busy || this.held.count === 0) return
-    for (const held of this.held.all) this.serve(held)
-  }
-
-  private serve(held: HeldTransaction): void {
-    if (held.next === ABORT_IT || held.next === COMPLETE_IT) {
-      this.transaction.begin(held.device, held.pasid, held.hi, held.lo, held.access)
-      this.result.fault = this.reporter.terminated(held.next === COMPLETE_IT)
-      this.release(held, REFUSED)
-      return
-    }
-    if (held.next === WAIT && (held.stag !== null || !this.events.writable)) return
-    held.next = WAIT
-    const status = this.again(held)
-    if (status !== HELD) this.release(held, status === TRANSLATED ? TRANSLATED : REFUSED)
-  }
-
-  /** As though it had just arrived. */
-  private again(held: HeldTransaction): number {
+  /** Tries a held transaction again, as though it had just arrived. */
+  retry(held: HeldTransaction): number {
     this.retried = held
     try {
       return this.translate(held.device, held.pasid, held.hi, held.lo, held.access)
@@ -153,37 +194,19 @@ export class Translator {
     }
   }
 
-  private release(held: HeldTransaction, status: Release["status"]): void {
-    this.held.release(held)
-    if (this.onRelease !== null) this.onRelease({ held: held.held, status })
-  }
-
-  private translateStream(entry: DeviceEntry): number {
-    this.enter(entry)
-    const context = entry.contextOf(this.transaction.pasid)
-    if (context === SKIP_STAGE1) return this.withoutStage1(entry)
-    if (context < 0) return this.refuseSubstream(-context, entry)
-    const status = this.contexts.find(entry, context)
-    if (status !== 0) return this.refuseContext(status, entry)
-    if (this.caches.keepsStructures) this.last.remember(this.transaction, entry, this.contexts.context)
-    return this.withStage1(entry, this.caches.keepsTranslations)
+  /** Software ends a held transaction. */
+  terminate(held: HeldTransaction, completes: boolean): void {
+    this.transaction.begin(held.device, held.pasid, held.hi, held.lo, held.access)
+    this.result.fault = this.reporter.terminated(completes)
   }
 
   /** Takes over what the STE says of the transaction's attributes and of stage 2. */
   enter(entry: DeviceEntry): void {
-    if (entry.overrides) this.override(entry)
+    const t = this.transaction
+    if (entry.overrides) t.override(entry.overridden(t.access))
     // A store of an object costs more than the comparison.
     if (this.stage2.config !== entry.stage2Config) this.stage2.config = entry.stage2Config
-    this.stage2.privileged = this.transaction.privileged
-  }
-
-  /** STE.PRIVCFG and INSTCFG; writes stay data. §5.2. */
-  private override(entry: DeviceEntry): void {
-    const t = this.transaction
-    if (entry.privCfg >= ste.PRIVCFG_UNPRIVILEGED) t.privileged = entry.privCfg === ste.PRIVCFG_PRIVILEGED
-    if (entry.instCfg >= ste.INSTCFG_DATA && (t.access & WRITE) === 0) {
-      t.instruction = entry.instCfg === ste.INSTCFG_INSTRUCTION
-    }
+    this.stage2.privileged = t.privileged
   }
 
   exceeds(bits: number): boolean {
@@ -199,14 +222,10 @@ export class Translator {
     return this.pass()
   }
 
-  /** What the access asks of a leaf. Instruction fetches need execution alone, DDI 0487 §D8.4. */
-  private get need(): number {
-    return this.transaction.instruction ? EXEC : this.transaction.access & READ_WRITE
-  }
-
   private pass(): number {
     const { hi, lo } = this.transaction
-    return this.accept(hi, lo, 0, 0, ALL_ACCESS, hi, lo)
+    this.result.fill(hi, lo, 0, 0, ALL_ACCESS, hi, lo)
+    return TRANSLATED
   }
 
   private withoutStage1(entry: DeviceEntry): number {
@@ -221,30 +240,36 @@ export class Translator {
     return this.throughStage2(entry, hi, lo, 0, ALL_ACCESS)
   }
 
-  /** @param looks whether its page may be kept */
-  private withStage1(entry: DeviceEntry, looks: boolean): number {
+  private withStage1(entry: DeviceEntry): number {
     const s1 = this.enterStage1(entry)
-    const t = this.transaction
-    const kept = looks ? s1.findPage(t.hi, t.lo) : -1
+    const { caches, result, stage2, transaction: t } = this
+    const { keepsTranslations } = caches
+    const kept = keepsTranslations ? s1.findPage(t.hi, t.lo) : -1
     if (kept >= 0) {
-      const info = this.caches.pages.store.words[kept + INFO] as number
-      const grants = s1.privileged ? info >> PRIVILEGED_SHIFT : info
-      const need = this.need
-      if ((grants & (grants >> STAGE2_SHIFT) & need) !== need) return this.refusePage(kept, entry)
-      if ((info & CLEAN) === 0 || (need & WRITE) === 0) {
-        recallPage(this.caches.pages, kept, t, this.result, s1, this.stage2)
+      const { need } = t
+      if ((need & ~caches.pages.allows(kept, s1.privileged)) !== 0) return this.refusePage(kept, entry)
+      if ((need & WRITE) === 0 || !caches.pages.isClean(kept)) {
+        recallPage(caches.pages, kept, t, result, s1, stage2)
+        this.recent.keep(t, result)
         return TRANSLATED
       }
     }
-    const status = s1.walk(t.hi, t.lo, this.need)
+    const isQuick = keepsTranslations && !this.tracing
+    const isNear = isQuick && s1.translateKept(t.hi, t.lo, entry.overridden(t.access), result)
+    const done = isNear ? TRANSLATED : this.walk(entry)
+    if (done !== TRANSLATED || !keepsTranslations) return done
+    keepPage(caches.pages, this.contexts.context, t, result, s1, stage2)
+    return TRANSLATED
+  }
+
+  private walk(entry: DeviceEntry): number {
+    const { stage1, transaction } = this
+    const status = stage1.walk(transaction.hi, transaction.lo, transaction.need)
     if (status !== 0) return this.refuseWalk(status, entry)
-    const done = entry.stage2
-      ? this.throughStage2(entry, s1.outHi, s1.outLo, s1.sizeLg2, s1.allowed)
-      : this.accept(s1.outHi, s1.outLo, s1.sizeLg2, 0, s1.allowed, s1.outHi, s1.outLo)
-    if (done === 0 && this.caches.keepsTranslations) {
-      keepPage(this.caches.pages, this.contexts.context, t, this.result, s1, this.stage2)
-    }
-    return done
+    const { allowed, outHi, outLo, sizeLg2 } = stage1
+    if (entry.stage2) return this.throughStage2(entry, outHi, outLo, sizeLg2, allowed)
+    this.result.fill(outHi, outLo, sizeLg2, 0, allowed, outHi, outLo)
+    return TRANSLATED
   }
 
   /** Stage 1 of the CD found last. */
@@ -262,10 +287,9 @@ export class Translator {
 
   /** A page that does not allow the access: the stage that refuses has the fault, as if it had been walked. */
   private refusePage(kept: number, entry: DeviceEntry): number {
-    const info = this.caches.pages.store.words[kept + INFO] as number
-    const grants = this.stage1.privileged ? info >> PRIVILEGED_SHIFT : info
-    if ((grants & this.need) === this.need) {
-      recallPage(this.caches.pages, kept, this.transaction, this.result, this.stage1, this.stage2)
+    const { caches, transaction } = this
+    if ((transaction.need & ~caches.pages.grants(kept, this.stage1.privileged)) === 0) {
+      recallPage(caches.pages, kept, transaction, this.result, this.stage1, this.stage2)
       this.site.stage2(CLASS_IN, this.result.ipaHi, this.result.ipaLo, false)
     }
     return this.refuseWalk(EVENTS.F_PERMISSION, entry)
@@ -279,34 +303,13 @@ export class Translator {
     allowed: number,
   ): number {
     const s2 = this.stage2
-    const status = s2.walk(hi, lo, this.need)
+    const status = s2.walk(hi, lo, this.transaction.need)
     if (status !== 0) {
       this.site.stage2(CLASS_IN, hi, lo, false)
       return this.refuseWalk(status, entry)
     }
-    return this.accept(s2.outHi, s2.outLo, s1SizeLg2, s2.sizeLg2, allowed & s2.allowed, hi, lo)
-  }
-
-  private accept(
-    paHi: number,
-    paLo: number,
-    stage1: number,
-    stage2: number,
-    allowed: number,
-    ipaHi: number,
-    ipaLo: number,
-  ): number {
-    const r = this.result
-    r.paHi = paHi >>> 0
-    r.paLo = paLo >>> 0
-    r.ipaHi = ipaHi >>> 0
-    r.ipaLo = ipaLo >>> 0
-    r.allowed = allowed
-    r.stage1SizeLg2 = stage1
-    r.stage2SizeLg2 = stage2
-    const smaller = stage1 === 0 ? stage2 : stage2 === 0 || stage1 < stage2 ? stage1 : stage2
-    r.sizeLg2 = smaller === 0 ? this.registers.features.oasBits : smaller
-    return 0
+    this.result.fill(s2.outHi, s2.outLo, s1SizeLg2, s2.sizeLg2, allowed & s2.allowed, hi, lo)
+    return TRANSLATED
   }
 
   /** What is wrong with the structure that the event names. */

@@ -8,27 +8,20 @@ import { ACCESS_READ, ACCESS_WRITE, type PhysicalMemory } from "@iommu/core"
 import { CLASS_TT, EVENTS } from "../spec/events.ts"
 import * as pte from "../spec/page-tables.ts"
 import { addressHi, descriptorKind, KIND_INVALID, KIND_LEAF, swap32 } from "../spec/page-tables.ts"
+import type { Outcome } from "./attributes.ts"
 import type { Caches } from "./caches.ts"
+import type { FaultSite } from "./events.ts"
 import * as tlb from "./tlb.ts"
+import { shapeOf } from "./tlb.ts"
 import type { Tracer } from "./trace.ts"
-import type { ContextTags, FaultSite, Geometry } from "./transaction.ts"
-import { Stage1Config, shapeOf, stage1Rights, UPPER_RANGE } from "./transaction.ts"
+import type { ContextTags, Geometry } from "./transaction.ts"
+import { needOf, rightsIndex, Stage1Config, stage1Rights, UPPER_RANGE } from "./transaction.ts"
 import type { Stage2Walk } from "./walk-stage2.ts"
 
 // V8 loads a binding of another module from memory at each use, one of its own not.
-const TYPE = pte.TYPE
-const TYPE_TABLE = pte.TYPE_TABLE
-const TYPE_BLOCK = pte.TYPE_BLOCK
-const TYPE_PAGE = pte.TYPE_PAGE
-const ADDR_HI = pte.ADDR_HI
-const ADDR_LO = pte.ADDR_LO
-const AF = pte.AF
-const DBM_HI = pte.DBM_HI
-const AP2 = pte.S1_AP2
-const LEAF = TYPE_PAGE | AF
-const UPPER = UPPER_RANGE
-const LAST = pte.LAST_LEVEL
+const { ADDR_HI, ADDR_LO, AF, DBM_HI, PAGE, S1_AP2: AP2, TYPE, TYPE_BLOCK, TYPE_PAGE, TYPE_TABLE } = pte
 const { TABLE_HI, TABLE_LIMITS, TABLE_LO, TABLE_PA_HI, TABLE_PA_KNOWN, TABLE_PA_LO } = tlb
+const WRITE = ACCESS_WRITE
 
 export class Stage1Walk {
   /** Of the transaction under way. */
@@ -102,110 +95,142 @@ export class Stage1Walk {
    * @returns 0 or the number of the event; the site says more when it is not CLASS IN of stage 1
    */
   walk(vaHi: number, vaLo: number, need: number): number {
-    const upper = (vaHi & UPPER) !== 0
+    const upper = (vaHi & UPPER_RANGE) !== 0
     const { config } = this
     const g = upper ? config.upper : config.lower
     if (!g.enabled || !this.inRange(g, upper, vaHi, vaLo)) return EVENTS.F_TRANSLATION
-    if (!this.privileged && (upper ? this.config.unprivilegedOffUpper : this.config.unprivilegedOffLower)) {
-      return EVENTS.F_TRANSLATION
-    }
+    if (!this.privileged && g.unprivilegedOff) return EVENTS.F_TRANSLATION
     this.sharing = g.sharing
     this.usesUpper = upper
-    if (g.quick && this.trace === null) {
-      if (this.caches.keepsWalks) {
-        if (this.walkNear(g, vaHi, vaLo, need)) return 0
-      } else if (this.walk4K(g, upper, vaHi, vaLo, need)) return 0
-    }
-    return this.walkAll(g, upper, this.config.withoutTopByte(vaHi), vaLo, need)
+    return this.walkAll(g, g.withoutTopByte(vaHi), vaLo, need)
   }
 
-  /** As {@link Stage2Walk.fetch}: the shape that nearly all tables have, unrolled, and success alone. */
-  private walk4K(g: Geometry, upper: boolean, vaHi: number, vaLo: number, need: number): boolean {
-    const { memory, stage2, words, nested, config } = this
-    if (nested && !stage2.fetches) return false
-    let hi = g.rootHi
-    let lo = g.rootLo
-    let mask = g.rootMask
-    let kinds = TYPE_TABLE
-    let limits = 0
-    let at = -1
-    if (g.startLevel === 0) {
-      lo |= ((vaHi >>> 7) & mask) << 3
-      at = nested ? stage2.fetch(hi, lo) : memory.find(hi, lo)
-      if (at < 0) return false
-      kinds = words[at] | 0
-      limits = words[at + 1] | 0
-      hi = limits & ADDR_HI
-      lo = kinds & ADDR_LO
-      mask = 511
-    }
-    lo |= (((vaHi << 2) | (vaLo >>> 30)) & mask) << 3
-    at = nested ? stage2.fetch(hi, lo) : memory.find(hi, lo)
+  /**
+   * The translations that are nearly all: tables of the shape that {@link Geometry.quick} means, no limits from above,
+   * flags that are set, nothing cached. What is odd about tables is gathered and judged at the end. It knows success
+   * alone; whatever else there is, the complete walk meets it again and answers.
+   */
+  translatePlain(vaHi: number, vaLo: number, access: number, result: Outcome): boolean {
+    const { config, memory, words } = this
+    const g = vaHi < 0 ? config.upper : config.lower
+    // The top byte of an address without one repeats bit 55.
+    if (!g.quick || vaHi >> (g.inputBits - 32) !== vaHi >> 31) return false
+    const isDeep = g.startLevel === 0
+    const root = (isDeep ? vaHi >>> 7 : (vaHi << 2) | (vaLo >>> 30)) & g.rootMask
+    let at = g.rootAt
+    at = at >= 0 ? at + (root << 1) : memory.find(g.rootHi, g.rootLo | (root << 3))
     if (at < 0) return false
     let low = words[at] | 0
     let high = words[at + 1] | 0
-    limits |= high
-    kinds &= low
-    hi = high & ADDR_HI
-    lo = (low & ADDR_LO) | ((vaLo >>> 18) & 0xff8)
-    at = nested ? stage2.fetch(hi, lo) : memory.find(hi, lo)
-    if (at < 0) return false
-    low = words[at] | 0
-    high = words[at + 1] | 0
-    let shift = 21
-    let leaf = TYPE_BLOCK | AF
-    if ((low & TYPE) === TYPE_TABLE) {
-      limits |= high
-      hi = high & ADDR_HI
-      lo = (low & ADDR_LO) | ((vaLo >>> 9) & 0xff8)
-      at = nested ? stage2.fetch(hi, lo) : memory.find(hi, lo)
+    let kinds = low
+    let highs = high
+    if (isDeep) {
+      at = memory.find(high & ADDR_HI, (low & ADDR_LO) | (((vaHi << 5) | (vaLo >>> 27)) & 0xff8))
       if (at < 0) return false
       low = words[at] | 0
       high = words[at + 1] | 0
-      shift = 12
-      leaf = TYPE_PAGE | AF
+      kinds &= low
+      highs |= high
     }
-    if ((kinds & TYPE) !== TYPE_TABLE || (low & (TYPE | AF)) !== leaf) return false
-    if (((limits | high) & ADDR_HI) >>> (g.outputBits - 32) !== 0) return false
-    limits &= upper ? config.limitsUpper : config.limitsLower
-    if (!this.allows(high, low, limits, need)) return false
-    this.accept(low, high & ADDR_HI, vaHi, vaLo, shift)
-    return true
+    at = memory.find(high & ADDR_HI, (low & ADDR_LO) | ((vaLo >>> 18) & 0xff8))
+    if (at < 0) return false
+    low = words[at] | 0
+    if ((low & TYPE) === TYPE_TABLE) {
+      high = words[at + 1] | 0
+      highs |= high
+      at = memory.find(high & ADDR_HI, (low & ADDR_LO) | ((vaLo >>> 9) & 0xff8))
+      if (at < 0 || (words[at] & TYPE) !== TYPE_PAGE) return false
+    } else if ((low & TYPE) !== TYPE_BLOCK) return false
+    if ((kinds & TYPE) !== TYPE_TABLE || (highs & g.oddTableHi) !== 0) return false
+    return this.finish(g, at, vaLo, access, result)
   }
 
-  /** The page alone, below a table that is kept with its physical address. */
-  private walkNear(g: Geometry, vaHi: number, vaLo: number, need: number): boolean {
+  /** The same with every table's address translated by stage 2. */
+  translateNested(vaHi: number, vaLo: number, access: number, result: Outcome): boolean {
+    const { config, stage2, words } = this
+    const g = vaHi < 0 ? config.upper : config.lower
+    if (!g.quick || vaHi >> (g.inputBits - 32) !== vaHi >> 31) return false
+    const isDeep = g.startLevel === 0
+    const root = (isDeep ? vaHi >>> 7 : (vaHi << 2) | (vaLo >>> 30)) & g.rootMask
+    let at = stage2.fetch(g.rootHi, g.rootLo | (root << 3))
+    if (at < 0) return false
+    let low = words[at] | 0
+    let high = words[at + 1] | 0
+    let kinds = low
+    let highs = high
+    if (isDeep) {
+      at = stage2.fetch(high & ADDR_HI, (low & ADDR_LO) | (((vaHi << 5) | (vaLo >>> 27)) & 0xff8))
+      if (at < 0) return false
+      low = words[at] | 0
+      high = words[at + 1] | 0
+      kinds &= low
+      highs |= high
+    }
+    at = stage2.fetch(high & ADDR_HI, (low & ADDR_LO) | ((vaLo >>> 18) & 0xff8))
+    if (at < 0) return false
+    low = words[at] | 0
+    if ((low & TYPE) === TYPE_TABLE) {
+      high = words[at + 1] | 0
+      highs |= high
+      at = stage2.fetch(high & ADDR_HI, (low & ADDR_LO) | ((vaLo >>> 9) & 0xff8))
+      if (at < 0 || (words[at] & TYPE) !== TYPE_PAGE) return false
+    } else if ((low & TYPE) !== TYPE_BLOCK) return false
+    if ((kinds & TYPE) !== TYPE_TABLE || (highs & g.oddTableHi) !== 0) return false
+    return this.finish(g, at, vaLo, access, result)
+  }
+
+  /** From the table of pages on, where that is kept with its physical address. */
+  translateKept(vaHi: number, vaLo: number, access: number, result: Outcome): boolean {
+    const { config, context, memory, words } = this
     const { tables } = this.caches
-    const { tag, regime } = this.context
-    const kept = tables.findNear(this.config.withoutTopByte(vaHi), vaLo, tag, regime)
+    const g = vaHi < 0 ? config.upper : config.lower
+    if (!g.quick || vaHi >> (g.inputBits - 32) !== vaHi >> 31) return false
+    const kept = tables.findNear(vaHi, vaLo, context.tag, context.regime)
     if (kept < 0) return false
     const records = tables.store.words
-    if (records[kept + TABLE_PA_KNOWN] === 0) return false
+    if (records[kept + TABLE_PA_KNOWN] === 0 || records[kept + TABLE_LIMITS] !== 0) return false
     const tableLo = records[kept + TABLE_PA_LO] as number
-    const at = this.memory.find(records[kept + TABLE_PA_HI] as number, tableLo | ((vaLo >>> 9) & 0xff8))
-    if (at < 0) return false
-    const low = this.words[at] | 0
-    const high = this.words[at + 1] | 0
-    if ((low & LEAF) !== LEAF || (high & ADDR_HI) >>> (g.outputBits - 32) !== 0) return false
-    const limits = records[kept + TABLE_LIMITS] as number
-    if (!this.allows(high, low, limits, need)) return false
-    this.leafHi = high
-    this.limits = limits
-    this.level = LAST
-    this.accept(low, high & ADDR_HI, vaHi, vaLo, 12)
-    return true
+    const at = memory.find(records[kept + TABLE_PA_HI] as number, tableLo | ((vaLo >>> 9) & 0xff8))
+    if (at < 0 || (words[at] & TYPE) !== TYPE_PAGE) return false
+    this.leafHi = words[at + 1] | 0
+    this.limits = 0
+    this.level = pte.LAST_LEVEL
+    this.usesUpper = vaHi < 0
+    return this.finish(g, at, vaLo, access, result)
   }
 
-  /** Whether a leaf allows the access as it stands; keeps what it allows. */
-  private allows(high: number, low: number, limits: number, need: number): boolean {
-    if (this.dirtyable(high)) return false
-    this.allowed = stage1Rights(this.config, high, low, limits, this.privileged)
-    return (this.allowed & need) === need
+  /** What a leaf gives, unless it does not allow the access or has something to update; then stage 2. */
+  private finish(g: Geometry, at: number, vaLo: number, access: number, result: Outcome): boolean {
+    const leaf = this.words[at] | 0
+    const high = this.words[at + 1] | 0
+    const low = (high & g.dirtyHi) === 0 ? leaf : leaf & ~AP2
+    const allowed = this.config.rights[rightsIndex(high, low, access)] as number
+    const need = needOf(access)
+    if ((leaf & AF) === 0 || (high & g.oddLeafHi) !== 0 || (allowed & need) !== need) return false
+    if (low !== leaf && (need & WRITE) !== 0) return false
+    const isPage = (leaf & PAGE) !== 0
+    const offset = isPage ? 0xfff : 0x1f_ffff
+    const outHi = high & ADDR_HI
+    const outLo = (leaf & ~offset) | (vaLo & offset)
+    const sizeLg2 = isPage ? 12 : 21
+    this.leafLo = leaf
+    this.sharing = -1
+    if (this.nested) return this.stage2.finish(outHi, outLo, access, allowed, sizeLg2, result)
+    result.known = -1
+    result.paHi = outHi
+    result.paLo = outLo >>> 0
+    result.ipaHi = outHi
+    result.ipaLo = outLo >>> 0
+    result.allowed = allowed
+    result.sizeLg2 = sizeLg2
+    result.stage1SizeLg2 = sizeLg2
+    result.stage2SizeLg2 = 0
+    return true
   }
 
   /** Every form, every fault, in the order of §7.3.22. */
-  private walkAll(g: Geometry, upper: boolean, vaHi: number, vaLo: number, need: number): number {
-    const limitMask = upper ? this.config.limitsUpper : this.config.limitsLower
+  private walkAll(g: Geometry, vaHi: number, vaLo: number, need: number): number {
+    const { limitMask } = g
     const site = this.site
     let limits = 0
     let tableHi = g.rootHi
@@ -213,17 +238,19 @@ export class Stage1Walk {
     let level = g.startLevel
     let shift = g.rootShift
     let mask = g.rootMask
-    const kept = this.caches.keepsWalks ? this.findTable(g, vaHi, vaLo) : -1
+    const { keepsWalks, tables } = this.caches
+    const { tag, regime } = this.context
+    const kept = keepsWalks ? tables.findDeepest(g, vaHi, vaLo, tag, regime) : -1
     let located = false
     if (kept >= 0) {
-      const { words } = this.caches.tables.store
+      const { words } = tables.store
       tableHi = words[kept + TABLE_HI] as number
       tableLo = words[kept + TABLE_LO] as number
       limits = words[kept + TABLE_LIMITS] as number
       site.fetchHi = words[kept + TABLE_PA_HI] as number
       site.fetchLo = words[kept + TABLE_PA_LO] as number
       located = words[kept + TABLE_PA_KNOWN] !== 0
-      level = this.level
+      level = tables.level
       shift = g.coveredLg2(level) - g.stride
       mask = g.indexMask
     }
@@ -237,13 +264,17 @@ export class Stage1Walk {
       } else {
         const status = this.locate(entryHi, entryLo)
         if (status !== 0) return status
-        if (this.caches.keepsWalks && level > g.startLevel) {
+        if (keepsWalks && level > g.startLevel) {
           this.keepTable(g, level, vaHi, vaLo, tableHi, tableLo, limits)
         }
       }
       const { fetchHi, fetchLo } = site
       const at = this.memory.find(fetchHi, fetchLo)
-      if (at < 0) return this.unreadable()
+      if (at < 0) {
+        // A stage 1 table that no memory answers for, §7.3.12.
+        site.cls = CLASS_TT
+        return EVENTS.F_WALK_EABT
+      }
       const low = g.bigEndian ? swap32(this.words[at + 1]) : this.words[at] | 0
       const high = g.bigEndian ? swap32(this.words[at]) : this.words[at + 1] | 0
       if (this.trace !== null) {
@@ -267,19 +298,6 @@ export class Stage1Walk {
     }
   }
 
-  /** Record of the deepest table that is known, or -1; its level is left in {@link level}. */
-  private findTable(g: Geometry, vaHi: number, vaLo: number): number {
-    const { tag, regime } = this.context
-    for (let level = pte.LAST_LEVEL; level > g.startLevel; level--) {
-      const shape = shapeOf(g.stride + 3, level)
-      const at = this.caches.tables.find(g.coveredLg2(level), vaHi, vaLo, tag, regime, shape)
-      if (at < 0) continue
-      this.level = level
-      return at
-    }
-    return -1
-  }
-
   /** The physical address is the site's, and serves for the whole table where a stage 2 page covers that. */
   private keepTable(
     g: Geometry,
@@ -293,10 +311,8 @@ export class Stage1Walk {
     const granuleLg2 = g.stride + 3
     const { tag, regime } = this.context
     const { tables } = this.caches
-    const at = tables.insert(g.coveredLg2(level), vaHi, vaLo, tag, regime, shapeOf(granuleLg2, level))
+    const at = tables.insert(g, level, vaHi, vaLo, tag, regime, tableHi, tableLo)
     const { words } = tables.store
-    words[at + TABLE_HI] = tableHi
-    words[at + TABLE_LO] = tableLo
     words[at + TABLE_LIMITS] = limits
     words[at + TABLE_PA_KNOWN] = !this.nested || this.stage2.sizeLg2 >= granuleLg2 ? 1 : 0
     words[at + TABLE_PA_HI] = this.site.fetchHi
@@ -305,8 +321,7 @@ export class Stage1Walk {
 
   /** Bits above the range must equal bit 55, without the top byte where it is ignored. §3.4.1. */
   private inRange(g: Geometry, upper: boolean, vaHi: number, vaLo: number): boolean {
-    const ignored = upper ? this.config.topByteIgnoredUpper : this.config.topByteIgnoredLower
-    const top = ignored ? (vaHi << 8) >> 8 : vaHi
+    const top = g.withoutTopByte(vaHi)
     const sign = upper ? -1 : 0
     if (g.inputBits >= 32) return top >> (g.inputBits - 32) === sign
     return top === sign && (vaLo ^ sign) >>> g.inputBits === 0
@@ -332,12 +347,6 @@ export class Stage1Walk {
     return 0
   }
 
-  /** A stage 1 table that no memory answers for is CLASS TT, §7.3.12. */
-  private unreadable(): number {
-    this.site.cls = CLASS_TT
-    return EVENTS.F_WALK_EABT
-  }
-
   /** Access flag, permissions and their hardware update, in the order of §7.3.22. */
   private check(
     at: number,
@@ -349,20 +358,14 @@ export class Stage1Walk {
     bigEndian: boolean,
     need: number,
   ): number {
-    if ((low & pte.AF) === 0 && !this.config.updateAccess && !this.config.accessFaultsOff)
-      return EVENTS.F_ACCESS
+    if ((low & AF) === 0 && !this.config.updateAccess && !this.config.accessFaultsOff) return EVENTS.F_ACCESS
     const dirtyable = this.dirtyable(high)
-    const allowed = stage1Rights(
-      this.config,
-      high,
-      dirtyable ? low & ~pte.S1_AP2 : low,
-      limits,
-      this.privileged,
-    )
+    const dirty = dirtyable ? low & ~AP2 : low
+    const allowed = stage1Rights(this.config, high, dirty, limits, this.privileged)
     if ((allowed & need) !== need) return EVENTS.F_PERMISSION
     let updated = low
-    if (this.config.updateAccess) updated |= pte.AF
-    if (dirtyable && (need & ACCESS_WRITE) !== 0) updated &= ~pte.S1_AP2
+    if (this.config.updateAccess) updated |= AF
+    if (dirtyable && (need & WRITE) !== 0) updated &= ~AP2
     if (updated !== low) {
       if (this.nested) {
         const status = this.throughStage2(entryHi, entryLo, ACCESS_WRITE)

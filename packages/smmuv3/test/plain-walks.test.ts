@@ -1,0 +1,228 @@
+/**
+ * Most translations take a short way that knows plain tables alone. While somebody listens, every walk is the complete
+ * one: whatever the structures and tables are, both give the same answer, fault, event and flags.
+ */
+import { Random } from "@iommu/conformance"
+import {
+  ACCESS_EXEC,
+  ACCESS_PRIV,
+  ACCESS_READ,
+  ACCESS_WRITE,
+  type CachePolicies,
+  NO_PASID,
+} from "@iommu/core"
+import fc from "fast-check"
+import { describe, expect, it } from "vitest"
+import {
+  type CdFields,
+  Machine,
+  plainCd,
+  plainStage2,
+  RAM,
+  SHAPE_4K,
+  type SteFields,
+} from "./model-machine.ts"
+
+const WORLDS = 600
+const REQUESTS = 32
+const RAM_BYTES = 0x4_0000n
+const PAGE_WORDS = 1024
+/** An address that is in memory, but not within 44 bits. */
+const FAR_HI = 0x2000
+const DBM_HI = 1 << 19
+/** Bits 63:32, DDI 0487 §D8.3: PXN, UXN or XN, contiguous; of tables PXNTable, XNTable, APTable, NSTable. */
+const LIMITS_HI = [1 << 21, 1 << 22, 1 << 20, 1 << 27, 1 << 28, 1 << 29, 1 << 30, 1 << 31]
+const ODD_HI = [...LIMITS_HI, FAR_HI, ...Array.from({ length: 8 }, () => DBM_HI)]
+/** A table, and as a page: AP 01, AF. Then read-only, privileged, both, without AF, block, not global, invalid. */
+const STAGE1 = { plain: 0x743, odd: [0x7c3, 0x7c3, 0x7c3, 0x703, 0x783, 0x343, 0x741, 0xf43, 0x7c1, 0x742] }
+/** S2AP 11, AF, write-back. Then read-only, write-only, none, without AF, block, Device memory, invalid. */
+const STAGE2 = { plain: 0x7ff, odd: [0x77f, 0x7bf, 0x73f, 0x3ff, 0x7fd, 0x7c3, 0x77d, 0x7fe] }
+const ACCESSES = [
+  ACCESS_READ,
+  ACCESS_WRITE,
+  ACCESS_READ | ACCESS_WRITE,
+  ACCESS_READ | ACCESS_EXEC,
+  ACCESS_READ | ACCESS_PRIV,
+  ACCESS_WRITE | ACCESS_PRIV,
+  ACCESS_READ | ACCESS_EXEC | ACCESS_PRIV,
+  0,
+]
+
+/** Bits 63:32 and 11:0 of a descriptor, now and then out of the ordinary. */
+function flags(random: Random, { plain, odd }: typeof STAGE1, oneIn: number): [lo: number, hi: number] {
+  const isOdd = random.below(oneIn) === 0
+  const hasOddHi = random.below(isOdd ? 3 : 32) === 0
+  return [isOdd ? random.pick(odd) : plain, hasOddHi ? random.pick(ODD_HI) : 0]
+}
+
+/** Tables of stage 1 that lead to each other, so that a walk gets somewhere with any address. */
+function fillStage1(m: Machine, random: Random, tables: readonly bigint[]): void {
+  for (const table of tables) {
+    const first = m.memory.find(0, Number(table))
+    for (let at = first; at < first + PAGE_WORDS; at += 2) {
+      const [lo, hi] = flags(random, STAGE1, 8)
+      m.memory.words[at] = Number(random.pick(tables)) | lo
+      m.memory.words[at + 1] = hi
+    }
+  }
+}
+
+/** Stage 2 exchanges the pages, and leaves the context descriptor where it is; or it is one block. */
+function fillStage2(
+  m: Machine,
+  random: Random,
+  shape: Shape,
+  pages: readonly bigint[],
+  context: bigint,
+): bigint {
+  const root = m.alloc(0x2000n, 0x2000n)
+  const isBlock = random.below(4) === 0
+  for (const page of [context, ...pages]) {
+    const [lo, hi] = page === context ? [STAGE2.plain, 0] : flags(random, STAGE2, 4)
+    const to = isBlock ? RAM : page === context ? context : random.pick(pages)
+    const leaf = to | BigInt(isBlock ? lo & ~2 : lo) | (BigInt(hi >>> 0) << 32n)
+    m.map(root, { ...SHAPE_4K, ...shape.map, leafLevel: isBlock ? 2 : 3 }, page, leaf)
+  }
+  if (random.below(6) === 0) spoil(m, random, root, shape)
+  return root
+}
+
+/** Changes a bit of one of the descriptors that all addresses in RAM pass. */
+function spoil(m: Machine, random: Random, root: bigint, { map }: Shape): void {
+  let table = root
+  for (let level = map.startLevel; level < 3; level++) {
+    const at = table + 8n * ((RAM >> BigInt(39 - 9 * level)) & 0x1ffn)
+    const entry = m.memory.read64(at)
+    if (level === 2 || random.below(3) === 0) {
+      m.memory.write64(at, entry ^ random.pick([1n, 2n, 1n << 31n, BigInt(FAR_HI) << 32n]))
+      return
+    }
+    table = entry & 0xffff_ffff_f000n
+  }
+}
+
+interface Shape {
+  readonly map: { readonly inputBits: number; readonly startLevel: number }
+  readonly ste: SteFields
+}
+
+/** S2T0SZ with S2SL0: four levels, four with a short root, three, three from a root of two tables. */
+const STAGE2_SHAPES: readonly Shape[] = [
+  { map: { inputBits: 48, startLevel: 0 }, ste: { S2T0SZ: 16n, S2SL0: 2n } },
+  { map: { inputBits: 44, startLevel: 0 }, ste: { S2T0SZ: 20n, S2SL0: 2n } },
+  { map: { inputBits: 39, startLevel: 1 }, ste: { S2T0SZ: 25n, S2SL0: 1n } },
+  { map: { inputBits: 40, startLevel: 1 }, ste: { S2T0SZ: 24n, S2SL0: 1n } },
+]
+
+interface World {
+  readonly seed: number
+  readonly ste: SteFields
+  readonly cd: CdFields
+  readonly shape: Shape
+}
+
+/** The same machine for the same world. */
+function machineOf({ seed, ste, cd, shape }: World, caches: CachePolicies | "none"): Machine {
+  const random = new Random(seed)
+  const m = new Machine({}, RAM_BYTES, caches)
+  const tables = Array.from({ length: 6 }, () => m.alloc())
+  const context = m.alloc()
+  fillStage1(m, random, tables)
+  const stage2 = fillStage2(m, random, shape, tables, context)
+  const [root] = tables as [bigint]
+  m.cd({ ...plainCd(root), TTB1: root >> 4n, ...cd }, context)
+  m.ste(1, { ...plainStage2(stage2), S1ContextPtr: context >> 6n, ...shape.ste, ...ste })
+  return m
+}
+
+const often = (chance: number): fc.Arbitrary<bigint> => fc.nat(chance).map(n => (n === 0 ? 1n : 0n))
+const size = fc.constantFrom(16n, 20n, 25n, 28n, 32n)
+
+const ste: fc.Arbitrary<SteFields> = fc.record({
+  Config: fc.constantFrom(5n, 6n, 7n),
+  PRIVCFG: fc.constantFrom(0n, 0n, 0n, 2n, 3n),
+  INSTCFG: fc.constantFrom(0n, 0n, 0n, 2n, 3n),
+  S2PS: fc.constantFrom(5n, 4n),
+  S2AFFD: often(4),
+  S2PTW: often(2),
+  S2FWB: often(4),
+  S2HA: often(1),
+})
+const cd: fc.Arbitrary<CdFields> = fc.record({
+  T0SZ: size,
+  T1SZ: size,
+  TG1: fc.constant(2n),
+  EPD0: often(12),
+  EPD1: often(3),
+  TBI0: often(3),
+  TBI1: often(3),
+  E0PD0: often(8),
+  E0PD1: often(8),
+  HAD0: often(4),
+  HAD1: often(4),
+  IPS: fc.constantFrom(5n, 5n, 4n),
+  AFFD: often(4),
+  WXN: often(4),
+  PAN: often(4),
+  EPAN: often(2),
+  HA: often(1),
+})
+const world: fc.Arbitrary<World> = fc
+  .record({ seed: fc.integer(), ste, cd, shape: fc.constantFrom(...STAGE2_SHAPES), dirty: often(1) })
+  .map(({ dirty, ...w }) => ({
+    ...w,
+    // HD needs HA.
+    ste: { ...w.ste, S2HD: dirty & (w.ste.S2HA as bigint) },
+    cd: { ...w.cd, HD: dirty & (w.cd.HA as bigint) },
+  }))
+
+/** Within the ranges of T0SZ and T1SZ, and now and then beyond. */
+function requestOf(random: Random): { hi: number; lo: number; access: number } {
+  const bits = random.pick([0, 0, 0x3, 0x7f, 0xffff, 0xff_ffff])
+  const hi = random.below(0x1_0000_0000) & bits
+  if (random.below(3) === 0) {
+    return { hi: 0, lo: Number(RAM) | random.below(Number(RAM_BYTES)), access: random.pick(ACCESSES) }
+  }
+  return {
+    hi: random.below(4) === 0 ? ~hi : random.below(8) === 0 ? hi | 0x5500_0000 : hi,
+    lo: random.pick([Number(RAM), 0]) | random.below(0x8000_0000),
+    access: random.pick(ACCESSES),
+  }
+}
+
+function answerOf({ model }: Machine, { hi, lo, access }: ReturnType<typeof requestOf>) {
+  const { result } = model
+  const status = model.translate(1, NO_PASID, hi, lo, access)
+  if (status !== 0) return { status, fault: result.fault }
+  const { paHi, paLo, ipaHi, ipaLo, allowed, attributes, sizeLg2, stage1SizeLg2, stage2SizeLg2 } = result
+  return { status, paHi, paLo, ipaHi, ipaLo, allowed, attributes, sizeLg2, stage1SizeLg2, stage2SizeLg2 }
+}
+
+const bytesOf = ({ memory }: Machine): Buffer => Buffer.from(memory.words.buffer)
+
+const POLICIES: readonly (CachePolicies | "none")[] = ["none", { structures: "exact", translations: "none" }]
+
+describe("the short ways through plain tables", () => {
+  for (const caches of POLICIES) {
+    it(`answer as the complete walks do, ${caches === "none" ? "nothing" : "structures"} cached`, () => {
+      let allowed = 0
+      fc.assert(
+        fc.property(world, w => {
+          const short = machineOf(w, caches)
+          const complete = machineOf(w, caches)
+          complete.model.trace = () => {}
+          const random = new Random(w.seed ^ 0x5a5a)
+          for (let n = 0; n < REQUESTS; n++) {
+            const request = requestOf(random)
+            const answer = answerOf(short, request)
+            expect(answer).toEqual(answerOf(complete, request))
+            if (answer.status === 0) allowed++
+          }
+          expect(bytesOf(short).equals(bytesOf(complete))).toBe(true)
+        }),
+        { seed: 20261129, numRuns: WORLDS },
+      )
+      expect(allowed).toBeGreaterThan((WORLDS * REQUESTS) / 6)
+    })
+  }
+})
