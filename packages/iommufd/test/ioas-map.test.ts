@@ -152,6 +152,14 @@ describe("2.7 IOAS_MAP", () => {
     expect(ioas.map(bench.process, request(0x80_0000n, PAGE))).toBe(0x80_0000n)
   })
 
+  it("auto: a hole is not used for a single byte at its end", () => {
+    const bench = workbench()
+    const ioas = bench.ioas()
+    ioas.allowIovas([{ start: 0x1000n, last: 0x1001n }])
+    expectRefused(bench, "ENOSPC", () => ioas.map(bench.process, request(null, 1n, USER_VA + 1n)))
+    expect(ioas.map(bench.process, request(null, 1n))).toBe(0x1000n)
+  })
+
   it("write to read-only memory is EFAULT, reading it is not; device memory cannot be pinned: EFAULT", () => {
     const bench = workbench()
     const ioas = bench.ioas()

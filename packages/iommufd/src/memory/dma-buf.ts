@@ -125,7 +125,6 @@ export class DmaBufPages {
 
   /** Empties all domains; the mapping does not come back. */
   revoke(): void {
-    if (this.#isRevoked) return
     for (const area of this.#areas) area.emptyDomains()
     this.#isRevoked = true
   }
