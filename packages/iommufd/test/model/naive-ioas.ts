@@ -6,7 +6,7 @@
 
 export const PAGE = 4096
 /** Stands for the last of 64-bit addresses. */
-export const TOP = Number.MAX_SAFE_INTEGER
+const TOP = Number.MAX_SAFE_INTEGER
 const HUGE = 2 << 20
 
 /** A refusal: an errno of Linux. */
@@ -310,7 +310,7 @@ export class NaiveWorld {
   }
 }
 
-export function touches(
+function touches(
   range: { readonly start: number; readonly last: number },
   start: number,
   last: number,
