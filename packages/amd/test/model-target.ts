@@ -2,7 +2,7 @@
  * What AMD 48882 rev 3.10 says of an IOMMU, typed as words and offsets: nothing here uses the encoders of `src/spec`.
  * Device 1 has host tables, device 2 guest tables behind host tables, device 3 guest tables alone; all map 0x1000.
  */
-import type { ModelMachine, ModelTarget, QueueError, Step } from "@iommu/conformance"
+import type { LockedRegister, ModelMachine, ModelTarget, QueueError, Step } from "@iommu/conformance"
 import { type CachePolicy, createMemory } from "@iommu/core"
 import { amdModel, registers } from "../src/index.ts"
 import { caching } from "./model-caching.ts"
@@ -23,6 +23,7 @@ const DEVTAB_BASE = 0x00
 const CMDBUF_BASE = 0x08
 const EVTLOG_BASE = 0x10
 const CONTROL = 0x18
+const PPR_BASE = 0x38
 const CMD_HEAD = 0x2000
 const CMD_TAIL = 0x2008
 const EVT_HEAD = 0x2010
@@ -36,6 +37,7 @@ const LENGTH = 8n << 56n
 const IOMMU_EN = 1n << 0n
 const EVENT_LOG_EN = 1n << 2n
 const CMD_BUF_EN = 1n << 12n
+const PPR_LOG_EN = 1n << 13n
 const GT_EN = 1n << 16n
 const ON = IOMMU_EN | EVENT_LOG_EN | CMD_BUF_EN | GT_EN
 const EVENT_OVERFLOW = 1
@@ -142,6 +144,24 @@ function restart({ model: { mmio } }: ModelMachine): void {
 const refused = (n: number) => ({ device: 1, iova: 0x40_0000n + BigInt(n) * 0x1000n })
 const BASE = 0x000f_ffff_ffff_f000n
 const BUFFER = BASE | (0xfn << 56n)
+const POINTER = 0x7_fff0n
+const ALL = 0xffff_ffff_ffff_ffffn
+/** Destination mode, destination, vector, delivery mode. */
+const XT = 0xff00_01ff_ffff_ff04n
+
+/** A pointer that hardware moves while its buffer runs. */
+function pointer(register: string, runs: string, enable: bigint, base: number): LockedRegister {
+  return {
+    register,
+    source: `§3.4, while ${runs} is 1`,
+    lock: [
+      ["write64", base, EVTLOG | LENGTH],
+      ["write64", CONTROL, enable | IOMMU_EN],
+    ],
+    unlock: [["write64", CONTROL, 0n]],
+    value: 0x40n,
+  }
+}
 
 export const modelTarget: ModelTarget = {
   name: "the AMD model",
@@ -158,13 +178,42 @@ export const modelTarget: ModelTarget = {
       DEVTAB_BASE: BASE | 0x1ffn,
       CMDBUF_BASE: BUFFER,
       EVTLOG_BASE: BUFFER,
-      PPR_BASE: BUFFER,
       EXCL_BASE: BASE | 3n,
       EXCL_LIMIT: BASE,
-      DEVTAB_SEG1_BASE: BASE | 0xffn,
-      DEVTAB_SEG7_BASE: BASE | 0xffn,
-      EVT_HEAD: 0x7_fff0n,
+      PPR_BASE: BUFFER,
+      HWEV_UPPER: ALL,
+      HWEV_LOWER: ALL,
+      GALOG_BASE: BUFFER,
+      GALOG_TAIL_ADDR: 0x000f_ffff_ffff_fff8n,
+      ...Object.fromEntries([1, 2, 3, 4, 5, 6, 7].map(n => [`DEVTAB_SEG${n}_BASE`, BASE | 0xffn])),
+      DSCX: 0n,
+      MSI_ADDR_LO: 0xffff_fffcn,
+      MSI_ADDR_HI: 0xffff_ffffn,
+      MSI_DATA: 0xffffn,
+      PERF_OPT_CONTROL: 0n,
+      XT_GEN_INT_CONTROL: XT,
+      XT_PPR_INT_CONTROL: XT,
+      XT_GA_INT_CONTROL: XT,
+      CMD_HEAD: POINTER,
+      CMD_TAIL: POINTER,
+      EVT_HEAD: POINTER,
+      EVT_TAIL: POINTER,
+      PPR_HEAD: POINTER,
+      PPR_TAIL: POINTER,
+      GALOG_HEAD: 0xfff8n,
+      GALOG_TAIL: 0xfff8n,
+      PPR_AUTO_RESPONSE: 0x1fn,
+      PPR_OVERFLOW_EARLY: 0xc000_7fffn,
+      // Reserved without DualPprLogSup and DualEventLogSup.
+      PPRB_BASE: 0n,
+      PPRB_HEAD: 0n,
+      PPRB_TAIL: 0n,
+      PPRB_OVERFLOW_EARLY: 0n,
+      EVTLOGB_BASE: 0n,
+      EVTB_HEAD: 0n,
+      EVTB_TAIL: 0n,
     },
+    active: ["CONTROL", "MSI_CAP_HEADER"],
     clearable: [
       {
         register: "STATUS",
@@ -175,9 +224,22 @@ export const modelTarget: ModelTarget = {
       },
       // EventLogInt by any record, ComWaitInt by COMPLETION_WAIT with I.
       { register: "STATUS", bits: 2, raise: ({ model }) => model.translate(1, -1, 0, 0x40_0000, 1) },
+      // HEV and HEO by two entries of the device table that no memory answers for, §2.5.
+      {
+        register: "HWEV_STATUS",
+        bits: 3,
+        raise: ({ model }) => {
+          model.mmio.write64(DEVTAB_BASE, HOLE)
+          for (const device of [0x10, 0x20]) model.translate(device, -1, 0, 0x1000, 1)
+        },
+      },
       { register: "STATUS", bits: 4, raise: machine => submit(machine, [[(1n << 60n) | 2n]]) },
     ],
-    locked: [],
+    locked: [
+      pointer("CMD_HEAD", "CmdBufRun", CMD_BUF_EN, CMDBUF_BASE),
+      pointer("EVT_TAIL", "EventLogRun", EVENT_LOG_EN, EVTLOG_BASE),
+      pointer("PPR_TAIL", "PprLogRun", PPR_LOG_EN, PPR_BASE),
+    ],
     holes: [0x58, 0xd8, 0x1f00, 0x2100, 0x3ff8],
   },
   handshakes: [

@@ -43,7 +43,29 @@ describe("registers", () => {
     mmio.write32(REG.MSI_LO, 0xfee0_1000)
     mmio.write32(REG.MSI_HI, 0x12)
     expect(mmio.read64(REG.MSI_HI)).toBe(0x12n)
-    expect(mmio.read64(REG.MSI_CAP)).toBe(0xfee0_1000_0000_0000n)
+    expect(mmio.read64(REG.MSI_CAP)).toBe(0xfee0_1000_0080_0005n)
+  })
+
+  it("reserve the bits and registers of absent features", () => {
+    const all = (1n << 64n) - 1n
+    const control = (extFeatures: bigint): bigint => {
+      const { mmio } = new Machine({ extFeatures, extFeatures2: 0n }).model
+      mmio.write64(REG.CONTROL, all)
+      return mmio.read64(REG.CONTROL)
+    }
+    const none = control(0n)
+    expect(none).toBe(0x0800_0000_0080_1fffn)
+    // PPRSup, GTSup, GASup, USSup, DevTblSegSup, HASup: the bits of §3.4, MMIO Offset 0018h.
+    expect(control(1n << 1n) ^ none).toBe(7n << 13n)
+    expect(control(1n << 4n) ^ none).toBe(1n << 16n)
+    expect(control(1n << 7n) ^ none).toBe((1n << 17n) | (7n << 25n) | (3n << 28n))
+    expect(control(1n << 37n) ^ none).toBe(3n << 37n)
+    expect(control(3n << 38n) ^ none).toBe(7n << 34n)
+    expect(control(1n << 49n) ^ none).toBe(3n << 46n)
+    const { mmio } = new Machine({ extFeatures: 0n }).model
+    mmio.write64(REG.SEG1, all)
+    mmio.write64(REG.PPR_BASE, all)
+    expect([mmio.read64(REG.SEG1), mmio.read64(REG.PPR_BASE)]).toEqual([0n, 0n])
   })
 
   it("store only the bits that the book defines", () => {

@@ -2,7 +2,7 @@
  * What Arm IHI 0070 G.b says of an SMMUv3, typed as words and offsets: nothing here uses the encoders of `src/spec`.
  * Stream 1 has stage 1, stream 2 stage 2, stream 3 both; all map address 0x1000.
  */
-import type { ModelMachine, ModelTarget, Step } from "@iommu/conformance"
+import type { LockedRegister, ModelMachine, ModelTarget, Step } from "@iommu/conformance"
 import { type CachePolicy, createMemory } from "@iommu/core"
 import { registers, smmuv3Model } from "../src/index.ts"
 import { caching } from "./model-caching.ts"
@@ -141,6 +141,26 @@ function events({ memory, model }: ModelMachine): bigint[][] {
   })
 }
 
+/** An address of bits 55:5, the hint at bit 62, and LOG2SIZE; an address of bits 55:2. */
+const BASE = 0x40ff_ffff_ffff_ffffn
+const MESSAGE = 0x00ff_ffff_ffff_fffcn
+
+/** Registers that are read-only while bits of another are 1. */
+function locked(
+  offset: number,
+  bits: number,
+  source: string,
+  values: Readonly<Record<string, bigint>>,
+): LockedRegister[] {
+  return Object.entries(values).map(([register, value]) => ({
+    register,
+    source,
+    lock: [["write32", offset, bits]],
+    unlock: [["write32", offset, 0]],
+    value,
+  }))
+}
+
 export const modelTarget: ModelTarget = {
   name: "the SMMUv3 model",
   create: (caches: CachePolicy) => {
@@ -154,50 +174,53 @@ export const modelTarget: ModelTarget = {
     reset: { CR0: 0n, CR0ACK: 0n, IRQ_CTRL: 0n, IRQ_CTRLACK: 0n, GERROR: 0n, GERRORN: 0n },
     writable: {
       CR1: 0xfffn,
+      CR2: 0xfn,
+      AGBPA: 0xffff_ffffn,
       STRTAB_BASE: 0x40ff_ffff_ffff_ffc0n,
       STRTAB_BASE_CFG: 0x3_07ffn,
-      CMDQ_BASE: 0x40ff_ffff_ffff_ffffn,
-      EVENTQ_BASE: 0x40ff_ffff_ffff_ffffn,
-      PRIQ_BASE: 0x40ff_ffff_ffff_ffffn,
-      GERROR_IRQ_CFG0: 0x00ff_ffff_ffff_fffcn,
+      CMDQ_BASE: BASE,
+      CMDQ_PROD: 0xf_ffffn,
+      CMDQ_CONS: 0x7f0f_ffffn,
+      EVENTQ_BASE: BASE,
+      EVENTQ_PROD: 0x800f_ffffn,
+      EVENTQ_CONS: 0x800f_ffffn,
+      PRIQ_BASE: BASE,
+      PRIQ_PROD: 0x800f_ffffn,
+      PRIQ_CONS: 0x800f_ffffn,
+      GERRORN: 0x1fdn,
+      GERROR_IRQ_CFG0: MESSAGE,
       GERROR_IRQ_CFG1: 0xffff_ffffn,
       GERROR_IRQ_CFG2: 0x3fn,
-      EVENTQ_IRQ_CFG0: 0x00ff_ffff_ffff_fffcn,
+      EVENTQ_IRQ_CFG0: MESSAGE,
       EVENTQ_IRQ_CFG1: 0xffff_ffffn,
       EVENTQ_IRQ_CFG2: 0x3fn,
+      PRIQ_IRQ_CFG0: MESSAGE,
+      PRIQ_IRQ_CFG1: 0xffff_ffffn,
+      PRIQ_IRQ_CFG2: 0x8000_003fn,
       IRQ_CTRL: 7n,
-      EVENTQ_CONS: 0x800f_ffffn,
     },
+    active: ["CR0", "GBPA"],
     clearable: [],
     locked: [
-      {
-        register: "STRTAB_BASE",
-        source: "§6.3.24, while CR0.SMMUEN is 1",
-        lock: [["write32", CR0, 1]],
-        unlock: [["write32", CR0, 0]],
-        value: 0x1_0000n,
-      },
-      {
-        register: "CMDQ_BASE",
-        source: "§6.3.26, while CR0.CMDQEN is 1",
-        lock: [["write32", CR0, 8]],
-        unlock: [["write32", CR0, 0]],
-        value: 0x1_0000n,
-      },
-      {
-        register: "EVENTQ_BASE",
-        source: "§6.3.29, while CR0.EVENTQEN is 1",
-        lock: [["write32", CR0, 4]],
-        unlock: [["write32", CR0, 0]],
-        value: 0x1_0000n,
-      },
-      {
-        register: "GERROR_IRQ_CFG0",
-        source: "§6.3.21, while IRQ_CTRL.GERROR_IRQEN is 1",
-        lock: [["write32", IRQ_CTRL, 1]],
-        unlock: [["write32", IRQ_CTRL, 0]],
-        value: 0x1_0000n,
-      },
+      ...locked(CR0, 1, "§6.3.12, §6.3.24, §6.3.25, while CR0.SMMUEN is 1", {
+        CR2: 1n,
+        STRTAB_BASE: 0x1_0000n,
+        STRTAB_BASE_CFG: 5n,
+      }),
+      ...locked(CR0, 2, "§6.3.33, §6.3.97, while CR0.PRIQEN is 1", { PRIQ_BASE: 0x1_0000n, PRIQ_PROD: 1n }),
+      ...locked(CR0, 4, "§6.3.29, §6.3.95, while CR0.EVENTQEN is 1", {
+        EVENTQ_BASE: 0x1_0000n,
+        EVENTQ_PROD: 1n,
+      }),
+      ...locked(CR0, 8, "§6.3.26, §6.3.28, while CR0.CMDQEN is 1", { CMDQ_BASE: 0x1_0000n, CMDQ_CONS: 1n }),
+      ...locked(CR0, 0xf, "§6.3.11, while tables and queues are in use", { CR1: 0xfffn }),
+      ...["GERROR", "PRIQ", "EVENTQ"].flatMap((source, bit) =>
+        locked(IRQ_CTRL, 1 << bit, `§6.3.21 on, while IRQ_CTRL.${source}_IRQEN is 1`, {
+          [`${source}_IRQ_CFG0`]: 0x1_0000n,
+          [`${source}_IRQ_CFG1`]: 7n,
+          [`${source}_IRQ_CFG2`]: 5n,
+        }),
+      ),
     ],
     holes: [0x34, 0xf0, 0xfe0, 0x1_0000, 0x1_1000],
   },

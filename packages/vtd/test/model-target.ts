@@ -201,7 +201,17 @@ export const modelTarget: ModelTarget = {
       PEDATA: 0xffffn,
       PEADDR: 0xffff_fffcn,
       PEUADDR: 0xffff_ffffn,
+      IQT: 0x7_fff0n,
+      PQH: 0x7_ffe0n,
+      PQT: 0x7_ffe0n,
+      // Without PLMR and PHMR there is no protected memory, without AFL no advanced log.
+      PMEN: 0n,
+      PLMBASE: 0n,
+      PLMLIMIT: 0n,
+      PHMBASE: 0n,
+      PHMLIMIT: 0n,
     },
+    active: ["CCMD", "PRS"],
     clearable: [
       {
         register: "FSTS",

@@ -76,6 +76,7 @@ export class AmdModel implements IommuModel, AtsModel, RegisterEffects, CommandT
     this.caches = caches
     registers.set64("EXT_FEATURES", extFeatures)
     registers.set64("EXT_FEATURES2", extFeatures2)
+    registers.configure()
     registers.effects = this
     this.mmio = registers
     this.host = new HostWalk(memory, caches)
@@ -194,6 +195,7 @@ export class AmdModel implements IommuModel, AtsModel, RegisterEffects, CommandT
       if (isRegister(name)) this.registers.set64(name, BigInt.asUintN(64, value))
       else unknown.push(name)
     }
+    this.registers.configure()
     this.entries.configure()
     this.caches.recent.clear()
     return unknown

@@ -13,28 +13,93 @@ export interface RegisterEffects {
   onWrite(name: reg.RegisterName, controlBefore: number): void
 }
 
-/** Bits of a register that a write stores, low and high half; absent: all. */
-const WRITABLE: Partial<Record<reg.RegisterName, readonly [lo: number, hi: number]>> = {
+type Halves = readonly [lo: number, hi: number]
+type Masks = Partial<Record<reg.RegisterName, Halves>>
+
+const BUFFER: Halves = [reg.BASE_LO, reg.BASE_HI | 0x0f00_0000]
+const POINTER: Halves = [reg.POINTER_MASK, 0]
+const SEGMENT: Halves = [reg.BASE_LO | reg.DEVTAB_SEG_SIZE, reg.BASE_HI]
+/** XT_*_INT_CONTROL: destination mode, destination, vector, delivery mode. */
+const XT: Halves = [0xffff_ff04, 0xff00_01ff]
+const ALL: Halves = [0xffff_ffff, 0xffff_ffff]
+
+/** Bits that a write stores whatever the features are: of CONTROL IommuEn to CmdBufEn, SlfWBDis and IRTCacheDis. */
+const WRITABLE: Masks = {
   DEVTAB_BASE: [reg.BASE_LO | reg.DEVTAB_SIZE, reg.BASE_HI],
-  DEVTAB_SEG1_BASE: [reg.BASE_LO | reg.DEVTAB_SEG_SIZE, reg.BASE_HI],
-  DEVTAB_SEG2_BASE: [reg.BASE_LO | reg.DEVTAB_SEG_SIZE, reg.BASE_HI],
-  DEVTAB_SEG3_BASE: [reg.BASE_LO | reg.DEVTAB_SEG_SIZE, reg.BASE_HI],
-  DEVTAB_SEG4_BASE: [reg.BASE_LO | reg.DEVTAB_SEG_SIZE, reg.BASE_HI],
-  DEVTAB_SEG5_BASE: [reg.BASE_LO | reg.DEVTAB_SEG_SIZE, reg.BASE_HI],
-  DEVTAB_SEG6_BASE: [reg.BASE_LO | reg.DEVTAB_SEG_SIZE, reg.BASE_HI],
-  DEVTAB_SEG7_BASE: [reg.BASE_LO | reg.DEVTAB_SEG_SIZE, reg.BASE_HI],
-  CMDBUF_BASE: [reg.BASE_LO, reg.BASE_HI | 0x0f00_0000],
-  EVTLOG_BASE: [reg.BASE_LO, reg.BASE_HI | 0x0f00_0000],
-  PPR_BASE: [reg.BASE_LO, reg.BASE_HI | 0x0f00_0000],
+  CMDBUF_BASE: BUFFER,
+  EVTLOG_BASE: BUFFER,
+  CONTROL: [0x0080_1fff, 0x0800_0000],
   EXCL_BASE: [reg.BASE_LO | reg.EXCL_ExEn | reg.EXCL_Allow, reg.BASE_HI],
   EXCL_LIMIT: [reg.BASE_LO, reg.BASE_HI],
-  CMD_HEAD: [reg.POINTER_MASK, 0],
-  CMD_TAIL: [reg.POINTER_MASK, 0],
-  EVT_HEAD: [reg.POINTER_MASK, 0],
-  EVT_TAIL: [reg.POINTER_MASK, 0],
-  PPR_HEAD: [reg.POINTER_MASK, 0],
-  PPR_TAIL: [reg.POINTER_MASK, 0],
+  MSI_CAP_HEADER: [0x0071_0000, 0],
+  MSI_ADDR_LO: [0xffff_fffc, 0],
+  MSI_ADDR_HI: ALL,
+  MSI_DATA: [0xffff, 0],
+  CMD_HEAD: POINTER,
+  CMD_TAIL: POINTER,
+  EVT_HEAD: POINTER,
+  EVT_TAIL: POINTER,
 }
+
+/** Bits that are reserved without a feature, §3.4: by its field in EXT_FEATURES. */
+const FEATURED: readonly (readonly [feature: keyof typeof reg.fieldsEXT_FEATURES, masks: Masks])[] = [
+  ["PPRSup", { CONTROL: [0xe000, 0], PPR_BASE: BUFFER, PPR_HEAD: POINTER, PPR_TAIL: POINTER }],
+  ["XTSup", { CONTROL: [0, 0xc_0000], XT_GEN_INT_CONTROL: XT, XT_PPR_INT_CONTROL: XT }],
+  ["GTSup", { CONTROL: [reg.CONTROL_GTEn, 0] }],
+  [
+    "GASup",
+    {
+      CONTROL: [0x3e02_0000, 0],
+      GALOG_BASE: BUFFER,
+      GALOG_TAIL_ADDR: [0xffff_fff8, reg.BASE_HI],
+      GALOG_HEAD: [0xfff8, 0],
+      GALOG_TAIL: [0xfff8, 0],
+      XT_GA_INT_CONTROL: XT,
+    },
+  ],
+  ["HESup", { HWEV_UPPER: ALL, HWEV_LOWER: ALL }],
+  ["SmiFSup", { CONTROL: [0x0140_0000, 0] }],
+  [
+    "DualPprLogSup",
+    {
+      CONTROL: [0xc000_0000, 0],
+      PPRB_BASE: BUFFER,
+      PPRB_HEAD: POINTER,
+      PPRB_TAIL: POINTER,
+      PPRB_OVERFLOW_EARLY: [0xc000_7fff, 0],
+    },
+  ],
+  ["DualEventLogSup", { CONTROL: [0, 3], EVTLOGB_BASE: BUFFER, EVTB_HEAD: POINTER, EVTB_TAIL: POINTER }],
+  ["USSup", { CONTROL: [0, 0x60] }],
+  [
+    "DevTblSegSup",
+    {
+      CONTROL: [0, 0x1c],
+      DEVTAB_SEG1_BASE: SEGMENT,
+      DEVTAB_SEG2_BASE: SEGMENT,
+      DEVTAB_SEG3_BASE: SEGMENT,
+      DEVTAB_SEG4_BASE: SEGMENT,
+      DEVTAB_SEG5_BASE: SEGMENT,
+      DEVTAB_SEG6_BASE: SEGMENT,
+      DEVTAB_SEG7_BASE: SEGMENT,
+    },
+  ],
+  ["PprOvrflwEarlySup", { PPR_OVERFLOW_EARLY: [0xc000_7fff, 0] }],
+  ["PprAutoRspSup", { CONTROL: [0, 0x480], PPR_AUTO_RESPONSE: [0x1f, 0] }],
+  ["MarcSup", { CONTROL: [0, 0x100] }],
+  ["BlkStopMrkSup", { CONTROL: [0, 0x200] }],
+  ["PerfOptSup", { PERF_OPT_CONTROL: [0x2000, 0] }],
+  ["EPHSup", { CONTROL: [0, 0x2000] }],
+  ["HASup", { CONTROL: [0, 0xc000] }],
+  ["HDSup", { CONTROL: [0, 0xc000] }],
+  ["V2HDDisSup", { CONTROL: [0, reg.CONTROL_GDUpdateDis_HI] }],
+  ["GAUpdateDisSup", { CONTROL: [0, reg.CONTROL_GAUpdateDis_HI] }],
+  ["vIommuSup", { CONTROL: [0, 0x30_0000] }],
+  ["GAPPISup", { CONTROL: [0, 0x80_0000] }],
+]
+
+/** MSI_CAP_HEADER: a capability of id 05h with a 64-bit address, one message. */
+const MSI_CAP_HEADER = 0x0080_0005
 
 /** Writing a base register sets the pointers of its buffer to zero (§2.4, §2.5). */
 const POINTERS_OF: Partial<Record<reg.RegisterName, readonly [reg.RegisterName, reg.RegisterName]>> = {
@@ -65,6 +130,33 @@ export class Registers implements Mmio {
   /** The register page; hot code reads it by {@link dwordOf}. */
   readonly dwords: Uint32Array = new Uint32Array(reg.MMIO_BYTES / 4)
   effects: RegisterEffects | null = null
+  /** By dword: what a write stores. */
+  readonly #writable = new Uint32Array(reg.MMIO_BYTES / 4)
+
+  constructor() {
+    this.set64("MSI_CAP_HEADER", BigInt(MSI_CAP_HEADER))
+  }
+
+  /** Makes reserved what EXT_FEATURES and EXT_FEATURES2 lack. What registers hold stays. */
+  configure(): void {
+    this.#writable.fill(0)
+    this.#allow(WRITABLE)
+    const features = [this.get64("EXT_FEATURES")]
+    for (const [feature, masks] of FEATURED) {
+      if (reg.EXT_FEATURES.get(features, feature) !== 0n) this.#allow(masks)
+    }
+    if ((this.dwords[dwordOf("EXT_FEATURES2")] & reg.EFR2_GCR3TRPModeSup) !== 0) {
+      this.#allow({ CONTROL: [0, reg.CONTROL_GCR3TRPMode_HI] })
+    }
+  }
+
+  #allow(masks: Masks): void {
+    for (const [name, [lo, hi]] of Object.entries(masks)) {
+      const at = dwordOf(name as reg.RegisterName)
+      this.#writable[at] |= lo
+      if (reg.REGISTERS[name as reg.RegisterName][1] === 8) this.#writable[at + 1] |= hi
+    }
+  }
 
   read32(offset: number): number {
     const at = dwordAt(offset)
@@ -126,8 +218,12 @@ export class Registers implements Mmio {
     if (this.#isLocked(name)) return
     const controlBefore = this.control
     for (const [at, value] of halves) {
-      const high = at !== dwordOf(name)
-      this.dwords[at] = stored(name, high, this.dwords[at] as number, value)
+      const before = this.dwords[at]
+      const writable = this.#writable[at]
+      this.dwords[at] =
+        SPECS[name]?.[2] === "RW1C"
+          ? before & ~(value & clearable(name, at))
+          : (before & ~writable) | (value & writable)
     }
     for (const pointer of POINTERS_OF[name] ?? []) this.set64(pointer, 0n)
     this.effects?.onWrite(name, controlBefore)
@@ -142,15 +238,10 @@ export class Registers implements Mmio {
   }
 }
 
-function stored(name: reg.RegisterName, high: boolean, before: number, value: number): number {
-  const access = SPECS[name]?.[2]
-  if (access === "RO") return before
-  if (access === "RW1C") {
-    const clearable = high ? 0 : name === "STATUS" ? reg.STATUS_RW1C : 0xffff_ffff
-    return before & ~(value & clearable)
-  }
-  const writable = WRITABLE[name]?.[high ? 1 : 0] ?? 0xffff_ffff
-  return value & writable
+/** HWEV_STATUS: HEV and HEO. The high halves are reserved. */
+function clearable(name: reg.RegisterName, at: number): number {
+  if (at !== dwordOf(name)) return 0
+  return name === "STATUS" ? reg.STATUS_RW1C : 3
 }
 
 /** Offsets outside the region meet no register. */

@@ -185,17 +185,17 @@ export const REGISTER_LAYOUTS: readonly LayoutVector[] = [
   },
   {
     layout: "PPR_AUTO_RESPONSE",
-    from: "§3.4, 2080h",
+    from: "§3.4, 2080h, VirtualBox",
     fields: "PprAutoRespCode 3:0, PprAutoRespMaskGn 4",
   },
   {
     layout: "PPR_OVERFLOW_EARLY",
-    from: "§3.4, 2088h",
+    from: "§3.4, 2088h, VirtualBox",
     fields: "PprOvrflwEarlyThreshold 14:0, PprOvrflwEarlyIntEn 30, PprOvrflwEarlyEn 31",
   },
   {
     layout: "STATUS",
-    from: "§3.4, 2020h, NOVA",
+    from: "§3.4, 2020h, VirtualBox, NOVA",
     fields:
       "EventOverflow 0, EventLogInt 1, ComWaitInt 2, EventLogRun 3, CmdBufRun 4, PprOverflow 5, " +
       "PprInt 6, PprLogRun 7, GALogRun 8, GALOverflow 9, GAInt 10, PprOvrflwB 11, PprLogActive 12, " +
@@ -227,15 +227,18 @@ export const REGISTER_MASKS: readonly MaskVector[] = [
   },
   { from: "§3.4, 01A0h, Linux", masks: "EFR2_GCR3TRPModeSup 3" },
   {
-    from: "§3.4, 2020h, NOVA",
+    from: "§3.4, 2020h, VirtualBox, NOVA",
     masks:
       "STATUS_EventOverflow 0, STATUS_EventLogInt 1, STATUS_ComWaitInt 2, STATUS_EventLogRun 3, STATUS_CmdBufRun 4, " +
       "STATUS_PprOverflow 5, STATUS_PprInt 6, STATUS_PprLogRun 7, STATUS_PprOvrflwEarly 18",
   },
   { from: "§3.4, 2000h to 2018h, OpenVMM", masks: "POINTER_MASK 18:4" },
-  { from: "§3.4, 0170h, OpenVMM", masks: "XT_DestMode 2, XT_Vector_HI_MASK 7:0, XT_DeliveryMode_HI 8" },
   {
-    from: "§3.4, 2080h and 2088h",
+    from: "§3.4, 0170h, VirtualBox, OpenVMM",
+    masks: "XT_DestMode 2, XT_Vector_HI_MASK 7:0, XT_DeliveryMode_HI 8",
+  },
+  {
+    from: "§3.4, 2080h and 2088h, VirtualBox",
     masks:
       "AUTO_PprAutoRespCode 3:0, AUTO_PprAutoRespMaskGn 4, EARLY_Threshold 14:0, EARLY_IntEn 30, EARLY_En 31",
   },

@@ -18,6 +18,13 @@ export function registersChapter({ describe, it }: TestRunner, target: ModelTarg
     }
   })
 
+  it("have an access class each", () => {
+    const { writable, active, clearable } = registers
+    const known = new Set([...Object.keys(writable), ...active, ...clearable.map(({ register }) => register)])
+    const changing = specs.filter(([, spec]) => spec[2] === "RW" || spec[2] === "RW1C")
+    for (const [name] of changing) assertTrue(known.has(name), `${name} has no class`)
+  })
+
   describe("that are read-only", () => {
     for (const [name, spec] of specs.filter(([, spec]) => spec[2] === "RO")) {
       it(`${name} keeps its value`, () => {

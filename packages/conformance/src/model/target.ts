@@ -63,6 +63,8 @@ export interface RegisterContract {
    * the register read as zero.
    */
   readonly writable: Readonly<Record<string, bigint>>
+  /** Registers whose writes set something going: handshakes, queues and logs show what. */
+  readonly active: readonly string[]
   readonly clearable: readonly ClearableBits[]
   readonly locked: readonly LockedRegister[]
   /** Byte offsets that no register answers: they read as zero, and writes are dropped. */
