@@ -48,13 +48,12 @@ function more(one: CachePolicy, other: CachePolicy): CachePolicy {
   return one === "hoard" || other === "none" ? one : other
 }
 
-/** Words of a record that identify it. */
-const KEY_WORDS = 4
-/** Word of a record before its key: 0 empty, 1 in use. */
-const STATE = 0
+/** Word of a record after the four of its key: 0 empty, 1 in use. */
+const STATE = 4
+/** The caller's words. */
+const DATA = 5
 /** Slots for each record beyond which a hoard with a full set widens its sets instead of doubling their number. */
 const SPARSE = 16
-const KEY = 1
 
 export interface CacheShape {
   readonly policy: CachePolicy
@@ -75,7 +74,8 @@ export class CacheStore {
   declare private readonly stride: number
   /** Words of a set. */
   declare private setWords: number
-  declare private sets: number
+  /** Sets less one. */
+  declare private setMask: number
   /** Way of each set that is replaced next. */
   declare private readonly oldest: Uint8Array
   private used = 0
@@ -86,9 +86,9 @@ export class CacheStore {
     }
     this.policy = policy
     this.ways = ways
-    this.stride = KEY + KEY_WORDS + dataWords
+    this.stride = DATA + dataWords
     this.setWords = ways * this.stride
-    this.sets = sets
+    this.setMask = sets - 1
     this.oldest = new Uint8Array(sets)
     // `none` needs one record to be written to and never found.
     this.words = new Int32Array(policy === "none" ? this.stride : sets * ways * this.stride)
@@ -104,23 +104,28 @@ export class CacheStore {
     return this.stride * 4
   }
 
-  /** @returns index in {@link words} of the record's data, or -1 */
+  /**
+   * Indexes are integers by construction (`| 0`, imul), so that V8 checks none of the sums for an overflow.
+   * @returns index in {@link words} of the record's data, or -1
+   */
   find(k0: number, k1: number, k2: number, k3: number): number {
     if (this.used === 0) return -1
-    const words = this.words
-    const stride = this.stride
-    const setWords = this.setWords
-    const first = (hash(k0, k1, k2, k3) & (this.sets - 1)) * setWords
-    const end = first + setWords
-    for (let at = first; at < end; at += stride) {
+    const { words, stride, setWords } = this
+    const a = k0 | 0
+    const b = k1 | 0
+    const c = k2 | 0
+    const d = k3 | 0
+    const first = Math.imul(hash(a, b, c, d) & this.setMask, setWords)
+    const end = (first + setWords) | 0
+    for (let at = first; at < end; at = (at + stride) | 0) {
       if (
-        words[at + KEY] === (k0 | 0) &&
-        words[at + KEY + 1] === (k1 | 0) &&
-        words[at + KEY + 2] === (k2 | 0) &&
-        words[at + KEY + 3] === (k3 | 0) &&
-        words[at + STATE] === 1
+        words[at] === a &&
+        words[(at + 1) | 0] === b &&
+        words[(at + 2) | 0] === c &&
+        words[(at + 3) | 0] === d &&
+        words[(at + STATE) | 0] === 1
       ) {
-        return at + KEY + KEY_WORDS
+        return (at + DATA) | 0
       }
     }
     return -1
@@ -131,42 +136,43 @@ export class CacheStore {
    * @returns index in {@link words} of its data, to be filled by the caller
    */
   insert(k0: number, k1: number, k2: number, k3: number): number {
-    if (this.policy === "none") return KEY + KEY_WORDS
-    const hashed = hash(k0, k1, k2, k3)
-    const first = (hashed & (this.sets - 1)) * this.setWords
-    const end = first + this.setWords
-    let words = this.words
-    let slot = -1
-    for (let at = first; at < end; at += this.stride) {
-      if (words[at + STATE] === 0) {
-        if (slot < 0) slot = at
+    if (this.policy === "none") return DATA
+    const { words, stride, setWords } = this
+    const a = k0 | 0
+    const b = k1 | 0
+    const c = k2 | 0
+    const d = k3 | 0
+    const hashed = hash(a, b, c, d)
+    const first = Math.imul(hashed & this.setMask, setWords)
+    const end = (first + setWords) | 0
+    let free = -1
+    for (let at = first; at < end; at = (at + stride) | 0) {
+      if (words[(at + STATE) | 0] === 0) {
+        if (free < 0) free = at
       } else if (
-        words[at + KEY] === (k0 | 0) &&
-        words[at + KEY + 1] === (k1 | 0) &&
-        words[at + KEY + 2] === (k2 | 0) &&
-        words[at + KEY + 3] === (k3 | 0)
+        words[at] === a &&
+        words[(at + 1) | 0] === b &&
+        words[(at + 2) | 0] === c &&
+        words[(at + 3) | 0] === d
       ) {
-        return at + KEY + KEY_WORDS
+        return (at + DATA) | 0
       }
     }
-    if (slot >= 0) this.used++
-    else {
-      slot = this.#makeRoom(hashed)
-      words = this.words
-    }
-    words[slot + STATE] = 1
-    words[slot + KEY] = k0
-    words[slot + KEY + 1] = k1
-    words[slot + KEY + 2] = k2
-    words[slot + KEY + 3] = k3
-    return slot + KEY + KEY_WORDS
+    if (free >= 0) this.used++
+    else free = this.#makeRoom(hashed)
+    this.words[free] = a
+    this.words[free + 1] = b
+    this.words[free + 2] = c
+    this.words[free + 3] = d
+    this.words[free + STATE] = 1
+    return free + DATA
   }
 
   /** Drops the record of a key, if there is one. */
   drop(k0: number, k1: number, k2: number, k3: number): void {
     const at = this.find(k0, k1, k2, k3)
     if (at < 0) return
-    this.words[at - KEY - KEY_WORDS + STATE] = 0
+    this.words[at - DATA + STATE] = 0
     this.used--
   }
 
@@ -176,13 +182,13 @@ export class CacheStore {
     const words = this.words
     for (let slot = 0; slot < words.length; slot += this.stride) {
       if (words[slot + STATE] !== 1) continue
-      const [k0, k1, k2, k3] = [words[slot + 1], words[slot + 2], words[slot + 3], words[slot + 4]] as [
+      const [k0, k1, k2, k3] = [words[slot], words[slot + 1], words[slot + 2], words[slot + 3]] as [
         number,
         number,
         number,
         number,
       ]
-      if (!isDropped(k0, k1, k2, k3, slot + KEY + KEY_WORDS)) continue
+      if (!isDropped(k0, k1, k2, k3, slot + DATA)) continue
       words[slot + STATE] = 0
       this.used--
     }
@@ -198,23 +204,24 @@ export class CacheStore {
   /** A slot of a set that is full: its oldest under `exact`, a free one of other sets under `hoard`. */
   #makeRoom(hashed: number): number {
     if (this.policy === "exact") {
-      const set = hashed & (this.sets - 1)
+      const set = hashed & this.setMask
       const way = this.oldest[set] as number
       this.oldest[set] = way + 1 === this.ways ? 0 : way + 1
       return set * this.setWords + way * this.stride
     }
     for (;;) {
-      const isSparse = this.sets * this.ways > SPARSE * (this.used + 1)
+      const sets = this.setMask + 1
+      const isSparse = sets * this.ways > SPARSE * (this.used + 1)
       // Keys that collide, by chance or because a guest chose them, get wider sets, not ever more of them.
-      if (isSparse && this.sets > 1) this.#rebuild(this.sets / 2, this.ways * 2)
-      else this.#rebuild(this.sets * 2, this.ways)
+      if (isSparse && sets > 1) this.#rebuild(sets / 2, this.ways * 2)
+      else this.#rebuild(sets * 2, this.ways)
       const free = this.#freeSlot(hashed)
       if (free >= 0) return free
     }
   }
 
   #freeSlot(hashed: number): number {
-    const first = (hashed & (this.sets - 1)) * this.setWords
+    const first = (hashed & this.setMask) * this.setWords
     for (let slot = first; slot < first + this.setWords; slot += this.stride) {
       if (this.words[slot + STATE] === 0) {
         this.used++
@@ -227,21 +234,21 @@ export class CacheStore {
   /** Other sets; records move to where their keys now belong. */
   #rebuild(sets: number, ways: number): void {
     const old = this.words
-    this.sets = sets
+    this.setMask = sets - 1
     this.ways = ways
     this.setWords = ways * this.stride
     this.words = new Int32Array(sets * this.setWords)
     this.used = 0
     for (let slot = 0; slot < old.length; slot += this.stride) {
       if (old[slot + STATE] !== 1) continue
-      const [k0, k1, k2, k3] = [old[slot + 1], old[slot + 2], old[slot + 3], old[slot + 4]] as [
+      const [k0, k1, k2, k3] = [old[slot], old[slot + 1], old[slot + 2], old[slot + 3]] as [
         number,
         number,
         number,
         number,
       ]
       const at = this.insert(k0, k1, k2, k3)
-      this.words.set(old.subarray(slot + KEY + KEY_WORDS, slot + this.stride), at)
+      this.words.set(old.subarray(slot + DATA, slot + this.stride), at)
     }
   }
 }

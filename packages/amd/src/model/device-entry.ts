@@ -55,6 +55,13 @@ export class DeviceEntries {
   usesGuest = false
   pasid = 0
 
+  /**
+   * The device and PASID of the last request, when nothing but its address decides on the next one: its entry is in the
+   * cache and sends it through tables. Until then {@link NOBODY}.
+   */
+  private repeatsDevice = NOBODY
+  private repeatsPasid = 0
+
   // The entry that is set up: whose it is, and what it says beside what the walkers have taken over.
   private current = NOBODY
   private readonly last: Int32Array = new Int32Array(DTE_WORDS)
@@ -141,6 +148,7 @@ export class DeviceEntries {
    */
   load(): number {
     const t = this.transaction
+    this.repeatsDevice = NOBODY
     if (t.device !== this.current) this.status = this.fetch(t.device)
     if (this.status !== OK || !this.valid) return this.status
     return this.select(t.pasid)
@@ -148,8 +156,26 @@ export class DeviceEntries {
 
   /** The entry must be looked up again: a command has dropped it, or registers or the trace changed. */
   forget(): void {
+    this.repeatsDevice = NOBODY
     this.current = NOBODY
     this.hasLast = false
+  }
+
+  /** A register may say something else of addresses now. */
+  forgetRequest(): void {
+    this.repeatsDevice = NOBODY
+  }
+
+  /** As {@link load} when the last request was of the same device and PASID, and came to be {@link repeatable}. */
+  repeats(device: number, pasid: number): boolean {
+    return device === this.repeatsDevice && pasid === this.repeatsPasid
+  }
+
+  /** The request that was loaded goes through tables, and no register says otherwise of any address. */
+  repeatable(device: number, pasid: number): void {
+    if (device !== this.current) return
+    this.repeatsDevice = device
+    this.repeatsPasid = pasid
   }
 
   private fetch(device: number): number {

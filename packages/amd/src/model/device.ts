@@ -207,6 +207,7 @@ export class AmdModel implements IommuModel, AtsModel, RegisterEffects, CommandT
       return
     }
     this.caches.recent.clear()
+    this.entries.forgetRequest()
     if (name === "CONTROL") this.applyControl(controlBefore)
     else if (TABLE_BASES.includes(name)) this.entries.configure()
   }

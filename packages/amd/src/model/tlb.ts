@@ -33,11 +33,16 @@ export const STAGE2_LG2_SHIFT = 18
 export const SIZE_LG2_SHIFT = 24
 export const LG2_MASK = 0x3f
 
-// Words of a directory entry: the table below, and what the levels down to it grant.
+// Words of a directory entry: the table below, and what the levels down to it grant; of a guest's also where that table
+// is in system physical memory.
 export const TABLE_HI = 0
 export const TABLE_LO = 1
 export const TABLE_RIGHTS = 2
-export const TABLE_WORDS = 3
+export const TABLE_PLACE_HI = 3
+export const TABLE_PLACE_LO = 4
+export const TABLE_WORDS = 5
+/** No address of a table: it has not been read yet. */
+export const NO_PLACE = 1
 
 const PAGE_LG2 = 12
 const PAGE_MASK = -4096
@@ -80,7 +85,10 @@ export class RangeCache {
     return this.store.insert(pageKey(sizeLg2, hi, lo), sizeKey(sizeLg2, hi), tag, pasid)
   }
 
-  /** Keeps a directory entry: where the table below it is, and what the levels down to it grant. */
+  /**
+   * Keeps a directory entry: where the table below it is, and what the levels down to it grant.
+   * @returns index of the record
+   */
   keepTable(
     sizeLg2: number,
     tag: number,
@@ -90,12 +98,14 @@ export class RangeCache {
     tableHi: number,
     tableLo: number,
     rights: number,
-  ): void {
+  ): number {
     const at = this.insert(sizeLg2, tag, pasid, hi, lo)
     const { words } = this.store
     words[at + TABLE_HI] = tableHi
     words[at + TABLE_LO] = tableLo
     words[at + TABLE_RIGHTS] = rights
+    words[at + TABLE_PLACE_LO] = NO_PLACE
+    return at
   }
 
   /** Drops what a domain, or with a PASID one address space of it, has in a range. */

@@ -75,7 +75,10 @@ export class Translator {
   private readonly caches: Caches
   private readonly recent: RecentPages
   private readonly isCaching: boolean
+  private readonly keepsTranslations: boolean
   private readonly keepsAnswers: boolean
+  /** Guest tables are found without the guest CR3. */
+  private readonly keepsTables: boolean
   readonly result: AmdTranslationResult
 
   constructor(
@@ -99,7 +102,9 @@ export class Translator {
     this.caches = caches
     this.recent = caches.recent
     this.isCaching = caches.isOn
+    this.keepsTranslations = caches.keepsTranslations
     this.keepsAnswers = caches.keepsAnswers
+    this.keepsTables = caches.isOn && caches.keepsStructures
     this.result = result
   }
 
@@ -125,6 +130,15 @@ export class Translator {
 
   private translateAnew(device: number, pasid: number, hi: number, lo: number, access: number): number {
     this.transaction.begin(device, pasid, hi, lo, access)
+    const isSpecial = hi === HyperTransport || isInterruptRange(hi, lo)
+    if (isSpecial || !this.entries.repeats(device, pasid)) {
+      return this.translateByEntry(device, pasid, hi, lo, access)
+    }
+    const walked = this.walkTables(hi, lo, access)
+    return walked === OK ? OK : this.refuse(walked)
+  }
+
+  private translateByEntry(device: number, pasid: number, hi: number, lo: number, access: number): number {
     if (((this.dwords[CONTROL] as number) & IommuEn) === 0) return this.pass(hi, lo)
     const { entries } = this
     const loaded = entries.load()
@@ -140,33 +154,40 @@ export class Translator {
       if (this.isInExclusionRange(hi, lo)) return this.pass(hi, lo)
     }
     if (loaded !== OK) return this.refuseEntry(loaded)
+    if (((this.dwords[EXCL_BASE] as number) & ExEn) === 0) entries.repeatable(device, pasid)
     const walked = this.walkTables(hi, lo, access)
     return walked === OK ? OK : this.refuse(walked)
   }
 
   /** Walks as the loaded device table entry says. @returns OK with {@link result}, or why not; nothing is logged */
   walkTables(hi: number, lo: number, access: number): number {
-    if (this.isCaching) return this.throughCaches(hi, lo, access)
-    return this.entries.usesGuest ? this.throughGuest(hi, lo, access) : this.throughHost(hi, lo, access)
+    if (this.entries.usesGuest) {
+      return this.keepsTranslations
+        ? this.throughGuestPages(hi, lo, access)
+        : this.throughGuest(hi, lo, access)
+    }
+    return this.isCaching ? this.throughHostPages(hi, lo, access) : this.throughHost(hi, lo, access)
   }
 
-  private throughCaches(hi: number, lo: number, access: number): number {
-    const { caches, entries, host } = this
-    if (!entries.usesGuest) {
-      const at = caches.hostPages.find(host.tag, HOST_TABLES, hi, lo)
-      if (at >= 0) {
-        const status = this.hit(caches.hostPages.store.words, at, hi, lo, access)
-        if (status !== AGAIN) return status
-      }
-      return this.throughHost(hi, lo, access)
+  private throughHostPages(hi: number, lo: number, access: number): number {
+    const { hostPages } = this.caches
+    const at = hostPages.find(this.host.tag, HOST_TABLES, hi, lo)
+    if (at >= 0) {
+      const status = this.hit(hostPages.store.words, at, hi, lo, access)
+      if (status !== AGAIN) return status
     }
+    return this.throughHost(hi, lo, access)
+  }
+
+  private throughGuestPages(hi: number, lo: number, access: number): number {
+    const { caches, entries, host } = this
     const at = caches.guestPages.find(host.tag, entries.pasid, hi, lo)
     if (at >= 0) {
       const status = this.hit(caches.guestPages.store.words, at, hi, lo, access)
       if (status !== AGAIN) return status
     }
     const status = this.throughGuest(hi, lo, access)
-    if (status === OK && this.caches.keepsTranslations) this.keep(hi, lo)
+    if (status === OK) this.keep(hi, lo)
     return status
   }
 
@@ -261,18 +282,14 @@ export class Translator {
   }
 
   private throughGuest(hi: number, lo: number, access: number): number {
-    const { guest, host, pasids } = this
-    const isOn = this.isCaching
-    const { pasid } = this.entries
-    const found = this.caches.keepsStructures ? pasids.lookup(pasid, access) : pasids.find(pasid, access)
-    if (found !== OK) return found
-    const walked = isOn
-      ? guest.walkThrough(pasid, pasids.cr3Hi, pasids.cr3Lo, hi, lo, access)
-      : guest.walk(pasids.cr3Hi, pasids.cr3Lo, hi, lo, access)
-    if (walked !== OK) return walked
+    const { guest, host } = this
+    if (!this.keepsTables || !guest.walkLastTable(this.entries.pasid, hi, lo, access)) {
+      const walked = this.walkGuest(hi, lo, access)
+      if (walked !== OK) return walked
+    }
     const gpaHi = guest.gpaHi
     const gpaLo = guest.gpaLo
-    if (isOn) host.lookup(gpaHi, gpaLo, needOf(access))
+    if (this.isCaching) host.lookup(gpaHi, gpaLo, needOf(access))
     else host.walk(gpaHi, gpaLo, needOf(access))
     if (host.status !== OK) return this.refuseHost(gpaHi, gpaLo, access)
     const r = this.result
@@ -287,6 +304,16 @@ export class Translator {
     r.stage1SizeLg2 = guest.sizeLg2
     r.stage2SizeLg2 = host.sizeLg2
     return OK
+  }
+
+  private walkGuest(hi: number, lo: number, access: number): number {
+    const { caches, guest, isCaching, pasids } = this
+    const { pasid } = this.entries
+    const found = caches.keepsStructures ? pasids.lookup(pasid, access) : pasids.find(pasid, access)
+    if (found !== OK) return found
+    return isCaching
+      ? guest.walkThrough(pasid, pasids.cr3Hi, pasids.cr3Lo, hi, lo, access)
+      : guest.walk(pasids.cr3Hi, pasids.cr3Lo, hi, lo, access)
   }
 
   /** Untranslated and unchecked. */

@@ -8,7 +8,8 @@
 import { ACCESS_EXEC, ACCESS_PRIV, ACCESS_WRITE, type PhysicalMemory } from "@iommu/core"
 import * as pte from "../spec/page-tables.ts"
 import type { Caches } from "./caches.ts"
-import { type RangeCache, TABLE_HI, TABLE_LO, TABLE_RIGHTS } from "./tlb.ts"
+import type { RangeCache } from "./tlb.ts"
+import * as cached from "./tlb.ts"
 import type { GuestTrace } from "./trace.ts"
 import { NO_PERMISSION, NOT_PRESENT, OK, RESERVED_BIT, type Transaction } from "./transaction.ts"
 import { type HostWalk, READ, WRITE } from "./walk-stage2.ts"
@@ -25,6 +26,11 @@ const MAX_LEAF_LEVEL = pte.V2_MAX_LEAF_LEVEL
 const HOST_READ = READ
 const HOST_WRITE = WRITE
 const DEVICE_WRITE = ACCESS_WRITE
+
+const { NO_PLACE, TABLE_HI, TABLE_LO, TABLE_PLACE_HI, TABLE_PLACE_LO, TABLE_RIGHTS } = cached
+const PAGE_MASK = -4096
+/** log2 of the range that a table of level 1 covers. */
+const LAST_TABLE_LG2 = pte.tableLg2(1)
 
 const ALL_RIGHTS = WRITABLE | USER
 /** In the rights of a directory entry: NX was set on the way. The place of P. */
@@ -136,6 +142,33 @@ export class GuestWalk {
   }
 
   /**
+   * What {@link walkThrough} comes to where the last directory entry is cached and nothing is odd below it, without the
+   * guest CR3, which stands above that: one look-up and one entry.
+   * @returns whether the result is in the fields
+   */
+  walkLastTable(pasid: number, hi: number, lo: number, access: number): boolean {
+    const { store } = this.caches.guestTables
+    const known = this.caches.guestTables.findSized(LAST_TABLE_LG2, this.host.tag, pasid, hi, lo)
+    if (known < 0 || this.tracer !== null) return false
+    const records = store.words
+    const placeLo = records[known + TABLE_PLACE_LO] as number
+    if (placeLo === NO_PLACE) return false
+    const { memory } = this
+    const at = memory.find(records[known + TABLE_PLACE_HI] as number, placeLo | ((lo >>> 9) & 0xff8))
+    if (at < 0) return false
+    const low = memory.words[at] as number
+    const high = memory.words[at + 1] as number
+    const rights = records[known + TABLE_RIGHTS] as number
+    const entry = PRESENT | this.accessedBit
+    const set = (access & DEVICE_WRITE) === 0 ? entry : entry | this.dirtyBit
+    const allow = rights & low & ALL_RIGHTS
+    const forbid = (high & NO_EXECUTE) | (rights & NO_EXECUTE_SEEN)
+    if ((low & set) !== set || forbid !== 0 || !this.allows(allow, forbid, access)) return false
+    this.finish(1, high, low, lo, allow, forbid)
+    return true
+  }
+
+  /**
    * @param kept cache for the directory entries on the way, whose tables are fetched through the caches; or null
    * @param rights what the levels above grant: R/W and U/S, and {@link NO_EXECUTE_SEEN}
    */
@@ -156,11 +189,16 @@ export class GuestWalk {
     let tableLo = topLo
     let allow = rights & ALL_RIGHTS
     let forbid = (rights & NO_EXECUTE_SEEN) === 0 ? 0 : NO_EXECUTE
+    let record = -1
     for (;;) {
       const index = indexAt(level, hi, lo)
       const entryLo = tableLo | (index << 3)
       const at = kept === null ? host.fetch(tableHi, entryLo) : host.fetchThrough(tableHi, entryLo, HOST_READ)
       if (at < 0) return this.refuseFetch(tableHi, entryLo, HOST_READ)
+      if (kept !== null && record >= 0) {
+        kept.store.words[record + TABLE_PLACE_HI] = host.paHi
+        kept.store.words[record + TABLE_PLACE_LO] = host.paLo & PAGE_MASK
+      }
       const low = words[at] as number
       const high = words[at + 1] as number
       if (this.tracer !== null) this.tracer.guestEntry(level, tableHi, tableLo, index, high, low)
@@ -189,7 +227,7 @@ export class GuestWalk {
       level--
       if (kept !== null) {
         const seen = forbid === 0 ? allow : allow | NO_EXECUTE_SEEN
-        kept.keepTable(pte.tableLg2(level), host.tag, this.pasid, hi, lo, tableHi, tableLo, seen)
+        record = kept.keepTable(pte.tableLg2(level), host.tag, this.pasid, hi, lo, tableHi, tableLo, seen)
       }
     }
   }

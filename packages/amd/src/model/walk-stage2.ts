@@ -41,6 +41,9 @@ const TABLE_2 = 0x401
 const TABLE_3 = 0x601
 
 const { HOST_TABLES, ATTRIBUTES, CLEAN, INFO, PA_HI, PA_LO, TABLE_HI, TABLE_LO, TABLE_RIGHTS } = cached
+const { LG2_MASK, SIZE_LG2_SHIFT } = cached
+const PAGE_LG2 = 12
+const PAGE_OFFSET = 4095
 
 /** Permission bits, at their places in the high half of an entry. */
 export const READ: number = pte.V1_IR_HI
@@ -257,26 +260,27 @@ export class HostWalk {
    * @returns the status
    */
   lookup(hi: number, lo: number, need: number): number {
-    const { store } = this.caches.hostPages
-    const at = this.caches.hostPages.find(this.tag, HOST_TABLES, hi, lo)
+    const pages = this.caches.hostPages
+    const at = pages.find(this.tag, HOST_TABLES, hi, lo)
     if (at < 0) return this.walkThrough(hi, lo, need)
-    const info = store.words[at + INFO] as number
-    if ((info & CLEAN) !== 0 && (need & IW) !== 0) return this.walkThrough(hi, lo, need)
-    this.permissions = (info << RIGHTS_SHIFT) | permissionsOf(store.words[at + ATTRIBUTES] as number)
-    if ((this.permissions & need) !== need) {
-      this.status = NO_PERMISSION
-      return NO_PERMISSION
+    const { words } = pages.store
+    const info = words[at + INFO] as number
+    const isClean = (info & CLEAN) !== 0
+    if (isClean && (need & IW) !== 0) return this.walkThrough(hi, lo, need)
+    const permissions = (info << RIGHTS_SHIFT) | permissionsOf(words[at + ATTRIBUTES] as number)
+    this.permissions = permissions
+    this.isClean = isClean
+    this.status = (permissions & need) === need ? OK : NO_PERMISSION
+    const sizeLg2 = (info >>> SIZE_LG2_SHIFT) & LG2_MASK
+    const paHi = words[at + PA_HI] as number
+    const paLo = words[at + PA_LO] as number
+    if (sizeLg2 !== PAGE_LG2) this.page(sizeLg2, paHi, paLo, hi, lo)
+    else {
+      this.sizeLg2 = PAGE_LG2
+      this.paHi = paHi
+      this.paLo = paLo | (lo & PAGE_OFFSET)
     }
-    this.isClean = (info & CLEAN) !== 0
-    this.page(
-      (info >>> cached.SIZE_LG2_SHIFT) & cached.LG2_MASK,
-      store.words[at + PA_HI] as number,
-      store.words[at + PA_LO] as number,
-      hi,
-      lo,
-    )
-    this.status = OK
-    return OK
+    return this.status
   }
 
   /** As {@link fetch} and, with other needs, an access of the IOMMU's own: through the caches. */
