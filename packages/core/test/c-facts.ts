@@ -63,6 +63,7 @@ export function measured({ layouts, constants }: Facts, include: string): Record
 #include <stdio.h>
 #include <sys/ioctl.h>
 #include <linux/iommufd.h>
+#include <linux/vfio.h>
 #define FACT(name, value) printf("%s=%lld\\n", name, (long long)(value));
 int main(void) { ${lines.join("\n")} return 0; }
 `
