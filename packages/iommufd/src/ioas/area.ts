@@ -13,6 +13,11 @@ export interface AreaAccess {
   readonly writeable: boolean
 }
 
+/** One object for all areas with the same rights: there may be a million of them. */
+const RIGHTS: readonly AreaAccess[] = [0, 1, 2, 3].map(bits =>
+  Object.freeze({ readable: (bits & 1) !== 0, writeable: (bits & 2) !== 0 }),
+)
+
 /** What an area shows. */
 export interface AreaSlice {
   readonly pages: AreaPages
@@ -46,7 +51,7 @@ export class Area implements Interval, RevocableArea {
     this.last = start + slice.length - 1n
     this.pages = slice.pages
     this.startByte = slice.startByte
-    this.access = access
+    this.access = RIGHTS[(access.readable ? 1 : 0) + (access.writeable ? 2 : 0)] as AreaAccess
     this.account = account
   }
 

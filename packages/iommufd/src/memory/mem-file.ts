@@ -2,6 +2,7 @@
 import { IommuError } from "@iommu/core"
 import type { UserFile } from "../process/file-table.ts"
 import type { FrameRun } from "./frame-pins.ts"
+import type { PageRun } from "./page-ledger.ts"
 import type { PageSource } from "./pinned-pages.ts"
 
 /** A piece of a file in physical memory; both multiples of 4096. */
@@ -14,7 +15,8 @@ export class MemFile implements UserFile, PageSource {
   readonly kind = "memfd"
   /** Sealed against writing: F_SEAL_WRITE. */
   readonly sealed: boolean
-  readonly #runs: readonly { readonly page: number; readonly frame: number; readonly pages: number }[]
+  /** Ascending by page, without gaps. */
+  readonly #runs: readonly PageRun[]
   readonly pages: number
 
   /** @throws EINVAL when an extent is not whole pages */
@@ -36,10 +38,22 @@ export class MemFile implements UserFile, PageSource {
 
   /** As `memfd_pin_folios`. @throws EINVAL beyond the end, or for writing to a sealed file */
   pinnable(page: number, pages: number, forWriting: boolean): FrameRun {
-    const run = this.#runs.find(({ page: first, pages: length }) => page >= first && page < first + length)
+    const run = this.#runAt(page)
     if (run === undefined) throw new IommuError("EINVAL", `the file ends after ${this.pages} pages`)
     if (forWriting && this.sealed) throw new IommuError("EINVAL", "the file is sealed against writing")
     return { frame: run.frame + page - run.page, pages: Math.min(pages, run.page + run.pages - page) }
+  }
+
+  #runAt(page: number): PageRun | undefined {
+    let low = 0
+    let high = this.#runs.length
+    while (low < high) {
+      const middle = (low + high) >> 1
+      const run = this.#runs[middle] as PageRun
+      if (run.page + run.pages <= page) low = middle + 1
+      else high = middle
+    }
+    return this.#runs[low]
   }
 }
 

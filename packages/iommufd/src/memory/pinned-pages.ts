@@ -39,8 +39,13 @@ export class PinnedPages {
   readonly writeable: boolean
   readonly fromFile: boolean
   readonly charge: PinCharge
-  readonly #options: PinnedPagesOptions
-  readonly #ledger: PageLedger
+  readonly #source: PageSource
+  readonly #sourcePage: number
+  readonly #pages: number
+  readonly #memory: MachineMemory
+  readonly #account: MemoryAccount
+  /** Null until pages are held: address spaces without domains have many mappings that never are. */
+  #ledger: PageLedger | null = null
   #references = 1
 
   /** The maker holds the first reference. @throws ENOMEM */
@@ -49,13 +54,16 @@ export class PinnedPages {
     this.writeable = options.writeable
     this.fromFile = options.fromFile
     this.charge = options.charge
-    this.#options = options
-    this.#ledger = new PageLedger(options.pages)
+    this.#source = options.source
+    this.#sourcePage = options.sourcePage
+    this.#pages = options.pages
+    this.#memory = options.memory
+    this.#account = options.account
   }
 
   /** Address in its source of a byte offset here: the user address, or the position in the file. */
   sourceAddress(byte: bigint): bigint {
-    return (BigInt(this.#options.sourcePage) << 12n) + byte
+    return (BigInt(this.#sourcePage) << 12n) + byte
   }
 
   get(): void {
@@ -65,7 +73,7 @@ export class PinnedPages {
   /** The last reference gives back what the object cost. */
   put(): void {
     this.#references--
-    if (this.#references === 0) this.#options.account.unchargeBytes(OBJECT_BYTES)
+    if (this.#references === 0) this.#account.unchargeBytes(OBJECT_BYTES)
   }
 
   /**
@@ -73,12 +81,13 @@ export class PinnedPages {
    * @throws EFAULT, EINVAL for a file that cannot, ENOMEM over a limit; all is as before then
    */
   hold(first: number, pages: number): void {
+    this.#ledger ??= new PageLedger(this.#pages)
     const pinned: PageRun[] = []
     try {
-      const count = this.#pinUnused(first, first + pages, pinned)
+      const count = this.#pinUnused(this.#ledger, first, first + pages, pinned)
       if (count > 0) this.charge.add(count)
     } catch (error) {
-      for (const run of pinned) this.#options.memory.pins.unpin(run.frame, run.pages)
+      for (const run of pinned) this.#memory.pins.unpin(run.frame, run.pages)
       throw error
     }
     this.#ledger.hold(first, pages, pinned)
@@ -87,8 +96,8 @@ export class PinnedPages {
   /** Unpins what no other user of the range needs. */
   release(first: number, pages: number): void {
     let count = 0
-    for (const run of this.#ledger.drop(first, pages)) {
-      this.#options.memory.pins.unpin(run.frame, run.pages)
+    for (const run of this.#held().drop(first, pages)) {
+      this.#memory.pins.unpin(run.frame, run.pages)
       count += run.pages
     }
     if (count > 0) this.charge.remove(count)
@@ -96,14 +105,14 @@ export class PinnedPages {
 
   /** Contiguous frames of held pages. */
   runAt(page: number, pages: number): FrameRun {
-    return this.#ledger.runAt(page, pages)
+    return this.#held().runAt(page, pages)
   }
 
   /** Copies bytes out by CPU, from pinned pages where there are. @throws EFAULT, EINVAL */
   read(byte: bigint, length: number): Uint8Array {
     const bytes = new Uint8Array(length)
     this.#forEachPage(byte, length, "read", (address, offset, count) => {
-      bytes.set(this.#options.memory.physical.read(address, count), offset)
+      bytes.set(this.#memory.physical.read(address, count), offset)
     })
     return bytes
   }
@@ -111,7 +120,7 @@ export class PinnedPages {
   /** Copies bytes in by CPU. @throws EFAULT, EINVAL; pages before the refused one are written */
   write(byte: bigint, bytes: Uint8Array): void {
     this.#forEachPage(byte, bytes.length, "write", (address, offset, count) => {
-      this.#options.memory.physical.write(address, bytes.subarray(offset, offset + count))
+      this.#memory.physical.write(address, bytes.subarray(offset, offset + count))
     })
   }
 
@@ -131,24 +140,28 @@ export class PinnedPages {
   }
 
   #frameOf(page: number, use: "read" | "write"): number {
-    if (this.#ledger.users(page) > 0) return this.#ledger.runAt(page, 1).frame
-    const { source, sourcePage } = this.#options
-    return source.pinnable(sourcePage + page, 1, use === "write").frame
+    const ledger = this.#ledger
+    if (ledger !== null && ledger.users(page) > 0) return ledger.runAt(page, 1).frame
+    return this.#source.pinnable(this.#sourcePage + page, 1, use === "write").frame
   }
 
   /** @returns pages pinned; they are in `pinned`, also when it throws */
-  #pinUnused(first: number, end: number, pinned: PageRun[]): number {
-    const { source, sourcePage, memory } = this.#options
+  #pinUnused(ledger: PageLedger, first: number, end: number, pinned: PageRun[]): number {
     let count = 0
-    let gap = this.#ledger.nextUnused(first, end)
+    let gap = ledger.nextUnused(first, end)
     while (gap !== null) {
-      const run = source.pinnable(sourcePage + gap.page, gap.pages, this.writeable)
-      memory.pins.pin(run.frame, run.pages)
+      const run = this.#source.pinnable(this.#sourcePage + gap.page, gap.pages, this.writeable)
+      this.#memory.pins.pin(run.frame, run.pages)
       addPageRun(pinned, { page: gap.page, ...run })
       count += run.pages
-      gap = this.#ledger.nextUnused(gap.page + run.pages, end)
+      gap = ledger.nextUnused(gap.page + run.pages, end)
     }
     return count
+  }
+
+  #held(): PageLedger {
+    if (this.#ledger === null) throw new Error("bug: pages are asked for that nobody holds")
+    return this.#ledger
   }
 }
 

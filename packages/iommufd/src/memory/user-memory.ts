@@ -27,7 +27,8 @@ export class MachineMemory {
 
 export class UserMemory {
   readonly machine: MachineMemory
-  #mappings: readonly Mapping[] = []
+  /** Ascending, disjoint. */
+  readonly #mappings: Mapping[] = []
 
   constructor(machine: MachineMemory) {
     this.machine = machine
@@ -42,16 +43,14 @@ export class UserMemory {
     const firstPage = pageNumber(va, "user address")
     const frame = pageNumber(address, "physical address")
     const endPage = firstPage + pageNumber(length, "length")
-    const added = endPage > firstPage ? [{ firstPage, endPage, frame, access }] : []
-    this.#mappings = [...this.#without(firstPage, endPage), ...added].sort(
-      (a, b) => a.firstPage - b.firstPage,
-    )
+    if (endPage === firstPage) return
+    this.#replace(firstPage, endPage, [{ firstPage, endPage, frame, access }])
   }
 
   /** Takes pages out. Those that are pinned stay pinned. */
   unmap(va: U64Like, length: U64Like): void {
     const firstPage = pageNumber(va, "user address")
-    this.#mappings = this.#without(firstPage, firstPage + pageNumber(length, "length"))
+    this.#replace(firstPage, firstPage + pageNumber(length, "length"), [])
   }
 
   /**
@@ -127,25 +126,39 @@ export class UserMemory {
   }
 
   #at(page: number): Mapping | undefined {
-    let low = 0
-    let high = this.#mappings.length - 1
-    while (low <= high) {
-      const middle = (low + high) >> 1
-      const mapping = this.#mappings[middle] as Mapping
-      if (page < mapping.firstPage) high = middle - 1
-      else if (page >= mapping.endPage) low = middle + 1
-      else return mapping
-    }
-    return undefined
+    const mapping = this.#mappings[this.#indexFrom(page)]
+    return mapping !== undefined && mapping.firstPage <= page ? mapping : undefined
   }
 
-  #without(firstPage: number, endPage: number): Mapping[] {
-    return this.#mappings.flatMap(mapping => {
-      if (mapping.endPage <= firstPage || mapping.firstPage >= endPage) return [mapping]
-      const left = { ...mapping, endPage: firstPage }
-      const right = { ...mapping, firstPage: endPage, frame: mapping.frame + endPage - mapping.firstPage }
-      return [left, right].filter(piece => piece.endPage > piece.firstPage)
-    })
+  /** Index of the first mapping that ends after a page. */
+  #indexFrom(page: number): number {
+    let low = 0
+    let high = this.#mappings.length
+    while (low < high) {
+      const middle = (low + high) >> 1
+      if ((this.#mappings[middle] as Mapping).endPage <= page) low = middle + 1
+      else high = middle
+    }
+    return low
+  }
+
+  /** Puts mappings in place of what lies in a range; what reaches out of it on either side stays. */
+  #replace(firstPage: number, endPage: number, added: readonly Mapping[]): void {
+    const first = this.#indexFrom(firstPage)
+    const pieces: Mapping[] = []
+    let index = first
+    for (; index < this.#mappings.length; index++) {
+      const mapping = this.#mappings[index] as Mapping
+      if (mapping.firstPage >= endPage) break
+      if (mapping.firstPage < firstPage) pieces.push({ ...mapping, endPage: firstPage })
+      if (mapping.endPage > endPage) {
+        const frame = mapping.frame + endPage - mapping.firstPage
+        pieces.push({ ...mapping, firstPage: endPage, frame })
+      }
+    }
+    const left = pieces.filter(piece => piece.firstPage < firstPage)
+    const right = pieces.filter(piece => piece.firstPage >= firstPage)
+    this.#mappings.splice(first, index - first, ...left, ...added, ...right)
   }
 }
 
