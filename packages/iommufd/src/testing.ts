@@ -2,6 +2,8 @@
  * For tests of what stands on iommufd: the mock IOMMU of Linux's selftests, and machines to run it on.
  * @packageDocumentation
  */
+export * from "./testing/fault-injection.ts"
+export * from "./testing/machine.ts"
 export * from "./testing/mock-abi.ts"
 export {
   DEVICE_CACHE_DEFAULT,

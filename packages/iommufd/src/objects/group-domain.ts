@@ -58,11 +58,21 @@ export function putMembers(group: IommuGroup, pasid: number, hwpt: Hwpt, old: Hw
       done.push(member)
     }
   } catch (error) {
-    for (const member of done) {
-      if (old === null) take(hwpt, member, pasid)
-      else put(old, member, pasid)
-    }
+    for (const member of done) putBack(member, pasid, hwpt, old)
     throw error
+  }
+}
+
+/** A member that cannot go back is blocked: nothing else is safe. */
+function putBack(member: IommuDevice, pasid: number, hwpt: Hwpt, old: Hwpt | null): void {
+  if (old === null) {
+    take(hwpt, member, pasid)
+    return
+  }
+  try {
+    put(old, member, pasid)
+  } catch {
+    take(hwpt, member, pasid)
   }
 }
 

@@ -1,7 +1,10 @@
 /** Attaching to any domain of the mock. */
 import { type DomainControl, type IommuDevice, type IommuDomain, IommuError, NO_PASID } from "@iommu/core"
+import type { MockDeviceState } from "./mock-device.ts"
 import type { MockIommu } from "./mock-iommu.ts"
 
+/** Kernel memory of an attachment, so that attaching can fail for want of it. */
+const ATTACHMENT_BYTES = 64
 /** A second attach of this PASID fails, once: the selftests' way to test a roll back. */
 const FAILING_PASID = 1024
 
@@ -17,15 +20,13 @@ export abstract class MockDomain implements DomainControl {
   attachDev(this: IommuDomain & MockDomain, device: IommuDevice): void {
     const state = this.ops.stateOf(device)
     this.checkAttach(device)
-    move(state.domains, NO_PASID, this)
+    put(state, NO_PASID, this)
     state.viommu = this.viommuOf()
   }
 
   detachDev(this: IommuDomain & MockDomain, device: IommuDevice): void {
     const state = this.ops.stateOf(device)
-    if (state.domains.get(NO_PASID) !== this)
-      throw new IommuError("EINVAL", "the device is on another domain")
-    move(state.domains, NO_PASID, null)
+    take(state, NO_PASID, this)
     state.viommu = null
   }
 
@@ -37,14 +38,13 @@ export abstract class MockDomain implements DomainControl {
       if (fails) throw new IommuError("ENOMEM", "the second attach of PASID 1024 fails on purpose")
     }
     this.checkAttach(device)
-    move(state.domains, pasid, this)
+    put(state, pasid, this)
   }
 
   removeDevPasid(this: IommuDomain & MockDomain, device: IommuDevice, pasid: number): void {
     const state = this.ops.stateOf(device)
     if (pasid === FAILING_PASID) state.failsPasid1024 = false
-    if (state.domains.get(pasid) !== this) throw new IommuError("EINVAL", "the PASID is on another domain")
-    move(state.domains, pasid, null)
+    take(state, pasid, this)
   }
 
   /** The vIOMMU through which an attached device is seen. */
@@ -56,15 +56,29 @@ export abstract class MockDomain implements DomainControl {
   abstract free(): void
 }
 
-function move(
-  domains: Map<number, IommuDomain>,
+function put(
+  { device, attachments }: MockDeviceState,
   pasid: number,
-  domain: (IommuDomain & MockDomain) | null,
+  domain: IommuDomain & MockDomain,
 ): void {
-  const old = domains.get(pasid)
-  if (old instanceof MockDomain) old.attachments--
-  domains.delete(pasid)
-  if (domain === null) return
-  domains.set(pasid, domain)
+  const { account } = device
+  account.chargeBytes(ATTACHMENT_BYTES)
+  forget(attachments, pasid)
+  attachments.set(pasid, { domain, account })
   domain.attachments++
+}
+
+function take({ attachments }: MockDeviceState, pasid: number, domain: IommuDomain & MockDomain): void {
+  if (attachments.get(pasid)?.domain !== domain) {
+    throw new IommuError("EINVAL", "the device or the PASID is on another domain")
+  }
+  forget(attachments, pasid)
+}
+
+function forget(attachments: MockDeviceState["attachments"], pasid: number): void {
+  const old = attachments.get(pasid)
+  if (old === undefined) return
+  attachments.delete(pasid)
+  old.account.unchargeBytes(ATTACHMENT_BYTES)
+  if (old.domain instanceof MockDomain) old.domain.attachments--
 }

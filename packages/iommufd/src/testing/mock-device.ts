@@ -1,5 +1,11 @@
 /** Devices of the mock IOMMU, and what the mock remembers of each. */
-import { type DeviceOptions, type IommuDevice, type IommuDomain, iommuDevice } from "@iommu/core"
+import {
+  type DeviceOptions,
+  type IommuDevice,
+  type IommuDomain,
+  iommuDevice,
+  type MemoryAccount,
+} from "@iommu/core"
 import type { MockViommu } from "./mock-viommu.ts"
 
 /** log2 of the PASIDs of a mock device made with PASID. */
@@ -15,11 +21,18 @@ export interface MockDeviceOptions extends Omit<DeviceOptions, "pasidBits"> {
   readonly noDirty?: boolean
 }
 
+/** A device, or one PASID of it, on a domain. */
+export interface MockAttachment {
+  readonly domain: IommuDomain
+  /** Paid for it. */
+  readonly account: MemoryAccount
+}
+
 /** What the mock knows of a probed device. */
 export interface MockDeviceState {
   readonly device: IommuDevice
-  /** Domain by PASID, {@link NO_PASID} for requests without one. */
-  readonly domains: Map<number, IommuDomain>
+  /** By PASID, NO_PASID for requests without one. */
+  readonly attachments: Map<number, MockAttachment>
   readonly cache: number[]
   viommu: MockViommu | null
   /** The next attach of PASID 1024 fails: for tests of what is rolled back. */
@@ -41,5 +54,5 @@ export function tracksDirty(device: IommuDevice): boolean {
 
 export function newDeviceState(device: IommuDevice): MockDeviceState {
   const cache = new Array<number>(DEVICE_CACHE_SLOTS).fill(DEVICE_CACHE_DEFAULT)
-  return { device, domains: new Map(), cache, viommu: null, failsPasid1024: false }
+  return { device, attachments: new Map(), cache, viommu: null, failsPasid1024: false }
 }

@@ -99,7 +99,8 @@ export class MockIommu implements IommuOps {
   }
 
   releaseDevice(device: IommuDevice): void {
-    if (this.stateOf(device).domains.size > 0) throw new IommuError("EBUSY", `${device.name} is on a domain`)
+    if (this.stateOf(device).attachments.size > 0)
+      throw new IommuError("EBUSY", `${device.name} is on a domain`)
     this.#devices.delete(device)
   }
 
@@ -138,7 +139,7 @@ export class MockIommu implements IommuOps {
 
   /** The domain that requests of a device go through. */
   domainOf(device: IommuDevice, pasid: number = NO_PASID): IommuDomain | null {
-    return this.stateOf(device).domains.get(pasid) ?? null
+    return this.stateOf(device).attachments.get(pasid)?.domain ?? null
   }
 
   /**
