@@ -79,6 +79,7 @@ function invalidateArray({ context, process }: Iommufd, args: InvalidateArgs): R
     entryLength,
     entryCount,
     hasData: dataUptr !== 0n,
-    copy: index => copyFromUser(process.memory, dataUptr + BigInt(index * entryLength), entryLength),
+    copy: (first, count) =>
+      copyFromUser(process.memory, dataUptr + BigInt(first * entryLength), count * entryLength),
   })
 }

@@ -111,12 +111,18 @@ function placement(
   }
 }
 
-/** One by one: a count alone makes nothing large. */
+/** Ranges that are read at once: a count alone makes nothing large. */
+const RANGES_A_PIECE = 256
+
 function readRanges({ process }: Iommufd, address: bigint, count: number): { start: bigint; last: bigint }[] {
   const { size, decode } = IOMMU_IOVA_RANGE
   const ranges: { start: bigint; last: bigint }[] = []
-  for (let index = 0; index < count; index++) {
-    ranges.push(decode(copyFromUser(process.memory, address + BigInt(index * size), size)))
+  while (ranges.length < count) {
+    const at = address + BigInt(ranges.length * size)
+    const bytes = copyFromUser(process.memory, at, Math.min(RANGES_A_PIECE, count - ranges.length) * size)
+    for (let offset = 0; offset < bytes.length; offset += size) {
+      ranges.push(decode(bytes.subarray(offset, offset + size)))
+    }
   }
   return ranges
 }

@@ -23,8 +23,8 @@ export interface InvalidateArray {
   readonly entryCount: number
   /** False for a null pointer. */
   readonly hasData: boolean
-  /** @throws EFAULT */
-  copy(index: number): Uint8Array
+  /** The bytes of entries one after the other. @throws EFAULT */
+  copy(first: number, count: number): Uint8Array
 }
 
 /** Who carries requests out. */
@@ -116,20 +116,33 @@ function runInBatches({ layout, run }: Target, array: InvalidateArray): CacheInv
   return { handled, error: null }
 }
 
-function readBatch(
-  layout: InvalidateLayout,
-  array: InvalidateArray,
-  first: number,
-): { readonly entries: readonly Uint8Array[]; readonly error: IommuError | null } {
-  const entries: Uint8Array[] = []
-  const end = Math.min(array.entryCount, first + BATCH)
+interface Batch {
+  readonly entries: readonly Uint8Array[]
+  /** Of the entry after them. */
+  readonly error: IommuError | null
+}
+
+function readBatch(layout: InvalidateLayout, array: InvalidateArray, first: number): Batch {
+  const { entryLength, entryCount } = array
+  const count = Math.min(BATCH, entryCount - first)
+  if (count > 0 && (entryLength < layout.minSize || entryLength > layout.size)) {
+    const error = new IommuError("EINVAL", `entries of this type have ${layout.size} bytes`)
+    return { entries: [], error }
+  }
   try {
-    for (let index = first; index < end; index++) {
-      if (array.entryLength < layout.minSize || array.entryLength > layout.size) {
-        throw new IommuError("EINVAL", `entries of this type have ${layout.size} bytes`)
-      }
-      entries.push(padded(array.copy(index), layout.size))
-    }
+    return { entries: split(layout, array, array.copy(first, count)), error: null }
+  } catch (error) {
+    if (isIommuError(error)) return readSingly(layout, array, first, count)
+    throw error
+  }
+}
+
+/** As far as memory goes. */
+function readSingly(layout: InvalidateLayout, array: InvalidateArray, first: number, count: number): Batch {
+  const entries: Uint8Array[] = []
+  try {
+    while (entries.length < count)
+      entries.push(...split(layout, array, array.copy(first + entries.length, 1)))
   } catch (error) {
     if (isIommuError(error)) return { entries, error }
     throw error
@@ -140,12 +153,24 @@ function readBatch(
 /** All entries are copied before the first is carried out. */
 function runWhole({ layout, run }: Target, array: InvalidateArray): CacheInvalidateResult {
   const entries: Uint8Array[] = []
-  for (let index = 0; index < array.entryCount; index++) {
-    const bytes = array.copy(index)
-    if (bytes.subarray(layout.size).some(byte => byte !== 0)) {
-      throw new IommuError("E2BIG", `bytes beyond the ${layout.size} of an entry must be zero`)
-    }
-    entries.push(padded(bytes.subarray(0, layout.size), layout.size))
+  while (entries.length < array.entryCount) {
+    const count = Math.min(BATCH, array.entryCount - entries.length)
+    entries.push(...split(layout, array, array.copy(entries.length, count)))
   }
   return run(layout.decode(entries))
+}
+
+/** Entries of the layout's size. @throws E2BIG for one that is longer and does not end in zeros */
+function split(
+  { size }: InvalidateLayout,
+  { entryLength }: InvalidateArray,
+  bytes: Uint8Array,
+): Uint8Array[] {
+  return Array.from({ length: bytes.length / entryLength }, (_, index) => {
+    const entry = bytes.subarray(index * entryLength, (index + 1) * entryLength)
+    if (entry.subarray(size).some(byte => byte !== 0)) {
+      throw new IommuError("E2BIG", `bytes beyond the ${size} of an entry must be zero`)
+    }
+    return padded(entry.subarray(0, size), size)
+  })
 }
