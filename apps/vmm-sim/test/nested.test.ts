@@ -23,7 +23,7 @@ const REASONS: Record<string, readonly string[]> = {
 
 describe.each(Object.entries(NESTED_VENDORS))("nested DMA on %s", (name, vendor) => {
   const walks: TracedWalk[] = []
-  const report = runNested(vendor, walk => walks.push(walk))
+  const report = runNested(vendor, "typed", walk => walks.push(walk))
 
   it("finds every byte where it belongs and every fault in the vendor's log", () => {
     expect(report.problems).toEqual([])
@@ -31,6 +31,20 @@ describe.each(Object.entries(NESTED_VENDORS))("nested DMA on %s", (name, vendor)
     expect(report.faults.map(fault => fault.cause)).toEqual(CAUSES)
     expect(report.faults.map(fault => fault.reason)).toEqual(REASONS[name])
     expect(report.faults.map(fault => fault.stage)).toEqual([1, 1, 2, 1])
+  })
+
+  it("tells the guest of what its own tables refused, where the kernel has a queue for it", () => {
+    expect(report.guestEvents).toBe(vendor.viommu === null ? 0 : 3)
+  })
+
+  it("comes to the same when the VMM has nothing but ioctls", () => {
+    expect(runNested(vendor, "abi", null)).toEqual(report)
+  })
+
+  it("maps the guest's RAM, scattered as it lies, in leaves of 4 KiB, 2 MiB and 1 GiB", () => {
+    const leaves = walks.flatMap(({ steps }) => steps.filter(({ stage }) => stage === 2))
+    const sizes = leaves.flatMap(({ meaning }) => /^\d+ [KMG]iB/.exec(meaning)?.[0] ?? [])
+    expect(new Set(sizes)).toEqual(new Set(["4 KiB", "2 MiB", "1 GiB"]))
   })
 
   it("ends with nothing charged", () => {
@@ -62,6 +76,7 @@ describe("vmm-sim run nested", () => {
         encoding: "utf8",
       })
     expect(run()).toMatch(/pages charged at end\s+│ 0/)
+    expect(run("--abi")).toBe(run())
     expect(run("--trace")).toMatch(/nvme: write at 0x10007c18\n {2}config {3}/)
   })
 

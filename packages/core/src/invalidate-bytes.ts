@@ -4,7 +4,7 @@ import { IommuError } from "./errno.ts"
 import type { IommuOps } from "./ops.ts"
 import { HW_INFO_AMD, HW_INFO_ARM_SMMUV3, HW_INFO_VTD } from "./uapi/hw-info.ts"
 import { AMD_GUEST_INVALIDATE, HWPT_VTD_S1_INVALIDATE, VIOMMU_ARM_SMMUV3_INVALIDATE } from "./uapi/hwpt.ts"
-import type { HwInfo } from "./user-data.ts"
+import type { CacheInvalidateData, HwInfo } from "./user-data.ts"
 
 const VTD_S1: InvalidateLayout = {
   size: HWPT_VTD_S1_INVALIDATE.size,
@@ -38,6 +38,23 @@ export function nestedInvalidateLayout(ops: IommuOps, type: number): InvalidateL
 /** The layout of a type of invalidations of virtual IOMMUs. @throws EINVAL for a type that has none */
 export function viommuInvalidateLayout(ops: IommuOps, type: number): InvalidateLayout {
   return known(ops.abi?.viommuInvalidate?.(type) ?? LAYOUTS[type], type)
+}
+
+/**
+ * The ABI structs of invalidations, as userspace would pass them: all of one size.
+ * @throws EOPNOTSUPP for a third party's, which it encodes by its own layout
+ */
+export function invalidateToBytes(data: CacheInvalidateData): Uint8Array[] {
+  switch (data.type) {
+    case 0:
+      return data.entries.map(HWPT_VTD_S1_INVALIDATE.encode)
+    case 1:
+      return data.entries.map(VIOMMU_ARM_SMMUV3_INVALIDATE.encode)
+    case 0x8000_0003:
+      return data.entries.map(AMD_GUEST_INVALIDATE.encode)
+    default:
+      throw new IommuError("EOPNOTSUPP", "invalidations of another's kind are encoded by their own layout")
+  }
 }
 
 function known(layout: InvalidateLayout | undefined, type: number): InvalidateLayout {

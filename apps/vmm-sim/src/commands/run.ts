@@ -5,15 +5,17 @@ import { NESTED_VENDORS } from "../nested/vendors.ts"
 
 interface NestedOptions {
   readonly vendor: string
+  readonly abi?: true
   readonly json?: true
   readonly trace?: true
 }
 
 const NOTES = `
-Per vendor: a host with the vendor's IOMMU and its driver, a nest parent with the guest's RAM (4 KiB, 2 MiB and
-1 GiB leaves), a guest whose own driver builds stage 1 in its memory behind a virtual IOMMU, two devices that do
-DMA through both stages, and the faults of broken accesses. It is run on hardware that caches nothing, as reported,
-and once more on hardware that forgets nothing until it is told to.
+Per vendor: a host with the vendor's IOMMU, its driver and an iommufd; a VMM that binds two devices to it, maps the
+guest's RAM (4 KiB, 2 MiB and 1 GiB leaves) and nests the guest's tables on it; a guest whose own driver builds stage 1
+in its memory behind a virtual IOMMU; DMA through both stages, and the faults of broken accesses, which reach the guest
+where the kernel serves that. It is run on hardware that caches nothing, as reported, and once more on hardware that
+forgets nothing until it is told to.
 
 Exit code: 0 when every byte and every fault is as it must be, 1 when not, 2 for a wrong command line.`
 
@@ -29,6 +31,7 @@ function nestedCommand(): Command {
         .choices([...Object.keys(NESTED_VENDORS), "all"])
         .default("all"),
     )
+    .option("--abi", "let the VMM reach iommufd by ioctls alone, byte by byte")
     .option("--json", "print one JSON document")
     .option("--trace", "print each walk, table by table")
     .addHelpText("after", NOTES)
@@ -43,7 +46,10 @@ function nested(options: NestedOptions): void {
     if (vendor === undefined) continue
     const trace = options.trace === true && options.json !== true
     if (trace) console.log(`\n${vendor.name}\n`)
-    reports.push(runNested(vendor, trace ? walk => console.log(`${walkLines(walk).join("\n")}\n`) : null))
+    const face = options.abi === true ? "abi" : "typed"
+    reports.push(
+      runNested(vendor, face, trace ? walk => console.log(`${walkLines(walk).join("\n")}\n`) : null),
+    )
   }
   const ok = reports.every(report => report.problems.length === 0)
   if (options.json) {

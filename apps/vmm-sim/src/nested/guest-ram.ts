@@ -1,4 +1,5 @@
-import { createMemory, IOMMU_READ, IOMMU_WRITE, type PagingDomain, type PhysicalMemory } from "@iommu/core"
+import { createMemory, type PhysicalMemory } from "@iommu/core"
+import type { UserMemory } from "@iommu/iommufd"
 
 const KIB_4 = 4096n
 const MIB_2 = 2n << 20n
@@ -44,10 +45,36 @@ const CHUNKS: readonly Chunk[] = [
   { gpa: HUGE_PAGE.gpa, hpa: HUGE_HPA, size: HUGE_PAGE.size },
 ]
 
-/** The host's memory: its driver's tables, and the guest's RAM in three places. */
+/** Where a VMM keeps arguments of its system calls. */
+const VMM_PAGES = { va: 0x7f00_0000_0000n, hpa: 0x1800_0000n, size: 2n * KIB_4 } as const
+export const ARGUMENT_PAGES: { readonly struct: bigint; readonly data: bigint } = {
+  struct: VMM_PAGES.va,
+  data: VMM_PAGES.va + KIB_4,
+}
+/** Where a VMM has the guest's RAM: guest-physical address 0 is here. */
+const RAM_VA = 0x7f80_0000_0000n
+
+/** A stretch of guest RAM that a VMM gives and takes as a whole. */
+export interface RamBlock {
+  readonly gpa: bigint
+  readonly userVa: bigint
+  readonly size: bigint
+}
+
+const blockAt = (gpa: bigint, size: bigint): RamBlock => ({ gpa, userVa: RAM_VA + gpa, size })
+
+/** The first 2 MiB come and go page by page, the rest in two pieces. */
+export const RAM_BLOCKS: readonly RamBlock[] = [
+  ...Array.from({ length: Number(SMALL_PAGES.size / KIB_4) }, (_, i) => blockAt(BigInt(i) * KIB_4, KIB_4)),
+  blockAt(LARGE_PAGES.gpa, LARGE_PAGES.size),
+  blockAt(HUGE_PAGE.gpa, HUGE_PAGE.size),
+]
+
+/** The host's memory: its driver's tables, the VMM's own pages, and the guest's RAM in three places. */
 export function hostMemory(): PhysicalMemory {
   return createMemory([
     HOST_TABLES,
+    { base: VMM_PAGES.hpa, size: VMM_PAGES.size },
     { base: SMALL_HPA, size: SMALL_PAGES.size },
     { base: LARGE_HPA, size: LARGE_PAGES.size },
     { base: HUGE_HPA, size: HUGE_PAGE.size },
@@ -59,7 +86,14 @@ export function guestMemory(host: PhysicalMemory): PhysicalMemory {
   return host.view(CHUNKS.map(({ gpa, hpa, size }) => ({ base: gpa, size, at: hpa })))
 }
 
-/** Maps all guest RAM in the nest parent, as a VMM does before the guest starts. */
-export function mapGuestRam(parent: PagingDomain): void {
-  for (const { gpa, hpa, size } of CHUNKS) parent.map(gpa, hpa, size, IOMMU_READ | IOMMU_WRITE)
+/** What a VMM has mapped in its own address space: its pages, and the guest's RAM as it lies scattered in the host. */
+export function mapVmmMemory(memory: UserMemory): void {
+  memory.map(VMM_PAGES.va, VMM_PAGES.hpa, VMM_PAGES.size)
+  for (const { gpa, hpa, size } of CHUNKS) memory.map(RAM_VA + gpa, hpa, size)
+}
+
+/** Where a guest-physical address lies in the host, by the list of chunks and nothing else. */
+export function hostAddressOf(gpa: bigint): bigint | null {
+  const chunk = CHUNKS.find(({ gpa: start, size }) => gpa >= start && gpa < start + size)
+  return chunk === undefined ? null : chunk.hpa + gpa - chunk.gpa
 }

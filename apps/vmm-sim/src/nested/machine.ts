@@ -1,21 +1,23 @@
 import {
   type CachePolicy,
+  type HardwareEvent,
   type IommuDevice,
   type IommuModel,
   type IommuOps,
   iommuDevice,
   iommuDomainFree,
   MemoryAccount,
-  PAGING_NEST_PARENT,
   PageAllocator,
   type PagingDomain,
   type PhysicalMemory,
-  pagingParameters,
 } from "@iommu/core"
+import { MachineMemory, openIommufd, Process, UserMemory, VfioDeviceFile } from "@iommu/iommufd"
 import { Endpoint, type TracedWalk } from "./endpoint.ts"
-import { guestMemory, HOST_TABLES, hostMemory, mapGuestRam } from "./guest-ram.ts"
+import { ARGUMENT_PAGES, guestMemory, HOST_TABLES, hostMemory, mapVmmMemory } from "./guest-ram.ts"
+import { AbiCalls } from "./kernel/abi-calls.ts"
+import { TypedCalls } from "./kernel/typed-calls.ts"
 import type { NestedVendor } from "./vendor.ts"
-import { VirtualIommu } from "./viommu.ts"
+import { Vmm } from "./vmm.ts"
 
 /** Where the guest's driver puts its tables: guest RAM that the host maps in 4 KiB pages. */
 const GUEST_TABLES = { base: 0x10_0000n, size: 0x10_0000n }
@@ -25,21 +27,36 @@ const DEVICES = [
   { name: "nic", id: 0x0108, virtualId: 0x0030 },
 ] as const
 
-/** A host with its IOMMU and driver, and a guest with a virtual one, sharing two devices. */
+/** How the VMM reaches the kernel: methods with values, or ioctls with bytes. */
+export type Face = "typed" | "abi"
+
+export interface MachineOptions {
+  /** What the host's hardware keeps. */
+  readonly caches: CachePolicy
+  readonly face: Face
+  /** Sees every translation of the two devices, step by step. */
+  readonly watch: ((walk: TracedWalk) => void) | null
+}
+
+/** A host with its IOMMU, driver and iommufd, and a VMM with a guest that has two of the host's devices. */
 export interface NestedMachine {
   readonly vendor: NestedVendor
   readonly memory: PhysicalMemory
   readonly guestMemory: PhysicalMemory
-  readonly model: IommuModel
-  readonly parent: PagingDomain
-  readonly viommu: VirtualIommu
-  /** Pays for all that the virtual machine's domains cost the host. */
+  readonly vmm: Vmm
+  /** Pays for all that the VMM makes the kernel keep. */
   readonly owner: MemoryAccount
   readonly endpoints: readonly Endpoint[]
   readonly guest: GuestKernel
-  /** Pages of the host that its driver holds, beyond what it held before the virtual machine came. */
+  /** Records of the hardware that stayed with the host's kernel. */
+  readonly hostEvents: readonly HardwareEvent[]
+  /** The interrupts of the host's IOMMU, and of the guest's when the VMM has something for it. */
+  deliverInterrupts(): void
+  /** Pages of the host that its driver holds, beyond what it held before the VMM came. */
   pagesHeld(): number
-  /** Ends the virtual machine; afterwards the owner is charged for nothing. */
+  /** Pages of the VMM's memory that devices may still write to. */
+  pagesPinned(): number
+  /** Ends the guest and its VMM; afterwards the owner is charged for nothing. */
   tearDown(): void
 }
 
@@ -50,62 +67,85 @@ interface GuestKernel {
   readonly domain: PagingDomain
   readonly pages: PageAllocator
   readonly account: MemoryAccount
+  /** What the guest's driver found in the guest's log. */
+  readonly events: HardwareEvent[]
 }
 
-/**
- * @param caches what the host's hardware keeps
- * @param watch sees every translation of the two devices, step by step
- */
-export function nestedMachine(
-  vendor: NestedVendor,
-  caches: CachePolicy,
-  watch: ((walk: TracedWalk) => void) | null,
-): NestedMachine {
+export function nestedMachine(vendor: NestedVendor, { caches, face, watch }: MachineOptions): NestedMachine {
   const memory = hostMemory()
   const model = vendor.hostModel(memory, caches)
   const pages = new PageAllocator(memory, HOST_TABLES)
-  const ops = vendor.hostDriver({ mmio: model.mmio, memory, pages })
-  const owner = new MemoryAccount("virtual machine")
-  const devices = DEVICES.map(options => iommuDevice({ ...options, account: owner }))
+  const hostEvents: HardwareEvent[] = []
+  const onEvent = (event: HardwareEvent): void => void hostEvents.push(event)
+  const ops = vendor.hostDriver({ mmio: model.mmio, memory, pages }, { onEvent })
+  const host = new MemoryAccount("host")
+  const devices = DEVICES.map(options => iommuDevice({ ...options, account: host }))
   for (const device of devices) ops.probeDevice(device)
   const pagesBefore = pages.pagesInUse
 
-  const parent = nestParent(ops, devices[0] as IommuDevice)
-  mapGuestRam(parent)
+  const process = vmmProcess(memory)
   const guestView = guestMemory(memory)
-  const viommu = new VirtualIommu(vendor, ops, parent, guestView)
-  for (const device of devices) viommu.plug(device)
-  const guest = bootGuest(vendor, viommu.front, guestView)
+  const vmm = startVmm(vendor, face, process, ops, devices, guestView)
+  const guest = bootGuest(vendor, vmm.viommu.front, guestView)
 
   return {
     vendor,
     memory,
     guestMemory: guestView,
-    model,
-    parent,
-    viommu,
-    owner,
+    vmm,
+    owner: process.account,
     guest,
+    hostEvents,
     endpoints: devices.map(device => new Endpoint(device, model, memory, watch)),
+    deliverInterrupts: () => {
+      ops.handleInterrupts?.()
+      vmm.viommu.passEventsOn()
+      guest.ops.handleInterrupts?.()
+    },
     pagesHeld: () => pages.pagesInUse - pagesBefore,
+    pagesPinned: () => process.pinnedPages,
     tearDown: () => {
       for (const device of guest.devices) guest.domain.detachDev(device)
       iommuDomainFree(guest.domain)
-      viommu.unplugAll()
-      iommuDomainFree(parent)
+      vmm.shutDown()
     },
   }
 }
 
-function nestParent(ops: IommuOps, device: IommuDevice): PagingDomain {
-  if (ops.domainAllocUser === undefined) throw new Error(`${ops.name} makes no user-owned domains`)
-  return ops.domainAllocUser(device, null, pagingParameters({ flags: PAGING_NEST_PARENT }))
+function vmmProcess(memory: PhysicalMemory): Process {
+  const userMemory = new UserMemory(new MachineMemory(memory))
+  mapVmmMemory(userMemory)
+  return new Process({
+    name: "vmm",
+    user: { name: "user", lockedPages: 0 },
+    account: new MemoryAccount("virtual machine"),
+    memory: userMemory,
+  })
+}
+
+function startVmm(
+  vendor: NestedVendor,
+  face: Face,
+  process: Process,
+  ops: IommuOps,
+  devices: readonly IommuDevice[],
+  guestView: PhysicalMemory,
+): Vmm {
+  const iommufd = openIommufd(process)
+  const calls = face === "abi" ? new AbiCalls(iommufd, ARGUMENT_PAGES) : new TypedCalls(iommufd)
+  const opened = devices.map(device => ({
+    fd: process.files.install(new VfioDeviceFile({ ops, device })),
+    virtualId: device.virtualId,
+  }))
+  return new Vmm(vendor, calls, iommufd.fd, opened, guestView)
 }
 
 /** The guest finds its IOMMU, and puts both devices on one domain with stage-1 tables in its own memory. */
 function bootGuest(vendor: NestedVendor, front: IommuModel, memory: PhysicalMemory): GuestKernel {
   const pages = new PageAllocator(memory, GUEST_TABLES)
-  const ops = vendor.guestDriver({ mmio: front.mmio, memory, pages })
+  const events: HardwareEvent[] = []
+  const onEvent = (event: HardwareEvent): void => void events.push(event)
+  const ops = vendor.guestDriver({ mmio: front.mmio, memory, pages }, { onEvent })
   const account = new MemoryAccount("guest kernel")
   const devices = DEVICES.map(({ name, virtualId }) =>
     iommuDevice({ name: `guest ${name}`, id: virtualId, account }),
@@ -114,5 +154,5 @@ function bootGuest(vendor: NestedVendor, front: IommuModel, memory: PhysicalMemo
   if (ops.domainAllocUser === undefined) throw new Error(`${ops.name} makes no user-owned domains`)
   const domain = ops.domainAllocUser(devices[0] as IommuDevice, null, vendor.guestPaging)
   for (const device of devices) domain.attachDev(device)
-  return { ops, devices, domain, pages, account }
+  return { ops, devices, domain, pages, account, events }
 }

@@ -17,6 +17,8 @@ export function reportTable(reports: readonly NestedReport[]): string {
   row("DMAs", report => report.dmas)
   row("bytes checked", report => report.bytesChecked)
   row("guest commands carried out", report => report.guestCommands)
+  row("system calls of the VMM", report => report.systemCalls)
+  row("events that reached the guest", report => report.guestEvents)
   for (const cause of causes(reports)) row(cause, report => faultCell(report, cause))
   row("pages charged at peak", report => report.pagesCharged.peak)
   row("pages charged at end", report => report.pagesCharged.end)

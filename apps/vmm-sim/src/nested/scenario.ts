@@ -1,7 +1,7 @@
 import { type CachePolicy, type Fault, IOMMU_READ, IOMMU_WRITE } from "@iommu/core"
 import type { Endpoint, TracedWalk } from "./endpoint.ts"
-import { HUGE_PAGE, LARGE_PAGES } from "./guest-ram.ts"
-import { type NestedMachine, nestedMachine } from "./machine.ts"
+import { HUGE_PAGE, hostAddressOf, LARGE_PAGES } from "./guest-ram.ts"
+import { type Face, type NestedMachine, nestedMachine } from "./machine.ts"
 import type { NestedVendor } from "./vendor.ts"
 
 /** A buffer of the guest: where its devices see it, and where it lies in the guest's memory. */
@@ -46,6 +46,10 @@ export interface NestedReport {
   readonly faults: readonly FaultLine[]
   /** Commands of the guest that the host carried out. */
   readonly guestCommands: number
+  /** System calls of the VMM. */
+  readonly systemCalls: number
+  /** Events of the host's hardware that the guest found in its own log. */
+  readonly guestEvents: number
   readonly pagesCharged: { readonly peak: number; readonly end: number }
   /** What did not come out as it must; empty when all is well. */
   readonly problems: readonly string[]
@@ -55,9 +59,13 @@ export interface NestedReport {
  * Runs the whole demonstration on one vendor's machine, twice: on hardware that caches nothing, whose walks are the
  * ones reported, and on hardware that forgets nothing until it is told to, where a missing invalidation must show.
  */
-export function runNested(vendor: NestedVendor, watch: ((walk: TracedWalk) => void) | null): NestedReport {
-  const report = play(vendor, "none", watch)
-  const hoarding = play(vendor, "hoard", null).problems.map(
+export function runNested(
+  vendor: NestedVendor,
+  face: Face,
+  watch: ((walk: TracedWalk) => void) | null,
+): NestedReport {
+  const report = play(vendor, face, "none", watch)
+  const hoarding = play(vendor, face, "hoard", null).problems.map(
     problem => `caches that forget nothing: ${problem}`,
   )
   return { ...report, problems: [...report.problems, ...hoarding] }
@@ -65,13 +73,18 @@ export function runNested(vendor: NestedVendor, watch: ((walk: TracedWalk) => vo
 
 function play(
   vendor: NestedVendor,
+  face: Face,
   caches: CachePolicy,
   watch: ((walk: TracedWalk) => void) | null,
 ): NestedReport {
   let walkLength = 0
-  const machine = nestedMachine(vendor, caches, walk => {
-    walkLength = Math.max(walkLength, walk.steps.length)
-    watch?.(walk)
+  const machine = nestedMachine(vendor, {
+    face,
+    caches,
+    watch: walk => {
+      walkLength = Math.max(walkLength, walk.steps.length)
+      watch?.(walk)
+    },
   })
   const run = new NestedRun(machine)
   run.moveData()
@@ -81,6 +94,7 @@ function play(
   machine.tearDown()
   run.expect(owner.usagePages === 0, `${owner.usagePages} pages are charged after teardown`)
   run.expect(machine.pagesHeld() === 0, `${machine.pagesHeld()} pages are held after teardown`)
+  run.expect(machine.pagesPinned() === 0, `${machine.pagesPinned()} pages are pinned after teardown`)
   for (const endpoint of machine.endpoints) {
     const fault = endpoint.read(BUFFERS[0]?.iova ?? 0n, new Uint8Array(4))
     run.expect(fault !== null, "DMA goes through after teardown")
@@ -92,7 +106,9 @@ function play(
     dmas: machine.endpoints.reduce((sum, endpoint) => sum + endpoint.dmas, 0),
     bytesChecked: run.bytesChecked,
     faults: run.faults,
-    guestCommands: machine.viommu.commands,
+    guestCommands: machine.vmm.viommu.commands,
+    systemCalls: machine.vmm.calls.count,
+    guestEvents: machine.vmm.viommu.events,
     pagesCharged: { peak: owner.peakPages, end: owner.usagePages },
     problems: run.problems,
   }
@@ -143,29 +159,28 @@ class NestedRun {
   unmapInGuest(): void {
     const [one, two] = this.#machine.endpoints as [Endpoint, Endpoint]
     const { iova, size } = BUFFERS[0] as Buffer
-    const commands = this.#machine.viommu.commands
+    const commands = this.#machine.vmm.viommu.commands
     this.expect(
       this.#machine.guest.domain.unmap(iova, size) === size,
       "the guest unmapped less than it mapped",
     )
-    this.expect(this.#machine.viommu.commands > commands, "the guest's invalidation did not reach the host")
+    this.expect(
+      this.#machine.vmm.viommu.commands > commands,
+      "the guest's invalidation did not reach the host",
+    )
     this.#expectFault("page unmapped by the guest", two, two.read(iova, new Uint8Array(64)))
     this.#placeAndRead(one, BUFFERS[1] as Buffer, 0n)
   }
 
   /** A stage-1 table of the guest lies in a page that stage 2 does not map (any more). */
   #missingTable(endpoint: Endpoint): void {
-    const { guest, parent } = this.#machine
+    const { guest, vmm } = this.#machine
     const table = nextGuestPage(this.#machine)
     guest.domain.map(FAR.iova, FAR.gpa, FAR.size, IOMMU_READ | IOMMU_WRITE)
     this.#placeAndRead(endpoint, FAR, 0n, 512)
-    const hpa = parent.iovaToPhys(table)
-    this.expect(
-      hpa !== null && parent.unmap(table, 4096) === 4096n,
-      "the guest's table is one 4 KiB page of stage 2",
-    )
+    vmm.takeRam(table)
     this.#expectFault("guest table missing in stage 2", endpoint, endpoint.read(FAR.iova, new Uint8Array(64)))
-    if (hpa !== null) parent.map(table, hpa, 4096, IOMMU_READ | IOMMU_WRITE)
+    vmm.giveRam(table)
     this.#placeAndRead(endpoint, FAR, 1024n, 512)
   }
 
@@ -181,12 +196,12 @@ class NestedRun {
     this.#findInHost(buffer.gpa + offset, bytes, what)
   }
 
-  /** Where the host's own look-up says, the bytes lie in host memory. */
+  /** The bytes lie in host memory where the VMM has put this page of the guest. */
   #findInHost(gpa: bigint, bytes: Uint8Array, what: string): void {
-    const hpa = this.#machine.parent.iovaToPhys(gpa)
+    const hpa = hostAddressOf(gpa)
     const first = Math.min(bytes.length, 4096 - Number(gpa % 4096n))
     const found = hpa !== null && sameBytes(this.#machine.memory.read(hpa, first), bytes.subarray(0, first))
-    this.expect(found, `${what}: the bytes are not where stage 2 says`)
+    this.expect(found, `${what}: the bytes are not in the guest's page`)
     this.bytesChecked += bytes.length
   }
 
@@ -207,6 +222,7 @@ class NestedRun {
       return
     }
     this.expect(fault.device === endpoint.device.id, `${cause}: the record blames device ${fault.device}`)
+    this.#expectEvents(cause, endpoint, fault)
     this.faults.push({
       cause,
       reason: fault.reason,
@@ -216,6 +232,20 @@ class NestedRun {
       address: `0x${fault.address.toString(16)}`,
       record: fault.record.map(word => `0x${word.toString(16).padStart(16, "0")}`),
     })
+  }
+
+  /** What the guest's own tables refused, the guest hears of, by its own number of the device; the rest is the host's. */
+  #expectEvents(cause: string, endpoint: Endpoint, fault: Fault): void {
+    const { guest, hostEvents, vendor } = this.#machine
+    const before = { guest: guest.events.length, host: hostEvents.length }
+    this.#machine.deliverInterrupts()
+    const isGuests = vendor.viommu !== null && fault.stage === 1
+    const heard = guest.events.slice(before.guest).map(({ name, device }) => `${name} of ${device}`)
+    const expected = isGuests ? [`${fault.reason} of ${endpoint.device.virtualId}`] : []
+    this.expect(heard.join() === expected.join(), `${cause}: the guest hears of "${heard.join()}"`)
+    const kept = hostEvents.slice(before.host).map(({ name, device }) => `${name} of ${device}`)
+    const own = isGuests ? [] : [`${fault.reason} of ${endpoint.device.id}`]
+    this.expect(kept.join() === own.join(), `${cause}: the host keeps "${kept.join()}"`)
   }
 
   /** Bytes that differ from one DMA to the next. */

@@ -2,6 +2,7 @@ import type {
   CacheInvalidateData,
   CachePolicy,
   DomainUserData,
+  DriverEventOptions,
   HwptPaging,
   Invalidation,
   IommuModel,
@@ -26,6 +27,20 @@ export type GuestCommand =
   /** Nothing that the host has to do: waits, prefetches. */
   | { readonly kind: "none" }
 
+/** How a VMM nests where it does so on a virtual IOMMU of the host. */
+interface ViommuNesting {
+  /** A `ViommuType`. */
+  readonly type: number
+  readonly events: {
+    /** A `VeventqType`. */
+    readonly type: number
+    /** Bytes of one. */
+    readonly size: number
+    /** Puts an event into the guest's own log, as its hardware would. */
+    deliver(front: IommuModel, memory: PhysicalMemory, event: Uint8Array): void
+  }
+}
+
 /** All that the nested machine needs to know of a vendor. */
 export interface NestedVendor {
   readonly name: string
@@ -34,9 +49,11 @@ export interface NestedVendor {
   hostModel(memory: PhysicalMemory, caches: CachePolicy): IommuModel
   /** The register and queue front of the IOMMU that the guest sees; it never translates. */
   guestModel(memory: PhysicalMemory): IommuModel
-  hostDriver(platform: IommuPlatform): IommuOps
+  hostDriver(platform: IommuPlatform, options: DriverEventOptions): IommuOps
   /** The same driver, with tables of the size that a guest with few devices needs. */
-  guestDriver(platform: IommuPlatform): IommuOps
+  guestDriver(platform: IommuPlatform, options: DriverEventOptions): IommuOps
+  /** null: nested page tables stand on the nest parent alone, and no events come from the host. */
+  readonly viommu: ViommuNesting | null
   /** What the guest's driver asks for when it makes a domain for a device. */
   readonly guestPaging: (HwptPaging & { readonly type: 0x8000_0001 }) | null
   /** Reads the guest's tables from its memory, as its virtual registers point to them. */

@@ -27,6 +27,11 @@ const LAST_SEQUENCE = 0x7fff_ffff
 /** Kernel memory of a queued event. */
 const EVENT_BYTES = 64
 
+/** Numbers run to INT_MAX and begin again. */
+export function sequenceAfter(sequence: number): number {
+  return sequence === LAST_SEQUENCE ? 0 : sequence + 1
+}
+
 export interface VeventqAllocRequest {
   readonly viommuId: number
   /** `VeventqType`, or a third party's; not compared with what the driver sends. */
@@ -69,7 +74,7 @@ export class VeventQueue extends KernelObject {
   /** @throws ENOMEM when the event is lost for want of memory */
   report(data: Uint8Array): void {
     const sequence = this.#nextSequence
-    this.#nextSequence = sequence === LAST_SEQUENCE ? 0 : sequence + 1
+    this.#nextSequence = sequenceAfter(sequence)
     if (this.#events.length === this.depth) {
       this.#lost = sequence
       return

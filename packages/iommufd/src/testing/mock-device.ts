@@ -22,7 +22,7 @@ export interface MockDeviceOptions extends Omit<DeviceOptions, "pasidBits"> {
 }
 
 /** A device, or one PASID of it, on a domain. */
-export interface MockAttachment {
+interface MockAttachment {
   readonly domain: IommuDomain
   /** Paid for it. */
   readonly account: MemoryAccount

@@ -1,10 +1,13 @@
-import { amdDriver, amdModel, commands, deviceTable, registers } from "@iommu/amd"
+import { amdDriver, amdModel, commands, deviceTable, events, registers } from "@iommu/amd"
 import {
   type Invalidation,
+  type IommuModel,
   type Mmio,
   PageTableFormatId,
   type PhysicalMemory,
   pagingParameters,
+  VeventqType,
+  ViommuType,
 } from "@iommu/core"
 import { readWords } from "../read-words.ts"
 import type { GuestCommand, GuestEntry, NestedVendor } from "../vendor.ts"
@@ -20,7 +23,11 @@ export const amd: NestedVendor = {
   hostModel: (memory, caches) => amdModel({ memory, caches }),
   guestModel: memory => amdModel({ memory }),
   hostDriver: amdDriver,
-  guestDriver: platform => amdDriver(platform, { maxDeviceId: 0xff }),
+  guestDriver: (platform, options) => amdDriver(platform, { ...options, maxDeviceId: 0xff }),
+  viommu: {
+    type: ViommuType.AMD,
+    events: { type: VeventqType.AMD, size: events.EVENT_BYTES, deliver: deliverEvent },
+  },
   guestPaging: pagingParameters({ format: PageTableFormatId.AMD_V2, levels: 4 }),
   guestEntry,
   guestCommand,
@@ -55,4 +62,24 @@ function guestCommand({ words }: Invalidation): GuestCommand {
     default:
       return { kind: "none" }
   }
+}
+
+/** The hardware's side of the event log, §2.5.1: what finds no room is lost, and EventOverflow says so. */
+function deliverEvent(front: IommuModel, memory: PhysicalMemory, event: Uint8Array): void {
+  const { mmio } = front
+  const base = mmio.read64(REGISTERS.EVTLOG_BASE[0])
+  const bytes = events.EVENT_BYTES * 2 ** Number((base >> 56n) & 0xfn)
+  const tail = mmio.read32(REGISTERS.EVT_TAIL[0]) % bytes
+  const next = (tail + events.EVENT_BYTES) % bytes
+  const status = mmio.read64(REGISTERS.STATUS[0])
+  if (next === mmio.read32(REGISTERS.EVT_HEAD[0]) % bytes) {
+    const stopped = status & ~BigInt(registers.STATUS_EventLogRun)
+    front.restoreRegisters({ STATUS: stopped | BigInt(registers.STATUS_EventOverflow) })
+    return
+  }
+  memory.write((base & 0x000f_ffff_ffff_f000n) + BigInt(tail), event)
+  front.restoreRegisters({
+    EVT_TAIL: BigInt(next),
+    STATUS: status | BigInt(registers.STATUS_EventLogInt),
+  })
 }

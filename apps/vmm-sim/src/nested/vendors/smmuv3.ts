@@ -1,11 +1,14 @@
 import {
   type Invalidation,
+  type IommuModel,
   type Mmio,
   PageTableFormatId,
   type PhysicalMemory,
   pagingParameters,
+  VeventqType,
+  ViommuType,
 } from "@iommu/core"
-import { commands, deviceTable, registers, smmuv3Driver, smmuv3Model } from "@iommu/smmuv3"
+import { commands, deviceTable, events, registers, smmuv3Driver, smmuv3Model } from "@iommu/smmuv3"
 import { readWords } from "../read-words.ts"
 import type { GuestCommand, GuestEntry, NestedVendor } from "../vendor.ts"
 
@@ -23,6 +26,10 @@ export const smmuv3: NestedVendor = {
   guestModel: memory => smmuv3Model({ memory, id: { IDR1: GUEST_IDR1 } }),
   hostDriver: smmuv3Driver,
   guestDriver: smmuv3Driver,
+  viommu: {
+    type: ViommuType.ARM_SMMUV3,
+    events: { type: VeventqType.ARM_SMMUV3, size: events.EVENT_BYTES, deliver: deliverEvent },
+  },
   guestPaging: pagingParameters({ format: PageTableFormatId.ARM_64_LPAE_S1 }),
   guestEntry,
   guestCommand,
@@ -75,4 +82,23 @@ function guestCommand({ words }: Invalidation): GuestCommand {
     default:
       return { kind: "none" }
   }
+}
+
+/** The producer's side of the Event queue, IHI 0070 G.b §7.2: what finds no room is lost, and OVFLG says so. */
+function deliverEvent(front: IommuModel, memory: PhysicalMemory, event: Uint8Array): void {
+  const { mmio } = front
+  const base = mmio.read64(REGISTERS.EVENTQ_BASE[0])
+  const size = 2 ** Number(base & BigInt(registers.QUEUE_BASE_LOG2SIZE))
+  const prod = mmio.read32(REGISTERS.EVENTQ_PROD[0])
+  const cons = mmio.read32(REGISTERS.EVENTQ_CONS[0])
+  if (((prod - cons) & (2 * size - 1)) >= size) {
+    const overflows = ((prod ^ cons) & registers.QUEUE_PROD_OVFLG) === 0
+    const flagged = overflows ? (prod ^ registers.QUEUE_PROD_OVFLG) >>> 0 : prod
+    front.restoreRegisters({ EVENTQ_PROD: BigInt(flagged) })
+    return
+  }
+  const slot = BigInt(prod & (size - 1))
+  memory.write((base & 0x00ff_ffff_ffff_ffe0n) + slot * BigInt(events.EVENT_BYTES), event)
+  const next = (prod & registers.QUEUE_PROD_OVFLG) | ((prod + 1) & (2 * size - 1))
+  front.restoreRegisters({ EVENTQ_PROD: BigInt(next >>> 0) })
 }

@@ -21,6 +21,7 @@ export const vtd: NestedVendor = {
   guestModel: memory => vtdModel({ memory, capabilities: GUEST_CAPABILITIES }),
   hostDriver: vtdDriver,
   guestDriver: vtdDriver,
+  viommu: null,
   guestPaging: pagingParameters({ format: PageTableFormatId.X86_64_FIRST_STAGE }),
   guestEntry,
   guestCommand,
