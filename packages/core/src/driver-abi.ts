@@ -35,6 +35,11 @@ export interface InvalidateLayout {
 
 /** The layouts that a driver brings along. Each answers null for a type that it does not have. */
 export interface DriverAbi {
+  /**
+   * What userspace gets for a nested domain of a kind of data that the driver does not nest with: Linux's drivers do
+   * not agree. EOPNOTSUPP when left out.
+   */
+  readonly foreignNestedData?: "EINVAL"
   userData?(hwptType: number): UserDataLayout | null
   /** Invalidations of a nested domain. */
   nestedInvalidate?(type: number): InvalidateLayout | null

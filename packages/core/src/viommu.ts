@@ -28,6 +28,11 @@ export const VeventqType = {
 /** How a driver makes virtual IOMMUs: Linux's `get_viommu_size` and `viommu_init`. */
 export interface ViommuOps {
   /**
+   * True: userspace nests on a virtual IOMMU or not at all. Callers of `domainAllocUser` may give it a parent all the
+   * same.
+   */
+  readonly isOnlyWayToNest?: true
+  /**
    * Bytes of the ABI struct that userspace passes with a type, 0 for a type that takes none.
    * @throws EOPNOTSUPP for a type that the device's IOMMU does not serve
    */

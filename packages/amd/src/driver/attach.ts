@@ -110,6 +110,13 @@ export function detachPasid(
   leave(domain, state, pasid)
 }
 
+/** Takes one PASID of a device off whatever it is on. @throws ENODEV, EOPNOTSUPP, EINVAL, EIO, ETIMEDOUT */
+export function blockPasid(driver: AmdDriver, device: IommuDevice, pasid: number): void {
+  const domain = driver.stateOf(device).pasids.get(pasid)
+  checkPasid(driver, device, pasid)
+  if (domain !== undefined) detachPasid(driver, device, pasid, domain)
+}
+
 /**
  * Puts a PASID on another guest table, or on none, and the device's entry in step with it.
  * @param next what the device will be on then

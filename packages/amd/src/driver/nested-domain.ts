@@ -209,8 +209,10 @@ export class AmdViommu implements Viommu {
     parent.guests = [...(parent.guests ?? []), this.#guest]
   }
 
-  domainAllocNested(device: IommuDevice, data: DomainUserData): AmdNestedDomain {
+  /** Linux does not look at the flags; a guest's GCR3 table has all PASIDs, so that none can be the host's. */
+  domainAllocNested(device: IommuDevice, data: DomainUserData, flags = 0): AmdNestedDomain {
     this.#checkAlive()
+    if (flags !== 0) throw new IommuError("EOPNOTSUPP", "a guest's GCR3 table has all PASIDs of the device")
     return this.#driver.allocNested(device, this.parent, data, this.#guest)
   }
 

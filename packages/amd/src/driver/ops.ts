@@ -200,6 +200,7 @@ export class AmdDriver implements AmdOps {
 
   #viommuOps(): ViommuOps {
     return {
+      isOnlyWayToNest: true,
       dataLen: (_device, type) => {
         checkViommuType(type)
         return 0

@@ -56,6 +56,20 @@ export function pasidChapter({ it }: TestRunner, target: ConformanceTarget): voi
     iommuDomainFree(domain)
   })
 
+  it("blocks a PASID by the blocked domain, whatever it is on, and leaves the others alone", () => {
+    const { bench, device, rid } = setUp(target)
+    const { blockedDomain } = bench.ops
+    assertTrue(blockedDomain.setDevPasid !== undefined, "the blocked domain takes PASIDs")
+    const { domain, iova, page } = mapped(bench, device, 2n)
+    attach(domain, device, 1)
+    expectDma(bench, device, iova, page * 2n, 1)
+    blockedDomain.setDevPasid(device, 1)
+    expectDma(bench, device, iova, null, 1)
+    expectDma(bench, device, rid.iova, rid.page)
+    blockedDomain.setDevPasid(device, 1)
+    iommuDomainFree(domain)
+  })
+
   it("refuses to remove a PASID from a domain that it is not on: EINVAL", () => {
     const { bench, device } = setUp(target)
     const { domain } = mapped(bench, device, 2n)

@@ -178,6 +178,9 @@ function nestedOnHwpt(device: BoundDevice, parent: HwptPaging, flags: number, da
   if (ops.domainAllocUser === undefined) {
     throw new IommuError("EOPNOTSUPP", `${ops.name} makes no user-owned domains`)
   }
+  if (ops.viommu?.isOnlyWayToNest) {
+    throw new IommuError("EOPNOTSUPP", `${ops.name} nests on a vIOMMU, not on a hwpt`)
+  }
   if (parent.isAuto || !parent.isNestParent || parent.domain.ops !== ops) {
     throw new IommuError(
       "EINVAL",

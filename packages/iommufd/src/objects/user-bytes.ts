@@ -4,7 +4,9 @@ import {
   type DomainUserData,
   IommuError,
   type IommuOps,
+  isIommuError,
   padded,
+  type UserDataLayout,
   userDataLayout,
 } from "@iommu/core"
 
@@ -34,13 +36,26 @@ export function sanitise(
   purpose: "paging" | "nested",
   flags: number,
 ): DomainUserData {
-  const layout = userDataLayout(ops, bytes.type)
-  if (layout.describes !== "either" && layout.describes !== purpose) {
-    throw new IommuError(
-      "EOPNOTSUPP",
-      `user data of type ${bytes.type} does not describe a ${purpose} domain`,
-    )
-  }
+  const layout = purpose === "nested" ? nestedLayout(ops, bytes.type) : layoutFor(ops, bytes.type, purpose)
   checkUserDataLength(layout, bytes.length)
   return layout.decode(padded(bytes.copy(), layout.size), flags)
+}
+
+function nestedLayout(ops: IommuOps, type: number): UserDataLayout {
+  try {
+    return layoutFor(ops, type, "nested")
+  } catch (error) {
+    const code = ops.abi?.foreignNestedData
+    if (code === undefined || !isIommuError(error)) throw error
+    throw new IommuError(code, `${ops.name} does not nest with user data of type ${type}`)
+  }
+}
+
+/** @throws EOPNOTSUPP */
+function layoutFor(ops: IommuOps, type: number, purpose: "paging" | "nested"): UserDataLayout {
+  const layout = userDataLayout(ops, type)
+  if (layout.describes !== "either" && layout.describes !== purpose) {
+    throw new IommuError("EOPNOTSUPP", `user data of type ${type} does not describe a ${purpose} domain`)
+  }
+  return layout
 }

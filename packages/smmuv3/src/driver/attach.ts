@@ -87,6 +87,13 @@ export function detachPasid(
   move(driver, state, pasid, driver.blockedDomain)
 }
 
+/** Takes one PASID of a device off whatever it is on. */
+export function blockPasid(driver: SmmuV3Driver, device: IommuDevice, pasid: number): void {
+  const state = driver.stateOf(device)
+  requirePasid(driver, device, pasid)
+  if (state.pasids.has(pasid)) move(driver, state, pasid, driver.blockedDomain)
+}
+
 function requireUsable(domain: SmmuDomain, device: IommuDevice): void {
   if (domain.type === "nested") domain.checkAttachable(device)
   if (domain.type === "paging" && domain.tag === 0) throw new IommuError("EINVAL", "the domain was freed")

@@ -143,8 +143,10 @@ export class SmmuViommu implements Viommu, GuestIds {
     return this.parent.tag
   }
 
-  domainAllocNested(device: IommuDevice, data: DomainUserData): SmmuNestedDomain {
+  domainAllocNested(device: IommuDevice, data: DomainUserData, flags = 0): SmmuNestedDomain {
     this.#checkAlive()
+    if (flags !== 0)
+      throw new IommuError("EOPNOTSUPP", "a guest's CD table has the PASIDs of the whole stream")
     return this.#driver.allocNested(device, this.parent, data, this)
   }
 

@@ -2,6 +2,7 @@
 import {
   type DomainAllocUser,
   type DomainUserData,
+  type DriverAbi,
   type DriverCapabilities,
   type FirmwareRegion,
   firmwareRegions,
@@ -63,6 +64,7 @@ export class SmmuV3Driver implements SmmuV3Ops {
   readonly capabilities: DriverCapabilities
   readonly blockedDomain: SmmuBlockedDomain
   readonly identityDomain: SmmuIdentityDomain
+  readonly abi: DriverAbi = { foreignNestedData: "EINVAL" }
   readonly viommu?: ViommuOps
   readonly pageRequests: PageRequests
   /** Virtual SMMUs that live. */
@@ -210,6 +212,7 @@ export class SmmuV3Driver implements SmmuV3Ops {
 
   #viommuOps(): ViommuOps {
     return {
+      isOnlyWayToNest: true,
       dataLen: (_device, type) => {
         checkViommuType(type)
         return 0

@@ -1,7 +1,7 @@
 /** The two domains without tables: one of each per driver instance. */
 import { type BlockedDomain, type IdentityDomain, type IommuDevice, IommuError } from "@iommu/core"
 import * as ste from "../spec/device-table.ts"
-import { attachRid, detachRid } from "./attach.ts"
+import { attachRid, blockPasid, detachRid } from "./attach.ts"
 import { ABORT_STE, type Entry, incomingShareability } from "./device-table.ts"
 import type { Features } from "./hardware.ts"
 import type { SmmuV3Driver } from "./ops.ts"
@@ -19,9 +19,14 @@ export function bypassSte(features: Features): Entry {
 export class SmmuBlockedDomain implements BlockedDomain {
   readonly type = "blocked"
   readonly ops: SmmuV3Driver
+  /** Where there are SubstreamIDs. */
+  declare readonly setDevPasid?: (device: IommuDevice, pasid: number) => void
 
   constructor(ops: SmmuV3Driver) {
     this.ops = ops
+    if (ops.capabilities.pasidBits > 0) {
+      this.setDevPasid = (device, pasid) => blockPasid(ops, device, pasid)
+    }
   }
 
   attachDev(device: IommuDevice): void {
