@@ -1,8 +1,7 @@
 import type { DmaOutcome, Fault } from "@iommu/core"
 import { describe, expect, it } from "vitest"
 import type { FaultRow } from "../src/capture/schema.ts"
-import { ledgerDocument } from "../src/ledger/document.ts"
-import { explain, LEDGER } from "../src/ledger/index.ts"
+import { explain } from "../src/verify/explained.ts"
 import type { Comparison } from "../src/verify/finding.ts"
 
 /** A stage 2 translation fault of a read: StreamID 8, S2, CLASS, RnW, InputAddr, IPA. */
@@ -35,18 +34,6 @@ function comparison(row: FaultRow, outcome: DmaOutcome, differences = ["record"]
 }
 
 describe("the ledger", () => {
-  it("is what docs/ledger.md says", async () => {
-    await expect(ledgerDocument()).toMatchFileSnapshot("../../../docs/ledger.md")
-  })
-
-  it("names each slip once, with the section that decides", () => {
-    expect(new Set(LEDGER.map(({ id }) => id)).size).toBe(LEDGER.length)
-    for (const { id, vendor, section } of LEDGER) {
-      expect(id.startsWith(`${vendor}-`)).toBe(true)
-      expect(section).toMatch(/§\d/)
-    }
-  })
-
   it("explains a record by all the slips that meet in it", () => {
     const ours = refused([0x8_0000_0010n, S2 | CLASS_TT, 0x1234n, 0x4000_0000n])
     const qemu = [0x8_0000_0010n, RNW | CLASS_TT, 0x1234n, 0x4000_0040n]

@@ -13,6 +13,9 @@ export {
   type QemuTarget,
   versionOf,
 } from "./binary/qemu-binary.ts"
+export { ledgerDocument } from "./ledger/document.ts"
+export type { Dispute, LedgerEntry } from "./ledger/entry.ts"
+export { explainAccess, explainRecord, LEDGER } from "./ledger/explain.ts"
 export { type DriverMachine, startDriverMachine } from "./machine/driver-machine.ts"
 export type { Edu } from "./machine/edu.ts"
 export { LAYOUTS, type MachineLayout, type RamPiece } from "./machine/layout.ts"

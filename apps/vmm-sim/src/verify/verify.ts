@@ -1,6 +1,6 @@
 /** A capture checked row by row against its vendor's model. */
 import type { Capture } from "../capture/load.ts"
-import { explain } from "../ledger/index.ts"
+import { explain } from "./explained.ts"
 import type { Comparison } from "./finding.ts"
 import { Machine } from "./machine.ts"
 import { checkReplay } from "./replay.ts"

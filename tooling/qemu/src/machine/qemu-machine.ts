@@ -12,6 +12,8 @@ import type { Recipe } from "./recipe.ts"
 
 /** Device numbers of the first `edu`: those below are the machine's own. */
 const FIRST_SLOT = 4
+/** From a broken connection to the end of the process. */
+const END_MS = 1_000
 /** RAM in a file on memory where there is such a file system, so that nothing is written to a disk. */
 const MEMORY_FOLDER = "/dev/shm"
 
@@ -94,7 +96,13 @@ export async function startMachine(
   const layout = LAYOUTS[binary.target]
   const devices = devicesOf(binary, deviceCount)
   const ram = new RamFile(session.folder.file("ram"), layout.ram)
-  const run = (lines: readonly string[]) => Promise.all(lines.map(line => session.qtest.command(line)))
+  const run = async (lines: readonly string[]): Promise<string[]> => {
+    try {
+      return await Promise.all(lines.map(line => session.qtest.command(line)))
+    } catch (error) {
+      throw await withCause(session, error)
+    }
+  }
   await run(devices.flatMap(device => device.enable()))
   return {
     binary,
@@ -104,7 +112,7 @@ export async function startMachine(
     devices,
     ram,
     run,
-    idle: waiting => waitUntilIdle(session, waiting),
+    idle: waiting => waitUntilIdle(run, waiting),
     close: async () => {
       ram.close()
       await session.close()
@@ -113,13 +121,25 @@ export async function startMachine(
 }
 
 /** A transfer ends when QEMU's clock reaches its timer, some turns of QEMU's main loop after it was started. */
-async function waitUntilIdle(session: QemuSession, devices: readonly Edu[]): Promise<void> {
+async function waitUntilIdle(run: QemuMachine["run"], devices: readonly Edu[]): Promise<void> {
   let waiting = devices
   while (waiting.length > 0) {
     // The last one started ends last, so it alone is asked until it is done.
-    const last = waiting[waiting.length - 1]
-    while ((BigInt(await session.qtest.command(last.poll())) & RUNNING) !== 0n);
-    const states = await Promise.all(waiting.map(device => session.qtest.command(device.poll())))
+    const last = waiting[waiting.length - 1].poll()
+    while ((BigInt((await run([last]))[0]) & RUNNING) !== 0n);
+    const states = await run(waiting.map(device => device.poll()))
     waiting = waiting.filter((_, index) => (BigInt(states[index]) & RUNNING) !== 0n)
   }
+}
+
+/** QEMU ended in the middle of its work; the message is what it said. */
+export class QemuEnded extends Error {}
+
+/** A connection that breaks is QEMU's end: what it said before that, in place of what the socket says. */
+async function withCause({ process: qemu }: QemuSession, error: unknown): Promise<unknown> {
+  const end = await Promise.race([
+    qemu.ended,
+    new Promise<null>(resolve => setTimeout(resolve, END_MS, null)),
+  ])
+  return end === null ? error : new QemuEnded(qemu.describe(), { cause: error })
 }

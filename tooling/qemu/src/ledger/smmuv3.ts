@@ -5,8 +5,7 @@
  * word 2 is InputAddr; word 3 has IPA in 55:12. All records have the event's number in word 0 bits 7:0 and the
  * StreamID in 63:32; F_CD_FETCH (§7.3.10) has the address of the CD in word 3.
  */
-import type { Finding } from "../verify/finding.ts"
-import type { LedgerEntry } from "./entry.ts"
+import type { Dispute, LedgerEntry } from "./entry.ts"
 
 const RNW = 1n << 35n
 const S2 = 1n << 39n
@@ -28,9 +27,12 @@ export const SMMUV3_SLIPS: readonly LedgerEntry[] = [
   {
     id: "smmuv3-ipa-offset",
     vendor: "smmuv3",
+    versions: "10.0, 11.1",
     qemu: "The record's word of the IPA holds the whole address, its offset in the page in bits 11:0.",
     book: "IPA is bits 55:12 of the address; bits 11:0 of that word are RES0.",
     section: "IHI 0070 G.b §7.3.13 to §7.3.16",
+    recognised:
+      "bits 11:0 of word 3 of a record with S2, equal to those of InputAddr or of a structure's address",
     slip: {
       kind: "record",
       mask: [0n, 0n, 0n, PAGE_OFFSET],
@@ -42,9 +44,11 @@ export const SMMUV3_SLIPS: readonly LedgerEntry[] = [
   {
     id: "smmuv3-tt-ipa",
     vendor: "smmuv3",
+    versions: "10.0, 11.1",
     qemu: "IPA is the address of the stage 1 table that stage 2 does not let be read.",
     book: "With CLASS = TT, IPA is the address of the descriptor, which in a table of 16 or 64 KiB may be in another page.",
     section: "IHI 0070 G.b §7.3.13",
+    recognised: "bits 15:12 of word 3 of a record with S2 and CLASS = TT, below those of the descriptor",
     slip: {
       kind: "record",
       mask: [0n, 0n, 0n, TABLE_PAGES],
@@ -54,17 +58,21 @@ export const SMMUV3_SLIPS: readonly LedgerEntry[] = [
   {
     id: "smmuv3-tt-s2",
     vendor: "smmuv3",
+    versions: "10.0, 11.1",
     qemu: "When stage 2 refuses the fetch of a stage 1 table below the root, S2 is 0 as if stage 1 had faulted.",
     book: "A fault of stage 2 has S2 = 1, also with CLASS = TT.",
     section: "IHI 0070 G.b §7.3.13",
+    recognised: "S2 of a record with S2 and CLASS = TT",
     slip: { kind: "record", mask: [0n, S2], matches: isTableFetch },
   },
   {
     id: "smmuv3-fetch-rnw",
     vendor: "smmuv3",
+    versions: "10.0, 11.1",
     qemu: "When stage 2 refuses the fetch of a CD or of the stage 1 root on behalf of a write, RnW is 1.",
     book: "RnW is the access of the input transaction, whatever was fetched on its way.",
     section: "IHI 0070 G.b §7.3.13",
+    recognised: "RnW = 1 in a record with S2 and CLASS other than IN",
     slip: {
       kind: "record",
       mask: [0n, RNW],
@@ -74,50 +82,57 @@ export const SMMUV3_SLIPS: readonly LedgerEntry[] = [
   {
     id: "smmuv3-tt-rnw",
     vendor: "smmuv3",
+    versions: "10.0, 11.1",
     qemu: "TTRnW is 0 when stage 2 does not let a stage 1 table be read.",
     book: "With CLASS = TT, TTRnW says whether reading (1) or writing (0) the descriptor faulted.",
     section: "IHI 0070 G.b §7.3.16",
+    recognised: "TTRnW of a record with S2 and CLASS = TT",
     slip: { kind: "record", mask: [0n, TTRNW], matches: isTableFetch },
   },
   {
     id: "smmuv3-ias-silent",
     vendor: "smmuv3",
+    versions: "10.0, 11.1",
     qemu: "A stage 2 only stream whose input address is beyond the IAS gets an abort and no event.",
     book: "That is a stage 1 Address Size fault: F_ADDR_SIZE with CLASS = IN and S2 = 0 is recorded.",
     section: "IHI 0070 G.b §3.4, §7.3.14",
+    recognised: "no record where the model has F_ADDR_SIZE with CLASS = IN and S2 = 0",
     slip: {
       kind: "answer",
-      explains: finding => isSilent(finding, "F_ADDR_SIZE", record => !isStage2(record)),
+      explains: dispute => isSilent(dispute, "F_ADDR_SIZE", record => !isStage2(record)),
     },
   },
   {
     id: "smmuv3-s2-tlb-silent",
     vendor: "smmuv3",
+    versions: "10.0, 11.1",
     qemu: "A stage 2 only write to a read-only page that the TLB holds already gets an abort and no event.",
     book: "The fault does not depend on what is cached: with S2R, F_PERMISSION is recorded.",
     section: "IHI 0070 G.b §7.3.16, §5.2 (STE.S2R)",
+    recognised: "no record of a write where the model has F_PERMISSION with CLASS = IN and S2 = 1",
     slip: {
       kind: "answer",
-      explains: finding =>
-        finding.table === "faults" &&
-        finding.row.access === "write" &&
-        isSilent(finding, "F_PERMISSION", isStage2),
+      explains: dispute => dispute.write && isSilent(dispute, "F_PERMISSION", isStage2),
     },
   },
   {
     id: "smmuv3-span",
     vendor: "smmuv3",
+    versions: "10.0, 11.1",
     qemu: "A StreamID beyond the Span of its L1STD is C_BAD_STE.",
     book: "It is outside of the Stream table: C_BAD_STREAMID, recorded where CR2.RECINVSID says so.",
     section: "IHI 0070 G.b §7.3.3",
+    recognised: "C_BAD_STE where the model has C_BAD_STREAMID",
     slip: { kind: "answer", explains: isBadSteForStreamId },
   },
   {
     id: "smmuv3-cd-fetch-address",
     vendor: "smmuv3",
+    versions: "7.2",
     qemu: "F_CD_FETCH of older versions has the address of the CD in word 2, where other records have InputAddr.",
     book: "FetchAddr is in word 3; word 2 is RES0.",
     section: "IHI 0070 G.b §7.3.10",
+    recognised: "F_CD_FETCH with the model's word 3 in word 2",
     slip: {
       kind: "record",
       mask: [0n, 0n, WHOLE_WORD, WHOLE_WORD],
@@ -128,26 +143,22 @@ export const SMMUV3_SLIPS: readonly LedgerEntry[] = [
 ]
 
 /** QEMU recorded C_BAD_STE, which has nothing but the StreamID, where the model has no STE to look at. */
-function isBadSteForStreamId(finding: Finding): boolean {
-  if (finding.table !== "faults" || finding.outcome.ok) return false
-  const { fault } = finding.outcome
-  const record = finding.row.words ?? []
+function isBadSteForStreamId({ fault, theirRecord }: Dispute): boolean {
   return (
-    fault.reason === "C_BAD_STREAMID" &&
-    record[0] === ((BigInt(fault.device) << 32n) | EVENT_C_BAD_STE) &&
-    record.slice(1).every(word => word === 0n)
+    fault?.reason === "C_BAD_STREAMID" &&
+    theirRecord?.[0] === ((BigInt(fault.device) << 32n) | EVENT_C_BAD_STE) &&
+    theirRecord.slice(1).every(word => word === 0n)
   )
 }
 
 /** QEMU refused without a record where the model recorded a fault of the input address. */
 function isSilent(
-  finding: Finding,
+  { fault, ourRecord, theirRecord, theyRefused }: Dispute,
   reason: string,
   matches: (record: readonly bigint[]) => boolean,
 ): boolean {
-  if (finding.table !== "faults" || finding.row.words !== null || finding.outcome.ok) return false
-  const { fault } = finding.outcome
-  return fault.reason === reason && fault.record !== null && isInput(fault.record) && matches(fault.record)
+  if (theirRecord !== null || !theyRefused || fault?.reason !== reason || ourRecord === null) return false
+  return isInput(ourRecord) && matches(ourRecord)
 }
 
 function isTableFetch(record: readonly bigint[]): boolean {

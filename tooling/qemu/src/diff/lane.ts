@@ -1,0 +1,73 @@
+/** One QEMU and one model side by side: takes cases, and gives where the two differ. */
+import type { QemuBinary } from "../binary/qemu-binary.ts"
+import { LAYOUTS } from "../machine/layout.ts"
+import { startMachine } from "../machine/qemu-machine.ts"
+import type { Recipe } from "../machine/recipe.ts"
+import { hex } from "../process/qtest.ts"
+import { compare, type Difference } from "./compare.ts"
+import { ModelSubject } from "./model-subject.ts"
+import { PLACES } from "./places.ts"
+import { QemuSubject } from "./qemu-subject.ts"
+import { type Observation, type Subject, SubjectDied } from "./script.ts"
+import type { VendorDiff, World } from "./vendor-diff.ts"
+
+const DEVICES = 16
+/** A lane that works through its cases is never this old. */
+const TIMEOUT_MS = 3_600_000
+
+export interface Lane<Case> {
+  readonly world: World
+  /** Where model and QEMU differ. A QEMU that dies of the case is a difference, and is started again. */
+  differences(given: Case): Promise<Difference[]>
+  close(): Promise<void>
+}
+
+/** @throws Error with QEMU's words when it does not start */
+export async function openLane<Case>(
+  vendor: VendorDiff<Case>,
+  binary: QemuBinary,
+  recipe: Recipe,
+  profile: string,
+): Promise<Lane<Case>> {
+  const layout = LAYOUTS[binary.target]
+  const places = PLACES[binary.target]
+  const start = async (): Promise<{ readonly theirs: Subject; readonly world: World }> => {
+    const machine = await startMachine(binary, recipe, DEVICES, { timeoutMs: TIMEOUT_MS })
+    const values = await machine.run(
+      vendor.identity.map(
+        ({ offset, bytes }) => `read${bytes === 8 ? "q" : "l"} ${hex(machine.iommu + offset)}`,
+      ),
+    )
+    const world = {
+      variant: recipe.variant,
+      profile,
+      places,
+      deviceIds: machine.devices.map(({ id }) => id),
+      identity: Object.fromEntries(vendor.identity.map(({ name }, index) => [name, BigInt(values[index])])),
+    }
+    return { theirs: new QemuSubject(machine, places, vendor.bypass), world }
+  }
+
+  let { theirs, world } = await start()
+  const ours = new ModelSubject("model", layout, places, world.deviceIds, memory =>
+    vendor.model(world, memory),
+  )
+  return {
+    world,
+    differences: async given => {
+      const script = vendor.script(world, given)
+      const expected = await ours.run(script)
+      let found: Observation
+      try {
+        found = await theirs.run(script)
+      } catch (error) {
+        if (!(error instanceof SubjectDied)) throw error
+        await theirs.close()
+        ;({ theirs, world } = await start())
+        return [{ kind: "died", words: error.message }]
+      }
+      return compare(vendor, world, script, expected, found)
+    },
+    close: () => theirs.close(),
+  }
+}

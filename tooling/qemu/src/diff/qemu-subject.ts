@@ -1,0 +1,213 @@
+/** QEMU as a subject of comparison: a script becomes lines of qtest and copies of the RAM file. */
+import { PAGE_SIZE } from "@iommu/core"
+import { describeBinary } from "../binary/qemu-binary.ts"
+import { QemuEnded, type QemuMachine } from "../machine/qemu-machine.ts"
+import { hex } from "../process/qtest.ts"
+import { answerOfRead, findTag, framePattern, patternAt, tagOf } from "./data-frames.ts"
+import { pagesOf } from "./image.ts"
+import { FRAME_BYTES, type Places } from "./places.ts"
+import {
+  type Answer,
+  type Observation,
+  type RegisterWrite,
+  type Round,
+  type RoundObservation,
+  type Script,
+  type Subject,
+  SubjectDied,
+} from "./script.ts"
+
+/** In a device's buffer: the words that it writes, one a round, and the words that it has read. */
+const TAGS_AT = 0
+const READS_AT = 0x800
+/** Rounds of a script, as many as a device has tags for. */
+const MAX_ROUNDS = 16
+
+interface PendingRound {
+  /** Where the tags of this round were found, by access; null for a read and for a tag that is nowhere. */
+  readonly landed: readonly (number | null)[]
+  readonly registers: readonly bigint[]
+  readonly areas: readonly Uint8Array[]
+}
+
+export class QemuSubject implements Subject {
+  readonly name: string
+  readonly #machine: QemuMachine
+  readonly #places: Places
+  #dirtyPages: number[] = []
+  /** Tags that landed outside of the frames would stay there; the scripts' own pages are rewritten anyway. */
+  #prepared: Promise<void>
+
+  /** @param bypass as {@link Script.bypass}: the devices get their tags through it */
+  constructor(machine: QemuMachine, places: Places, bypass: readonly RegisterWrite[]) {
+    this.name = describeBinary(machine.binary)
+    this.#machine = machine
+    this.#places = places
+    places.frames.forEach((frame, index) => {
+      machine.ram.write(frame, framePattern(index))
+    })
+    this.#prepared = this.#loadTags(bypass)
+  }
+
+  async run(script: Script): Promise<Observation> {
+    try {
+      return await this.#run(script)
+    } catch (error) {
+      throw error instanceof QemuEnded ? new SubjectDied(error.message, { cause: error }) : error
+    }
+  }
+
+  async #run(script: Script): Promise<Observation> {
+    if (script.rounds.length > MAX_ROUNDS) throw new RangeError(`a script has at most ${MAX_ROUNDS} rounds`)
+    await this.#prepared
+    this.#load(script)
+    const pending: PendingRound[] = []
+    for (const [index, round] of script.rounds.entries()) pending.push(await this.#round(round, index))
+    const values = await this.#collectReads(script)
+    const rounds = script.rounds.map((round, index) =>
+      this.#observation(round, index, pending[index], values),
+    )
+    return { rounds, changed: this.#changes(script) }
+  }
+
+  close(): Promise<void> {
+    return this.#machine.close()
+  }
+
+  async #loadTags(bypass: readonly RegisterWrite[]): Promise<void> {
+    const { devices, ram, run, idle } = this.#machine
+    const words = new Uint32Array((PAGE_SIZE / 4) * 1)
+    for (const index of devices.keys()) {
+      for (let round = 0; round < MAX_ROUNDS; round++) words[index * MAX_ROUNDS + round] = tagOf(index, round)
+    }
+    ram.write(this.#places.tags, new Uint8Array(words.buffer))
+    const bytes = MAX_ROUNDS * 4
+    await run([
+      ...this.#writes(bypass),
+      ...devices.flatMap((device, index) =>
+        device.load(BigInt(this.#places.tags + index * bytes), TAGS_AT, bytes),
+      ),
+    ])
+    await idle(devices)
+  }
+
+  #load(script: Script): void {
+    const { ram } = this.#machine
+    const pages = pagesOf(script.memory)
+    const zero = new Uint8Array(PAGE_SIZE)
+    for (const page of [...this.#dirtyPages, ...script.zeroed]) if (!pages.has(page)) ram.write(page, zero)
+    for (const [page, bytes] of pages) ram.write(page, bytes)
+    this.#dirtyPages = [...pages.keys(), ...script.zeroed]
+  }
+
+  async #round(round: Round, index: number): Promise<PendingRound> {
+    const { ram, devices, run, idle } = this.#machine
+    for (const [at, value] of round.stores) {
+      ram.write(at, new Uint8Array(BigUint64Array.of(value).buffer))
+      this.#dirtyPages.push(at - (at % PAGE_SIZE))
+    }
+    const transfers = round.accesses.flatMap(({ device, iova, write }) =>
+      write
+        ? devices[device].store(iova, TAGS_AT + index * 4, 4)
+        : devices[device].load(iova, READS_AT + index * 4, 4),
+    )
+    const started = run([...this.#writes(round.writes), ...transfers])
+    await started
+    await idle(round.accesses.map(({ device }) => devices[device]))
+    const reads = round.reads.map(({ offset, bytes }) => `read${bytes === 8 ? "q" : "l"} ${this.#at(offset)}`)
+    const answers = await run([...reads, ...this.#writes(round.acknowledge)])
+    const areas = round.areas.map(({ address, bytes }) => {
+      const area = new Uint8Array(bytes)
+      ram.read(address, area)
+      return area
+    })
+    return {
+      landed: this.#findWrites(round, index),
+      registers: reads.map((_, read) => BigInt(answers[read])),
+      areas,
+    }
+  }
+
+  /** Finds what was written, and puts the frames right again. */
+  #findWrites(round: Round, index: number): (number | null)[] {
+    const { frames } = this.#places
+    if (!round.accesses.some(({ write }) => write)) return round.accesses.map(() => null)
+    const contents = frames.map(frame => {
+      const content = new Uint8Array(FRAME_BYTES)
+      this.#machine.ram.read(frame, content)
+      return content
+    })
+    const landed = round.accesses.map(({ device, write }) =>
+      write ? findTag(frames, contents, tagOf(device, index)) : null,
+    )
+    for (const address of landed) {
+      if (address === null) continue
+      const word = Uint32Array.of(patternAt(frames, address))
+      this.#machine.ram.write(address, new Uint8Array(word.buffer))
+    }
+    return landed
+  }
+
+  /** With translation off, the devices that read hand over what they have: one word a round. */
+  async #collectReads(script: Script): Promise<Uint32Array> {
+    const { devices, ram, run, idle } = this.#machine
+    const values = new Uint32Array(devices.length * MAX_ROUNDS)
+    const readers = [
+      ...new Set(
+        script.rounds.flatMap(({ accesses }) =>
+          accesses.filter(({ write }) => !write).map(({ device }) => device),
+        ),
+      ),
+    ]
+    const bytes = MAX_ROUNDS * 4
+    await run([
+      ...this.#writes(script.bypass),
+      ...readers.flatMap(index =>
+        devices[index].store(BigInt(this.#places.landing + index * bytes), READS_AT, bytes),
+      ),
+    ])
+    if (readers.length === 0) return values
+    await idle(readers.map(index => devices[index]))
+    ram.read(this.#places.landing, new Uint8Array(values.buffer))
+    return values
+  }
+
+  #observation(round: Round, index: number, pending: PendingRound, values: Uint32Array): RoundObservation {
+    const answers = round.accesses.map(({ device, write }, access): Answer => {
+      if (!write) return answerOfRead(this.#places.frames, values[device * MAX_ROUNDS + index])
+      const address = pending.landed[access]
+      return address === null ? { kind: "refused" } : { kind: "landed", address }
+    })
+    return { answers, registers: pending.registers, areas: pending.areas }
+  }
+
+  #changes(script: Script): Map<number, bigint> {
+    const expected = new Map(script.memory)
+    for (const { stores } of script.rounds) for (const [at, value] of stores) expected.set(at, value)
+    const changed = new Map<number, bigint>()
+    const pages = new Map<number, DataView>()
+    for (const [at, value] of expected) {
+      const base = at - (at % PAGE_SIZE)
+      let page = pages.get(base)
+      if (page === undefined) {
+        const bytes = new Uint8Array(PAGE_SIZE)
+        this.#machine.ram.read(base, bytes)
+        page = new DataView(bytes.buffer)
+        pages.set(base, page)
+      }
+      const now = page.getBigUint64(at - base, true)
+      if (now !== value) changed.set(at, now)
+    }
+    return changed
+  }
+
+  #writes(writes: readonly RegisterWrite[]): string[] {
+    return writes.map(
+      ({ offset, bytes, value }) => `write${bytes === 8 ? "q" : "l"} ${this.#at(offset)} ${hex(value)}`,
+    )
+  }
+
+  #at(offset: number): string {
+    return hex(this.#machine.iommu + offset)
+  }
+}

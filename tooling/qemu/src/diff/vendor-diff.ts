@@ -1,0 +1,37 @@
+/** What a vendor brings to the comparison: cases, their scripts, and how its records are read. */
+import type { IommuModel, PhysicalMemory } from "@iommu/core"
+import type fc from "fast-check"
+import type { Places } from "./places.ts"
+import type { Observation, RegisterRead, RegisterWrite, Script } from "./script.ts"
+
+/** The machine that cases are made for. */
+export interface World {
+  /** What the IOMMU is set up to do: a recipe's variant. */
+  readonly variant: string
+  /** One of {@link VendorDiff.profiles}. */
+  readonly profile: string
+  readonly places: Places
+  /** Requester ids of the machine's devices. */
+  readonly deviceIds: readonly number[]
+  /** Values of {@link VendorDiff.identity}, by name. */
+  readonly identity: Readonly<Record<string, bigint>>
+}
+
+/** Records of one round, by the requester id that they name. */
+export type Records = ReadonlyMap<number, readonly (readonly bigint[])[]>
+
+export interface VendorDiff<Case> {
+  /** Kinds of cases that do not mix in one run of a machine: what one leaves behind would show in the other. */
+  readonly profiles: readonly string[]
+  /** Registers that say what the hardware can do. */
+  readonly identity: readonly RegisterRead[]
+  readonly bypass: readonly RegisterWrite[]
+  cases(world: World): fc.Arbitrary<Case>
+  script(world: World, given: Case): Script
+  /** Records that the hardware left, by round. */
+  records(world: World, script: Script, observation: Observation): readonly Records[]
+  /** Registers that are compared as they are, by the names of the rounds' reads. */
+  readonly compared: readonly string[]
+  /** A model of hardware with the same identity, after reset. */
+  model(world: World, memory: PhysicalMemory): IommuModel
+}

@@ -1,0 +1,287 @@
+/** An SMMUv3 case as memory and register writes. Arm IHI 0070 G.b. */
+import { commands, deviceTable, pasidTable, registers } from "@iommu/smmuv3"
+import { Image } from "../image.ts"
+import { FRAME_BYTES, type Places } from "../places.ts"
+import {
+  type BuiltTables,
+  buildTables,
+  entrySizeLg2,
+  type Mapping,
+  TableAllocator,
+  type TableShape,
+} from "../radix.ts"
+import type { Access, RegisterRead, RegisterWrite, Script } from "../script.ts"
+import type { World } from "../vendor-diff.ts"
+import type { EntryFlip, LeafCase, SmmuCase, StageCase } from "./smmuv3-case.ts"
+
+const { REGISTERS } = registers
+/** From the start of the structures. */
+const STREAM_TABLE = 0
+const L1_STREAM_TABLE = 0x4_0000
+const CD_AT = 0x5_0000
+export const COMMAND_QUEUE = 0x6_0000
+export const EVENT_QUEUE = 0x7_0000
+const COMMAND_QUEUE_LG2 = 8
+/** One page of records. */
+export const EVENT_QUEUE_LG2 = 7
+const STREAMS = 1024
+/** Where stage 2 puts the machine: intermediate addresses are physical ones and this. */
+const IPA_OFFSET = 0x10_0000_0000
+/** Leaf attributes that allow everything. Stage 1: AF, inner shareable, AP[1]; stage 2: AF, S2AP 11, write-back. */
+const S1_LEAF = 0x740n
+const S2_LEAF = 0x7fcn
+const TABLE = 3n
+const BLOCK = 1n
+const TG: Readonly<Record<number, bigint>> = { 12: 0n, 14: 2n, 16: 1n }
+const TG1: Readonly<Record<number, bigint>> = { 12: 2n, 14: 1n, 16: 3n }
+
+export const EVENT_READS: readonly RegisterRead[] = (
+  ["EVENTQ_PROD", "GERROR", "CMDQ_CONS", "CMDQ_PROD", "CR0ACK"] as const
+).map(name => ({ name, offset: REGISTERS[name][0], bytes: 4 }))
+
+/** Translation off: with GBPA as it is after reset, addresses pass. §3.11, §6.3.14. */
+export const SMMU_BYPASS: readonly RegisterWrite[] = [write32("CR0", 0)]
+
+interface Stage {
+  readonly shape: TableShape
+  readonly mappings: readonly Mapping[]
+  readonly tables: BuiltTables
+}
+
+export function smmuScript(world: World, given: SmmuCase): Script {
+  const { places } = world
+  const image = new Image()
+  const allocator = new TableAllocator(places.tables)
+  const isNested = given.config === deviceTable.CONFIG_NESTED
+  const ipaOffset = isNested ? IPA_OFFSET : 0
+  const stage1 = buildStage1(image, given.stage1, places, allocator, ipaOffset)
+  const windows = isNested ? windowsOf(given.stage2, places) : null
+  const stage2 = buildStage2(image, given.stage2, places, allocator, windows)
+  for (const flip of given.entryFlips) flipEntry(image, flip.stage === 1 ? stage1 : stage2, flip)
+  const cd = flipBits(contextDescriptor(given.stage1, stage1, ipaOffset), given.cdFlips)
+  image.store(places.structures + CD_AT, cd)
+  const ste = flipBits(streamTableEntry(given, stage2, places.structures + CD_AT + ipaOffset), given.steFlips)
+  for (const id of world.deviceIds) image.store(places.structures + STREAM_TABLE + id * 64, ste)
+  const accessed = given.config === deviceTable.CONFIG_S2 ? stage2 : stage1
+  return {
+    memory: image.words,
+    zeroed: [places.structures + COMMAND_QUEUE, places.structures + EVENT_QUEUE],
+    bypass: SMMU_BYPASS,
+    rounds: [
+      {
+        stores: new Map(commandWords(places)),
+        writes: setUp(given, places, image),
+        accesses: given.accesses.map((access, device) => accessOf(access, device, accessed)),
+        reads: EVENT_READS,
+        areas: [{ address: places.structures + EVENT_QUEUE, bytes: 4096 }],
+        acknowledge: [],
+      },
+    ],
+  }
+}
+
+function buildStage1(
+  image: Image,
+  stage: StageCase,
+  places: Places,
+  allocator: TableAllocator,
+  ipaOffset: number,
+): Stage {
+  const shape = shapeOf(stage, 0, S1_LEAF)
+  const mappings = stage.leaves.map(leaf => mappingOf(shape, stage, leaf, places, ipaOffset))
+  const tables = buildTables(image, shape, mappings, allocator, at => BigInt(at + ipaOffset))
+  return { shape, mappings, tables }
+}
+
+function buildStage2(
+  image: Image,
+  stage: StageCase,
+  places: Places,
+  allocator: TableAllocator,
+  windows: readonly Mapping[] | null,
+): Stage {
+  const shape = shapeOf(stage, stage.concatenatedLg2, S2_LEAF)
+  const mappings = windows ?? stage.leaves.map(leaf => mappingOf(shape, stage, leaf, places, 0))
+  return { shape, mappings, tables: buildTables(image, shape, mappings, allocator) }
+}
+
+/** As many levels as the input size needs; stage 2 saves one where concatenated roots reach as far. §D8.2. */
+function shapeOf(
+  { granuleLg2, inputBits }: StageCase,
+  concatenatedLg2: number,
+  attributes: bigint,
+): TableShape {
+  const stride = granuleLg2 - 3
+  const levels = Math.max(1, Math.ceil((inputBits - concatenatedLg2 - granuleLg2) / stride))
+  return {
+    granuleLg2,
+    levels,
+    rootBits: Math.max(0, inputBits - granuleLg2 - (levels - 1) * stride),
+    table: (_, address) => address | TABLE,
+    leaf: (level, address, bits) => address | ((attributes | (level === 0 ? TABLE : BLOCK)) ^ bits),
+  }
+}
+
+function mappingOf(
+  shape: TableShape,
+  { inputBits }: StageCase,
+  { indices, level, frame, page, flips }: LeafCase,
+  places: Places,
+  offset: number,
+): Mapping {
+  // Blocks of level 2 are there with the 4 KiB granule alone; elsewhere they are what the book does not know.
+  const leafLevel = Math.min(level, shape.levels - 1)
+  let iova = 0n
+  for (let at = shape.levels - 1; at >= leafLevel; at--) {
+    const index = BigInt.asUintN(shape.granuleLg2 - 3, BigInt(indices[shape.levels - 1 - at]))
+    iova |= index << BigInt(entrySizeLg2(shape, at))
+  }
+  return {
+    iova: BigInt.asUintN(inputBits, iova),
+    level: leafLevel,
+    target: BigInt(places.frames[frame] + page * 4096 + offset),
+    bits: bitsOf(flips),
+  }
+}
+
+/** What stage 1 needs of stage 2: blocks around its structures, its tables and the frames. */
+function windowsOf(stage: StageCase, { structures, tables, frames }: Places): Mapping[] {
+  const size = 2 ** (stage.granuleLg2 + stage.granuleLg2 - 3)
+  const bases = new Set([structures, ...tables, ...frames].map(at => Math.floor(at / size) * size))
+  return [...bases].map((base, index) => ({
+    iova: BigInt(base + IPA_OFFSET),
+    level: 1,
+    target: BigInt(base),
+    bits: bitsOf(stage.leaves[index % stage.leaves.length].flips),
+  }))
+}
+
+function contextDescriptor(stage: StageCase, { tables }: Stage, ipaOffset: number): bigint[] {
+  const TTB = BigInt(tables.root + ipaOffset) >> 4n
+  const size = BigInt(64 - stage.inputBits)
+  return pasidTable.CD.encode({
+    V: 1n,
+    AA64: 1n,
+    A: 1n,
+    R: 1n,
+    T0SZ: size,
+    TG0: TG[stage.granuleLg2],
+    T1SZ: size,
+    TG1: TG1[stage.granuleLg2],
+    IPS: BigInt(stage.outputSize),
+    ASID: 1n,
+    TTB0: TTB,
+    TTB1: TTB,
+    MAIR0: 0xffn,
+  })
+}
+
+function streamTableEntry(
+  { config, stage2: stage }: SmmuCase,
+  { shape, tables }: Stage,
+  cd: number,
+): bigint[] {
+  // The book counts from the root: level 3 is the last. §5.2, S2SL0.
+  const start = 4 - shape.levels
+  const SL0 = stage.granuleLg2 === 12 ? 2 - start : 3 - start
+  return deviceTable.STE.encode({
+    V: 1n,
+    Config: BigInt(config),
+    S1ContextPtr: BigInt(cd) >> 6n,
+    S2VMID: 1n,
+    S2T0SZ: BigInt(64 - stage.inputBits),
+    S2SL0: BigInt(Math.max(0, SL0)),
+    S2TG: TG[stage.granuleLg2],
+    S2PS: BigInt(stage.outputSize),
+    S2AA64: 1n,
+    S2R: 1n,
+    S2TTB: BigInt(tables.root) >> 4n,
+  })
+}
+
+function setUp(given: SmmuCase, places: Places, image: Image): RegisterWrite[] {
+  const base = places.structures
+  const { twoLevel, streamTableLg2 } = given
+  // Every StreamID of the machine has ten bits at most.
+  const config = twoLevel ? (1 << 16) | (streamTableLg2 << 6) | 10 : streamTableLg2
+  if (twoLevel) writeFirstLevel(image, base, streamTableLg2)
+  return [
+    write32("CR0", 0),
+    write32("CR1", 0),
+    write32("CR2", registers.CR2_RECINVSID),
+    write64("STRTAB_BASE", BigInt(base + (twoLevel ? L1_STREAM_TABLE : STREAM_TABLE))),
+    write32("STRTAB_BASE_CFG", config),
+    write64("CMDQ_BASE", BigInt(base + COMMAND_QUEUE + COMMAND_QUEUE_LG2)),
+    write32("CMDQ_PROD", 0),
+    write32("CMDQ_CONS", 0),
+    write64("EVENTQ_BASE", BigInt(base + EVENT_QUEUE + EVENT_QUEUE_LG2)),
+    write32("EVENTQ_PROD", 0),
+    write32("EVENTQ_CONS", 0),
+    write32("CR0", registers.CR0_CMDQEN | registers.CR0_EVENTQEN),
+    write32("CMDQ_PROD", RESET_COMMANDS.length),
+    write32("CR0", registers.CR0_CMDQEN | registers.CR0_EVENTQEN | registers.CR0_SMMUEN),
+  ]
+}
+
+/** §3.3.1: descriptors of arrays of 2^SPLIT STEs, neighbours in one place. */
+function writeFirstLevel(image: Image, base: number, split: number): void {
+  for (let first = 0, index = 0; first < STREAMS; first += 2 ** split, index++) {
+    const [descriptor] = deviceTable.L1STD.encode({
+      Span: BigInt(split + 1),
+      L2Ptr: BigInt(base + STREAM_TABLE + first * 64) >> 6n,
+    })
+    image.write(base + L1_STREAM_TABLE + index * 8, descriptor)
+  }
+}
+
+/** Nothing of an earlier case stays in a cache. */
+const RESET_COMMANDS: readonly (readonly [bigint, bigint])[] = [
+  [BigInt(commands.CMD_CFGI_STE_RANGE), BigInt(commands.CFGI_RANGE_ALL)],
+  [BigInt(commands.CMD_TLBI_NSNH_ALL), 0n],
+  [BigInt(commands.CMD_SYNC), 0n],
+]
+
+function commandWords({ structures }: Places): [number, bigint][] {
+  return RESET_COMMANDS.flatMap(([first, second], index): [number, bigint][] => [
+    [structures + COMMAND_QUEUE + index * 16, first],
+    [structures + COMMAND_QUEUE + index * 16 + 8, second],
+  ])
+}
+
+function accessOf(
+  { leaf, offset, write, flip }: SmmuCase["accesses"][number],
+  device: number,
+  { shape, mappings }: Stage,
+): Access {
+  const { iova, level, target } = mappings[leaf % mappings.length]
+  const size = 1n << BigInt(entrySizeLg2(shape, level))
+  const frame = target - (target % BigInt(FRAME_BYTES))
+  const inLeaf = size < BigInt(FRAME_BYTES) ? target + (BigInt(offset) % size) : frame + BigInt(offset)
+  const at = iova + (inLeaf & (size - 1n))
+  return { device, iova: BigInt.asUintN(64, flip === null ? at : at ^ (1n << BigInt(flip))), write }
+}
+
+function flipEntry(image: Image, { tables }: Stage, { leaf, depth, bit }: EntryFlip): void {
+  const path = tables.paths[leaf % tables.paths.length]
+  const entry = path[depth % path.length]
+  if (entry !== undefined) image.flip(entry, 1n << BigInt(bit))
+}
+
+function flipBits(words: readonly bigint[], bits: readonly number[]): bigint[] {
+  return words.map((word, index) => {
+    const own = bits.filter(bit => bit >> 6 === index)
+    return own.reduce((flipped, bit) => flipped ^ (1n << BigInt(bit & 63)), word)
+  })
+}
+
+function bitsOf(flips: readonly number[]): bigint {
+  return flips.reduce((bits, bit) => bits ^ (1n << BigInt(bit)), 0n)
+}
+
+function write32(name: keyof typeof REGISTERS, value: number): RegisterWrite {
+  return { offset: REGISTERS[name][0], bytes: 4, value: BigInt(value) }
+}
+
+function write64(name: keyof typeof REGISTERS, value: bigint): RegisterWrite {
+  return { offset: REGISTERS[name][0], bytes: 8, value }
+}

@@ -1,0 +1,56 @@
+/**
+ * The ledger: differences between QEMU, as captures and comparisons show it, and the book, which the models follow.
+ */
+import type { Fault } from "@iommu/core"
+import type { Difference } from "../diff/compare.ts"
+import type { Vendor } from "../machine/recipe.ts"
+
+export interface LedgerEntry {
+  readonly id: string
+  readonly vendor: Vendor
+  /** Versions of QEMU that do so, as far as they were looked at. */
+  readonly versions: string
+  /** What QEMU does. */
+  readonly qemu: string
+  /** What the book says instead. */
+  readonly book: string
+  /** Book, revision and section that decide. */
+  readonly section: string
+  /** How a comparison recognises it, for people. */
+  readonly recognised: string
+  readonly slip: Slip
+}
+
+/** An access that our model and QEMU answer differently. */
+export interface Dispute {
+  readonly write: boolean
+  /** Why our model refused; null when it let the access pass. */
+  readonly fault: Fault | null
+  /** What our model recorded, and what QEMU did; null for nothing. */
+  readonly ourRecord: readonly bigint[] | null
+  readonly theirRecord: readonly bigint[] | null
+  /** The reason that QEMU gave, where it is known without a record. */
+  readonly theirCode: bigint | null
+  readonly theyRefused: boolean
+}
+
+/**
+ * How a slip shows.
+ *
+ * `record`: in some bits of the record. Several such slips can meet in one record, so each only answers for the
+ * bits of its mask; the rest of the record has to agree.
+ *
+ * `answer`: in the whole answer; the entry recognises what the model made of the access, and what QEMU did.
+ *
+ * `state`: in what QEMU leaves behind, or in that it ends.
+ */
+type Slip =
+  | {
+      readonly kind: "record"
+      /** Bits of each word that this slip decides. */
+      readonly mask: readonly bigint[]
+      /** True when QEMU's record has under the mask what this slip makes of the model's. */
+      matches(ours: readonly bigint[], qemu: readonly bigint[]): boolean
+    }
+  | { readonly kind: "answer"; explains(dispute: Dispute): boolean }
+  | { readonly kind: "state"; explains(difference: Difference): boolean }

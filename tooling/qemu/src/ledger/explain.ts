@@ -1,0 +1,75 @@
+/** Which entries of the ledger make a difference, if any do. */
+import type { Difference } from "../diff/compare.ts"
+import type { Vendor } from "../machine/recipe.ts"
+import { AMD_SLIPS } from "./amd.ts"
+import type { Dispute, LedgerEntry } from "./entry.ts"
+import { SMMUV3_SLIPS } from "./smmuv3.ts"
+import { VTD_SLIPS } from "./vtd.ts"
+
+export const LEDGER: readonly LedgerEntry[] = [...VTD_SLIPS, ...SMMUV3_SLIPS, ...AMD_SLIPS]
+
+/**
+ * Whether an access is answered differently only by slips of QEMU.
+ * @returns ids of the ledger's entries that explain it, or null when any of the difference is left
+ */
+export function explainAccess(vendor: Vendor, dispute: Dispute): readonly string[] | null {
+  const entries = entriesOf(vendor)
+  const answer = entries.find(({ slip }) => slip.kind === "answer" && slip.explains(dispute))
+  if (answer !== undefined) return [answer.id]
+  const { fault, ourRecord, theirRecord, theyRefused } = dispute
+  if (fault === null || !theyRefused || ourRecord === null || theirRecord === null) return null
+  const used = explainRecord(vendor, ourRecord, theirRecord)
+  // Equal records explain nothing: the difference is elsewhere.
+  return used === null || used.length === 0 ? null : used
+}
+
+/**
+ * The slips that together make QEMU's record of the model's.
+ * @returns none for equal records, null when they do not explain all of it
+ */
+export function explainRecord(
+  vendor: Vendor,
+  ours: readonly bigint[],
+  qemu: readonly bigint[],
+): readonly string[] | null {
+  if (qemu.length !== ours.length) return null
+  const used: string[] = []
+  let record = ours
+  for (const { id, slip } of entriesOf(vendor)) {
+    if (slip.kind !== "record") continue
+    const slipped = record.map((word, index) => {
+      const mask = slip.mask[index] ?? 0n
+      return (word & ~mask) | (qemu[index] & mask)
+    })
+    if (sameWords(slipped, record) || !slip.matches(ours, qemu)) continue
+    record = slipped
+    used.push(id)
+  }
+  return sameWords(record, qemu) ? used : null
+}
+
+/** As {@link explainAccess}, for any difference that a comparison finds. */
+export function explainDifference(vendor: Vendor, difference: Difference): readonly string[] | null {
+  const state = entriesOf(vendor).find(({ slip }) => slip.kind === "state" && slip.explains(difference))
+  if (state !== undefined) return [state.id]
+  if (difference.kind !== "access") return null
+  const { access, ours, theirs, fault } = difference
+  // One access leaves one record at most; whatever leaves more is not known.
+  if (ours.records.length > 1 || theirs.records.length > 1) return null
+  return explainAccess(vendor, {
+    write: access.write,
+    fault,
+    ourRecord: ours.records[0] ?? null,
+    theirRecord: theirs.records[0] ?? null,
+    theirCode: null,
+    theyRefused: theirs.answer.kind === "refused",
+  })
+}
+
+function entriesOf(vendor: Vendor): LedgerEntry[] {
+  return LEDGER.filter(entry => entry.vendor === vendor)
+}
+
+function sameWords(a: readonly bigint[], b: readonly bigint[]): boolean {
+  return a.length === b.length && a.every((word, index) => word === b[index])
+}
