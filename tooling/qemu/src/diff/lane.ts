@@ -11,7 +11,6 @@ import { QemuSubject } from "./qemu-subject.ts"
 import { type Observation, type Subject, SubjectDied } from "./script.ts"
 import type { VendorDiff, World } from "./vendor-diff.ts"
 
-const DEVICES = 16
 /** A lane that works through its cases is never this old. */
 const TIMEOUT_MS = 3_600_000
 
@@ -32,7 +31,7 @@ export async function openLane<Case>(
   const layout = LAYOUTS[binary.target]
   const places = PLACES[binary.target]
   const start = async (): Promise<{ readonly theirs: Subject; readonly world: World }> => {
-    const machine = await startMachine(binary, recipe, DEVICES, { timeoutMs: TIMEOUT_MS })
+    const machine = await startMachine(binary, recipe, vendor.devices, { timeoutMs: TIMEOUT_MS })
     const values = await machine.run(
       vendor.identity.map(
         ({ offset, bytes }) => `read${bytes === 8 ? "q" : "l"} ${hex(machine.iommu + offset)}`,
@@ -45,7 +44,7 @@ export async function openLane<Case>(
       deviceIds: machine.devices.map(({ id }) => id),
       identity: Object.fromEntries(vendor.identity.map(({ name }, index) => [name, BigInt(values[index])])),
     }
-    return { theirs: new QemuSubject(machine, places, vendor.bypass), world }
+    return { theirs: await QemuSubject.prepare(machine, places, vendor.bypass), world }
   }
 
   let { theirs, world } = await start()

@@ -35,18 +35,25 @@ export class QemuSubject implements Subject {
   readonly #machine: QemuMachine
   readonly #places: Places
   #dirtyPages: number[] = []
-  /** Tags that landed outside of the frames would stay there; the scripts' own pages are rewritten anyway. */
-  #prepared: Promise<void>
 
-  /** @param bypass as {@link Script.bypass}: the devices get their tags through it */
-  constructor(machine: QemuMachine, places: Places, bypass: readonly RegisterWrite[]) {
+  private constructor(machine: QemuMachine, places: Places) {
     this.name = describeBinary(machine.binary)
     this.#machine = machine
     this.#places = places
+  }
+
+  /** @param bypass as {@link Script.bypass}: the devices get their tags through it */
+  static async prepare(
+    machine: QemuMachine,
+    places: Places,
+    bypass: readonly RegisterWrite[],
+  ): Promise<QemuSubject> {
+    const subject = new QemuSubject(machine, places)
     places.frames.forEach((frame, index) => {
       machine.ram.write(frame, framePattern(index))
     })
-    this.#prepared = this.#loadTags(bypass)
+    await subject.#loadTags(bypass)
+    return subject
   }
 
   async run(script: Script): Promise<Observation> {
@@ -59,7 +66,6 @@ export class QemuSubject implements Subject {
 
   async #run(script: Script): Promise<Observation> {
     if (script.rounds.length > MAX_ROUNDS) throw new RangeError(`a script has at most ${MAX_ROUNDS} rounds`)
-    await this.#prepared
     this.#load(script)
     const pending: PendingRound[] = []
     for (const [index, round] of script.rounds.entries()) pending.push(await this.#round(round, index))

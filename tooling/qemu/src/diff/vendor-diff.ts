@@ -21,6 +21,8 @@ export interface World {
 export type Records = ReadonlyMap<number, readonly (readonly bigint[])[]>
 
 export interface VendorDiff<Case> {
+  /** Devices that a machine needs, at most 16: the accesses that a round can have. */
+  readonly devices: number
   /** Kinds of cases that do not mix in one run of a machine: what one leaves behind would show in the other. */
   readonly profiles: readonly string[]
   /** Registers that say what the hardware can do. */

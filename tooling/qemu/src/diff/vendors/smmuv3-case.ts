@@ -1,17 +1,15 @@
 /** Random cases for an SMMUv3. Arm IHI 0070 G.b; tables as in DDI 0487 J.a §D8. */
 import fc from "fast-check"
 import type { World } from "../vendor-diff.ts"
-
-/** A leaf, by the index that its IOVA has at each level of a walk, root first. */
-export interface LeafCase {
-  readonly indices: readonly number[]
-  readonly level: number
-  readonly frame: number
-  /** 64 KiB frames hold sixteen 4 KiB pages; the page of the frame that the leaf leads to. */
-  readonly page: number
-  /** Differs from the attributes that allow everything. */
-  readonly flips: readonly number[]
-}
+import {
+  type AccessCase,
+  accessCases,
+  type EntryFlip,
+  entryFlips,
+  type LeafCase,
+  leafCases,
+  rarely,
+} from "./case-parts.ts"
 
 export interface StageCase {
   readonly granuleLg2: number
@@ -23,23 +21,6 @@ export interface StageCase {
   readonly leaves: readonly LeafCase[]
 }
 
-/** Bits of an entry on the way to a leaf: `depth` counts from the root. */
-export interface EntryFlip {
-  readonly stage: 1 | 2
-  readonly leaf: number
-  readonly depth: number
-  readonly bit: number
-}
-
-export interface AccessCase {
-  readonly leaf: number
-  /** Byte in the leaf's frame. */
-  readonly offset: number
-  readonly write: boolean
-  /** A bit of the address that is not as the leaf has it, or null. */
-  readonly flip: number | null
-}
-
 export interface SmmuCase {
   /** STE.Config. */
   readonly config: number
@@ -48,7 +29,8 @@ export interface SmmuCase {
   /** Bits of the STE and of the CD that are not as they should be. */
   readonly steFlips: readonly number[]
   readonly cdFlips: readonly number[]
-  readonly entryFlips: readonly EntryFlip[]
+  readonly stage1Flips: readonly EntryFlip[]
+  readonly stage2Flips: readonly EntryFlip[]
   /** log2 of the linear Stream table, or of SPLIT when it has two levels. */
   readonly streamTableLg2: number
   readonly twoLevel: boolean
@@ -58,7 +40,7 @@ export interface SmmuCase {
 const GRANULES = [12, 14, 16]
 const STE_BITS = 512
 const CD_BITS = 512
-const MAX_ACCESSES = 8
+export const MAX_ACCESSES = 8
 
 export function smmuCases(world: World): fc.Arbitrary<SmmuCase> {
   return fc.record({
@@ -67,18 +49,11 @@ export function smmuCases(world: World): fc.Arbitrary<SmmuCase> {
     stage2: stage(2),
     steFlips: rarely(fc.nat(STE_BITS - 1)),
     cdFlips: rarely(fc.nat(CD_BITS - 1)),
-    entryFlips: fc.array(
-      fc.record({
-        stage: fc.constantFrom<1 | 2>(1, 2),
-        leaf: fc.nat(7),
-        depth: fc.nat(3),
-        bit: fc.nat(63),
-      }),
-      { maxLength: 2 },
-    ),
+    stage1Flips: entryFlips(),
+    stage2Flips: entryFlips(),
     streamTableLg2: fc.constantFrom(8, 8, 6, 10),
     twoLevel: fc.constant(world.profile === "two-level"),
-    accesses: fc.array(access(), { minLength: 1, maxLength: MAX_ACCESSES }),
+    accesses: accessCases(MAX_ACCESSES),
   })
 }
 
@@ -99,33 +74,6 @@ function stage(which: 1 | 2): fc.Arbitrary<StageCase> {
       fc.constantFrom(6, 7),
     ),
     concatenatedLg2: fc.nat(4),
-    leaves: fc.array(leaf(), { minLength: 1, maxLength: 4 }),
+    leaves: fc.array(leafCases([0, 0, 0, 1, 1, 2]), { minLength: 1, maxLength: 4 }),
   })
-}
-
-function leaf(): fc.Arbitrary<LeafCase> {
-  return fc.record({
-    indices: fc.array(fc.constantFrom(0, 1, 2, -1), { minLength: 5, maxLength: 5 }),
-    level: fc.constantFrom(0, 0, 0, 1, 1, 2),
-    frame: fc.nat(2),
-    page: fc.nat(15),
-    flips: rarely(fc.nat(63)),
-  })
-}
-
-function access(): fc.Arbitrary<AccessCase> {
-  return fc.record({
-    leaf: fc.nat(3),
-    offset: fc.nat(0x3fff).map(word => word * 4),
-    write: fc.boolean(),
-    flip: fc.oneof({ weight: 8, arbitrary: fc.constant(null) }, fc.integer({ min: 2, max: 63 })),
-  })
-}
-
-/** Usually none, sometimes one or two. */
-function rarely(bit: fc.Arbitrary<number>): fc.Arbitrary<number[]> {
-  return fc.oneof(
-    { weight: 4, arbitrary: fc.constant<number[]>([]) },
-    { weight: 1, arbitrary: fc.array(bit, { minLength: 1, maxLength: 2 }) },
-  )
 }

@@ -1,18 +1,12 @@
 /** An SMMUv3 case as memory and register writes. Arm IHI 0070 G.b. */
 import { commands, deviceTable, pasidTable, registers } from "@iommu/smmuv3"
 import { Image } from "../image.ts"
-import { FRAME_BYTES, type Places } from "../places.ts"
-import {
-  type BuiltTables,
-  buildTables,
-  entrySizeLg2,
-  type Mapping,
-  TableAllocator,
-  type TableShape,
-} from "../radix.ts"
-import type { Access, RegisterRead, RegisterWrite, Script } from "../script.ts"
+import type { Places } from "../places.ts"
+import { buildTables, type Mapping, TableAllocator, type TableShape } from "../radix.ts"
+import type { RegisterRead, RegisterWrite, Script } from "../script.ts"
 import type { World } from "../vendor-diff.ts"
-import type { EntryFlip, LeafCase, SmmuCase, StageCase } from "./smmuv3-case.ts"
+import { accessOf, bitsOf, flipBits, flipEntries, mappingOf, type Stage } from "./script-parts.ts"
+import type { SmmuCase, StageCase } from "./smmuv3-case.ts"
 
 const { REGISTERS } = registers
 /** From the start of the structures. */
@@ -42,12 +36,6 @@ export const EVENT_READS: readonly RegisterRead[] = (
 /** Translation off: with GBPA as it is after reset, addresses pass. §3.11, §6.3.14. */
 export const SMMU_BYPASS: readonly RegisterWrite[] = [write32("CR0", 0)]
 
-interface Stage {
-  readonly shape: TableShape
-  readonly mappings: readonly Mapping[]
-  readonly tables: BuiltTables
-}
-
 export function smmuScript(world: World, given: SmmuCase): Script {
   const { places } = world
   const image = new Image()
@@ -57,7 +45,8 @@ export function smmuScript(world: World, given: SmmuCase): Script {
   const stage1 = buildStage1(image, given.stage1, places, allocator, ipaOffset)
   const windows = isNested ? windowsOf(given.stage2, places) : null
   const stage2 = buildStage2(image, given.stage2, places, allocator, windows)
-  for (const flip of given.entryFlips) flipEntry(image, flip.stage === 1 ? stage1 : stage2, flip)
+  flipEntries(image, stage1, given.stage1Flips)
+  flipEntries(image, stage2, given.stage2Flips)
   const cd = flipBits(contextDescriptor(given.stage1, stage1, ipaOffset), given.cdFlips)
   image.store(places.structures + CD_AT, cd)
   const ste = flipBits(streamTableEntry(given, stage2, places.structures + CD_AT + ipaOffset), given.steFlips)
@@ -88,7 +77,7 @@ function buildStage1(
   ipaOffset: number,
 ): Stage {
   const shape = shapeOf(stage, 0, S1_LEAF)
-  const mappings = stage.leaves.map(leaf => mappingOf(shape, stage, leaf, places, ipaOffset))
+  const mappings = stage.leaves.map(leaf => mappingOf(shape, stage.inputBits, leaf, places, ipaOffset))
   const tables = buildTables(image, shape, mappings, allocator, at => BigInt(at + ipaOffset))
   return { shape, mappings, tables }
 }
@@ -101,7 +90,7 @@ function buildStage2(
   windows: readonly Mapping[] | null,
 ): Stage {
   const shape = shapeOf(stage, stage.concatenatedLg2, S2_LEAF)
-  const mappings = windows ?? stage.leaves.map(leaf => mappingOf(shape, stage, leaf, places, 0))
+  const mappings = windows ?? stage.leaves.map(leaf => mappingOf(shape, stage.inputBits, leaf, places))
   return { shape, mappings, tables: buildTables(image, shape, mappings, allocator) }
 }
 
@@ -119,28 +108,6 @@ function shapeOf(
     rootBits: Math.max(0, inputBits - granuleLg2 - (levels - 1) * stride),
     table: (_, address) => address | TABLE,
     leaf: (level, address, bits) => address | ((attributes | (level === 0 ? TABLE : BLOCK)) ^ bits),
-  }
-}
-
-function mappingOf(
-  shape: TableShape,
-  { inputBits }: StageCase,
-  { indices, level, frame, page, flips }: LeafCase,
-  places: Places,
-  offset: number,
-): Mapping {
-  // Blocks of level 2 are there with the 4 KiB granule alone; elsewhere they are what the book does not know.
-  const leafLevel = Math.min(level, shape.levels - 1)
-  let iova = 0n
-  for (let at = shape.levels - 1; at >= leafLevel; at--) {
-    const index = BigInt.asUintN(shape.granuleLg2 - 3, BigInt(indices[shape.levels - 1 - at]))
-    iova |= index << BigInt(entrySizeLg2(shape, at))
-  }
-  return {
-    iova: BigInt.asUintN(inputBits, iova),
-    level: leafLevel,
-    target: BigInt(places.frames[frame] + page * 4096 + offset),
-    bits: bitsOf(flips),
   }
 }
 
@@ -246,36 +213,6 @@ function commandWords({ structures }: Places): [number, bigint][] {
     [structures + COMMAND_QUEUE + index * 16, first],
     [structures + COMMAND_QUEUE + index * 16 + 8, second],
   ])
-}
-
-function accessOf(
-  { leaf, offset, write, flip }: SmmuCase["accesses"][number],
-  device: number,
-  { shape, mappings }: Stage,
-): Access {
-  const { iova, level, target } = mappings[leaf % mappings.length]
-  const size = 1n << BigInt(entrySizeLg2(shape, level))
-  const frame = target - (target % BigInt(FRAME_BYTES))
-  const inLeaf = size < BigInt(FRAME_BYTES) ? target + (BigInt(offset) % size) : frame + BigInt(offset)
-  const at = iova + (inLeaf & (size - 1n))
-  return { device, iova: BigInt.asUintN(64, flip === null ? at : at ^ (1n << BigInt(flip))), write }
-}
-
-function flipEntry(image: Image, { tables }: Stage, { leaf, depth, bit }: EntryFlip): void {
-  const path = tables.paths[leaf % tables.paths.length]
-  const entry = path[depth % path.length]
-  if (entry !== undefined) image.flip(entry, 1n << BigInt(bit))
-}
-
-function flipBits(words: readonly bigint[], bits: readonly number[]): bigint[] {
-  return words.map((word, index) => {
-    const own = bits.filter(bit => bit >> 6 === index)
-    return own.reduce((flipped, bit) => flipped ^ (1n << BigInt(bit & 63)), word)
-  })
-}
-
-function bitsOf(flips: readonly number[]): bigint {
-  return flips.reduce((bits, bit) => bits ^ (1n << BigInt(bit)), 0n)
 }
 
 function write32(name: keyof typeof REGISTERS, value: number): RegisterWrite {

@@ -1,7 +1,7 @@
 /** SMMUv3 under comparison. Arm IHI 0070 G.b. */
 import { registers, smmuv3Model } from "@iommu/smmuv3"
 import type { Records, VendorDiff, World } from "../vendor-diff.ts"
-import { type SmmuCase, smmuCases } from "./smmuv3-case.ts"
+import { MAX_ACCESSES, type SmmuCase, smmuCases } from "./smmuv3-case.ts"
 import { EVENT_QUEUE_LG2, EVENT_READS, SMMU_BYPASS, smmuScript } from "./smmuv3-script.ts"
 
 const { REGISTERS } = registers
@@ -10,6 +10,7 @@ const EVENT_BYTES = 32
 const PROD_INDEX = EVENT_READS.findIndex(({ name }) => name === "EVENTQ_PROD")
 
 export const smmuv3Diff: VendorDiff<SmmuCase> = {
+  devices: MAX_ACCESSES,
   profiles: ["linear", "two-level"],
   identity: ID_REGISTERS.map(name => ({ name, offset: REGISTERS[name][0], bytes: 4 })),
   bypass: SMMU_BYPASS,

@@ -1,0 +1,35 @@
+/** Random cases for an AMD-Vi unit. AMD 48882 rev 3.10. */
+import fc from "fast-check"
+import type { World } from "../vendor-diff.ts"
+import {
+  type AccessCase,
+  accessCases,
+  type EntryFlip,
+  entryFlips,
+  type LeafCase,
+  leafCases,
+  rarely,
+} from "./case-parts.ts"
+
+export interface AmdCase {
+  /** DTE.Mode: levels of the host tables. */
+  readonly mode: number
+  readonly leaves: readonly LeafCase[]
+  readonly entryFlips: readonly EntryFlip[]
+  readonly dteFlips: readonly number[]
+  readonly accesses: readonly AccessCase[]
+}
+
+export const MAX_ACCESSES = 8
+/** Bits of the entry that say how DMA is translated: interrupts are another matter. §2.2.2.1. */
+const DTE_DMA_BITS = 128
+
+export function amdCases(_: World): fc.Arbitrary<AmdCase> {
+  return fc.record({
+    mode: fc.constantFrom(4, 3, 2, 1, 5, 6),
+    leaves: fc.array(leafCases([0, 0, 0, 1, 1, 2, 3]), { minLength: 1, maxLength: 3 }),
+    entryFlips: entryFlips(),
+    dteFlips: rarely(fc.nat(DTE_DMA_BITS - 1)),
+    accesses: accessCases(MAX_ACCESSES),
+  })
+}

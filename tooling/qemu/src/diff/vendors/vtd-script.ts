@@ -1,0 +1,193 @@
+/** A VT-d case as memory and register writes. Intel VT-d 5.10 (D51397-018). */
+import { commands, deviceTable, pasidTable, registers } from "@iommu/vtd"
+import { Image } from "../image.ts"
+import { buildTables, TableAllocator, type TableShape } from "../radix.ts"
+import type { RegisterRead, RegisterWrite, Round, Script } from "../script.ts"
+import type { World } from "../vendor-diff.ts"
+import { accessOf, flipBits, flipEntries, mappingOf } from "./script-parts.ts"
+import type { VtdCase } from "./vtd-case.ts"
+
+const { REGISTERS } = registers
+/** From the start of the structures: a page each. */
+const ROOT_TABLE = 0
+const CONTEXT_TABLE = 0x1000
+const UPPER_CONTEXT_TABLE = 0x2000
+const PASID_DIRECTORY = 0x3000
+const PASID_TABLE = 0x4000
+const QUEUE = 0x5000
+const STATUS = 0x6000
+const DOMAIN = 5n
+/** Leaf attributes that allow everything. Second stage: R, W; first stage: P, R/W, U/S. */
+const SS_LEAF = 3n
+const FS_LEAF = 7n
+const PS = 1n << 7n
+
+export const VTD_BYPASS: readonly RegisterWrite[] = [write32("GCMD", 0)]
+
+export const FSTS = "FSTS"
+export const FRCD_LO = "FRCD_LO"
+export const FRCD_HI = "FRCD_HI"
+
+export function vtdScript(world: World, given: VtdCase): Script {
+  const { places, variant } = world
+  const base = places.structures
+  const image = new Image()
+  const shape = shapeOf(variant, given.levels)
+  const mappings = given.leaves.map(leaf => mappingOf(shape, 12 + 9 * given.levels, leaf, places))
+  const stage = {
+    shape,
+    mappings,
+    tables: buildTables(image, shape, mappings, new TableAllocator(places.tables)),
+  }
+  flipEntries(image, stage, given.entryFlips)
+  if (variant === "legacy") legacyStructures(image, world, given, stage.tables.root)
+  else scalableStructures(image, world, given, stage.tables.root)
+  image.store(base + QUEUE, invalidateEverything(variant, base + STATUS))
+  image.write(base + STATUS, 0n)
+  const accesses = given.accesses.map((access, device) => accessOf(access, device, stage))
+  const groups = given.together ? [accesses] : accesses.map(access => [access])
+  return {
+    memory: image.words,
+    zeroed: [],
+    bypass: VTD_BYPASS,
+    rounds: groups.map(
+      (group, index): Round => ({
+        stores: new Map(),
+        writes: index === 0 ? setUp(base, variant) : [],
+        accesses: group,
+        reads: faultReads(world),
+        areas: [],
+        acknowledge: acknowledge(world),
+      }),
+    ),
+  }
+}
+
+function shapeOf(variant: string, levels: number): TableShape {
+  const isFirst = variant === "scalable-first"
+  const attributes = isFirst ? FS_LEAF : SS_LEAF
+  return {
+    granuleLg2: 12,
+    levels,
+    table: (_, address) => address | attributes,
+    leaf: (level, address, bits) => address | ((attributes | (level === 0 ? 0n : PS)) ^ bits),
+  }
+}
+
+function legacyStructures(image: Image, { places, deviceIds }: World, given: VtdCase, table: number): void {
+  const base = places.structures
+  const root = deviceTable.ROOT.encode({ P: 1n, CTP: BigInt(base + CONTEXT_TABLE) >> 12n })
+  image.store(base + ROOT_TABLE, flipBits(root, given.rootFlips))
+  const context = deviceTable.CONTEXT.encode({
+    P: 1n,
+    TT: BigInt(given.type),
+    SSPTPTR: BigInt(table) >> 12n,
+    AW: BigInt(given.levels - 2),
+    DID: DOMAIN,
+  })
+  const damaged = flipBits(context, given.contextFlips)
+  for (const id of deviceIds) image.store(base + CONTEXT_TABLE + id * 16, damaged)
+}
+
+function scalableStructures(image: Image, world: World, given: VtdCase, table: number): void {
+  const { places, deviceIds, variant } = world
+  const base = places.structures
+  const root = deviceTable.SCALABLE_ROOT.encode({
+    LP: 1n,
+    LCTP: BigInt(base + CONTEXT_TABLE) >> 12n,
+    UP: 1n,
+    UCTP: BigInt(base + UPPER_CONTEXT_TABLE) >> 12n,
+  })
+  image.store(base + ROOT_TABLE, flipBits(root, given.rootFlips))
+  const context = deviceTable.SCALABLE_CONTEXT.encode({
+    P: 1n,
+    PASIDDIRPTR: BigInt(base + PASID_DIRECTORY) >> 12n,
+  })
+  const damaged = flipBits(context, given.contextFlips)
+  // §9.2: devices 16 to 31 have a table of their own.
+  for (const id of deviceIds) {
+    const half = id < 0x80 ? CONTEXT_TABLE : UPPER_CONTEXT_TABLE
+    image.store(base + half + (id & 0x7f) * 32, damaged)
+  }
+  const directory = pasidTable.PASID_DIRECTORY.encode({ P: 1n, SMPTBLPTR: BigInt(base + PASID_TABLE) >> 12n })
+  image.store(base + PASID_DIRECTORY, flipBits(directory, given.directoryFlips))
+  const isFirst = variant === "scalable-first"
+  const pgtt = isFirst ? pasidTable.PGTT_FIRST : pasidTable.PGTT_SECOND
+  const pointer = BigInt(table) >> 12n
+  const entry = pasidTable.PASID_ENTRY.encode({
+    P: 1n,
+    PGTT: BigInt(given.type === 2 ? pasidTable.PGTT_PASS_THROUGH : pgtt),
+    AW: BigInt(given.levels - 2),
+    DID: DOMAIN,
+    ...(isFirst ? { FSPTPTR: pointer } : { SSPTPTR: pointer }),
+  })
+  image.store(base + PASID_TABLE, flipBits(entry, given.pasidFlips))
+}
+
+/** §6.5.2: descriptors of 256 bits in scalable mode, of 128 bits in legacy mode. */
+function invalidateEverything(variant: string, statusAt: number): bigint[] {
+  const pad = (words: readonly bigint[]): readonly bigint[] =>
+    variant === "legacy" ? words.slice(0, 2) : [...words, 0n, 0n].slice(0, 4)
+  const context = commands.CC_INV_DSC.encode({ Type: BigInt(commands.CC_INV), G: BigInt(commands.CC_GLOBAL) })
+  const pasid = commands.PC_INV_DSC.encode({ Type: BigInt(commands.PC_INV), G: BigInt(commands.PC_GLOBAL) })
+  const iotlb = commands.IOTLB_INV_DSC.encode({
+    Type: BigInt(commands.IOTLB_INV),
+    G: BigInt(commands.IOTLB_GLOBAL),
+  })
+  // Without a wait as its last descriptor, the queue may not be turned off. §6.5.2.
+  const wait = commands.INV_WAIT_DSC.encode({
+    Type: BigInt(commands.INV_WAIT),
+    SW: 1n,
+    STDATA: 1n,
+    STADDR: BigInt(statusAt) >> 2n,
+  })
+  return (variant === "legacy" ? [context, iotlb, wait] : [context, pasid, iotlb, wait]).flatMap(pad)
+}
+
+function setUp(base: number, variant: string): RegisterWrite[] {
+  const isLegacy = variant === "legacy"
+  const mode = isLegacy ? registers.TTM_LEGACY : registers.TTM_SCALABLE
+  const descriptors = isLegacy ? 3 : 4
+  return [
+    write32("GCMD", 0),
+    write64("RTADDR", BigInt(base + ROOT_TABLE) | BigInt(mode << registers.TTM_SHIFT)),
+    write32("GCMD", registers.SRTP),
+    write64("IQA", BigInt(base + QUEUE) | (isLegacy ? 0n : BigInt(registers.IQA_DW))),
+    write64("IQT", 0n),
+    write32("GCMD", registers.QIE),
+    write64("IQT", BigInt(descriptors * (isLegacy ? 16 : 32))),
+    write32("GCMD", (registers.QIE | registers.TE) >>> 0),
+  ]
+}
+
+/** The only fault recording register of QEMU; others stay empty. §11.4.7.6. */
+function faultReads({ identity }: World): RegisterRead[] {
+  const offset = faultRecord(identity)
+  return [
+    { name: FSTS, offset: REGISTERS.FSTS[0], bytes: 4 },
+    { name: FRCD_LO, offset, bytes: 8 },
+    { name: FRCD_HI, offset: offset + 8, bytes: 8 },
+    { name: "IQH", offset: REGISTERS.IQH[0], bytes: 8 },
+    { name: "GSTS", offset: REGISTERS.GSTS[0], bytes: 4 },
+  ]
+}
+
+/** F of the record, then PFO: both are cleared by a one. */
+function acknowledge({ identity }: World): RegisterWrite[] {
+  return [
+    { offset: faultRecord(identity) + 12, bytes: 4, value: 0x8000_0000n },
+    { offset: REGISTERS.FSTS[0], bytes: 4, value: BigInt(registers.PFO) },
+  ]
+}
+
+function faultRecord(identity: World["identity"]): number {
+  return Number(registers.CAP.get([identity["CAP"]], "FRO")) * 16
+}
+
+function write32(name: keyof typeof REGISTERS, value: number): RegisterWrite {
+  return { offset: REGISTERS[name][0], bytes: 4, value: BigInt(value) }
+}
+
+function write64(name: keyof typeof REGISTERS, value: bigint): RegisterWrite {
+  return { offset: REGISTERS[name][0], bytes: 8, value }
+}
