@@ -10,35 +10,41 @@ export interface Side {
   readonly records: readonly (readonly bigint[])[]
 }
 
-/** Where two subjects differ, with what is needed to recognise it. */
-export type Difference =
-  | {
-      readonly kind: "access"
-      readonly round: number
-      readonly access: Access
-      readonly ours: Side
-      /** Why our model refused. */
-      readonly fault: Fault | null
-      readonly theirs: Side
-    }
-  | {
-      readonly kind: "register"
-      readonly round: number
-      readonly name: string
-      readonly ours: bigint
-      readonly theirs: bigint
-    }
-  /** A word of the tables after the case: null where the hardware left it as it was. */
-  | {
-      readonly kind: "table"
-      readonly address: number
-      readonly before: bigint
-      readonly ours: bigint | null
-      readonly theirs: bigint | null
-    }
+export interface AccessDifference {
+  readonly kind: "access"
+  readonly round: number
+  readonly access: Access
+  readonly ours: Side
+  /** Why our model refused. */
+  readonly fault: Fault | null
+  readonly theirs: Side
+}
 
-  /** The other subject did not live through the case. */
-  | { readonly kind: "died"; readonly words: string }
+export interface RegisterDifference {
+  readonly kind: "register"
+  readonly round: number
+  readonly name: string
+  readonly ours: bigint
+  readonly theirs: bigint
+}
+
+/** A word of memory after the case: null where the hardware left it as it was. */
+export interface TableDifference {
+  readonly kind: "table"
+  readonly address: number
+  readonly before: bigint
+  readonly ours: bigint | null
+  readonly theirs: bigint | null
+}
+
+/** The other subject did not live through the case. */
+export interface Death {
+  readonly kind: "died"
+  readonly words: string
+}
+
+/** Where two subjects differ, with what is needed to recognise it. */
+export type Difference = AccessDifference | RegisterDifference | TableDifference | Death
 
 export function compare<Case>(
   vendor: VendorDiff<Case>,
@@ -47,11 +53,12 @@ export function compare<Case>(
   ours: Observation,
   theirs: Observation,
 ): Difference[] {
-  return [
-    ...accessDifferences(vendor, world, script, ours, theirs),
-    ...registerDifferences(vendor, script, ours, theirs),
-    ...tableDifferences(script, ours, theirs),
-  ]
+  const accesses = accessDifferences(vendor, world, script, ours, theirs)
+  const differing = new Set(accesses.map(({ round }) => round))
+  const registers = registerDifferences(vendor, script, ours, theirs).filter(
+    ({ name, round }) => !(differing.has(round) && vendor.derived.includes(name)),
+  )
+  return [...accesses, ...registers, ...tableDifferences(script, ours, theirs)]
 }
 
 function accessDifferences<Case>(
@@ -60,11 +67,11 @@ function accessDifferences<Case>(
   script: Script,
   ours: Observation,
   theirs: Observation,
-): Difference[] {
+): AccessDifference[] {
   const ourRecords = vendor.records(world, script, ours)
   const theirRecords = vendor.records(world, script, theirs)
   return script.rounds.flatMap(({ accesses }, round) =>
-    accesses.flatMap((access, index): Difference[] => {
+    accesses.flatMap((access, index): AccessDifference[] => {
       const id = world.deviceIds[access.device]
       const ourSide = { answer: ours.rounds[round].answers[index], records: ourRecords[round].get(id) ?? [] }
       const theirSide = {
@@ -85,9 +92,9 @@ function registerDifferences<Case>(
   script: Script,
   ours: Observation,
   theirs: Observation,
-): Difference[] {
+): RegisterDifference[] {
   return script.rounds.flatMap(({ reads }, round) =>
-    reads.flatMap(({ name }, index): Difference[] => {
+    reads.flatMap(({ name }, index): RegisterDifference[] => {
       const [a, b] = [ours.rounds[round].registers[index], theirs.rounds[round].registers[index]]
       return !compared.includes(name) || a === b
         ? []

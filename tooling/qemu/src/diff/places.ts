@@ -9,7 +9,7 @@ const GIB = 1024 ** 3
 export const FRAME_BYTES: number = 64 * KIB
 
 export interface Places {
-  /** Devices' words on their way to and from the test: one page each. */
+  /** Devices' words on their way to and from the test: one page each, where no case looks. */
   readonly tags: number
   readonly landing: number
   /** Configuration structures, queues and logs. */
@@ -24,16 +24,16 @@ export interface Places {
 
 export const PLACES: Readonly<Record<QemuTarget, Places>> = {
   x86_64: {
-    tags: 2 * MIB,
-    landing: 2 * MIB + 4096,
+    tags: 7 * MIB - 8192,
+    landing: 7 * MIB - 4096,
     structures: 4 * MIB,
     tables: [8 * MIB, 4 * GIB + 16 * MIB],
     frames: [16 * MIB, 16 * MIB + FRAME_BYTES, 4 * GIB],
     nowhere: 1 << 30,
   },
   aarch64: {
-    tags: GIB + 2 * MIB,
-    landing: GIB + 2 * MIB + 4096,
+    tags: GIB + 7 * MIB - 8192,
+    landing: GIB + 7 * MIB - 4096,
     structures: GIB + 4 * MIB,
     tables: [GIB + 32 * MIB, 4 * GIB + 16 * MIB],
     frames: [GIB + 64 * MIB, GIB + 64 * MIB + FRAME_BYTES, 4 * GIB],

@@ -12,7 +12,7 @@ export interface TableShape {
   /** log2 of the entries of the root, where it is not that of the other tables. */
   readonly rootBits?: number
   table(level: number, address: bigint): bigint
-  leaf(level: number, address: bigint, bits: bigint): bigint
+  leaf(level: number, address: bigint): bigint
 }
 
 /** A range that is mapped by one leaf. */
@@ -21,8 +21,6 @@ export interface Mapping {
   readonly level: number
   /** Address in the range that the leaf leads to; the leaf itself starts at a multiple of its size. */
   readonly target: bigint
-  /** Attributes of the leaf, in the format's encoding. */
-  readonly bits: bigint
 }
 
 /** Gives out tables in turn from several places. */
@@ -82,7 +80,7 @@ export function buildTables(
         if (tables.has(entry)) return path
         const size = 1n << BigInt(entrySizeLg2(shape, level))
         leaves.add(entry)
-        image.write(entry, shape.leaf(level, mapping.target & -size, mapping.bits))
+        image.write(entry, shape.leaf(level, mapping.target & -size))
       } else {
         let next = tables.get(entry)
         if (next === undefined) {

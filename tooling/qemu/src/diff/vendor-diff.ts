@@ -34,6 +34,8 @@ export interface VendorDiff<Case> {
   records(world: World, script: Script, observation: Observation): readonly Records[]
   /** Registers that are compared as they are, by the names of the rounds' reads. */
   readonly compared: readonly string[]
+  /** Those that follow from the records alone: where an access differs, they may. */
+  readonly derived: readonly string[]
   /** A model of hardware with the same identity, after reset. */
   model(world: World, memory: PhysicalMemory): IommuModel
 }

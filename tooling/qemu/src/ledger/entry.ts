@@ -3,13 +3,15 @@
  */
 import type { Fault } from "@iommu/core"
 import type { Difference } from "../diff/compare.ts"
+import type { Words } from "../diff/script.ts"
+import type { World } from "../diff/vendor-diff.ts"
 import type { Vendor } from "../machine/recipe.ts"
 
 export interface LedgerEntry {
   readonly id: string
   readonly vendor: Vendor
-  /** Versions of QEMU that do so, as far as they were looked at. */
-  readonly versions: string
+  /** Releases of QEMU that do so, as far as they were looked at: `10.0`. */
+  readonly versions: readonly string[]
   /** What QEMU does. */
   readonly qemu: string
   /** What the book says instead. */
@@ -34,6 +36,13 @@ export interface Dispute {
   readonly theyRefused: boolean
 }
 
+/** What is known of an access that both refused, beside its records; captures sometimes have the records alone. */
+export interface RefusedAccess {
+  readonly write: boolean
+  /** Our model's reason, by the book's name. */
+  readonly reason: string
+}
+
 /**
  * How a slip shows.
  *
@@ -43,6 +52,9 @@ export interface Dispute {
  * `answer`: in the whole answer; the entry recognises what the model made of the access, and what QEMU did.
  *
  * `state`: in what QEMU leaves behind, or in that it ends.
+ *
+ * `reading`: in all that follows from some words of memory, which QEMU reads as if they said something else. Then
+ * our model has to agree in everything once the words do say that.
  */
 type Slip =
   | {
@@ -50,7 +62,12 @@ type Slip =
       /** Bits of each word that this slip decides. */
       readonly mask: readonly bigint[]
       /** True when QEMU's record has under the mask what this slip makes of the model's. */
-      matches(ours: readonly bigint[], qemu: readonly bigint[]): boolean
+      matches(ours: readonly bigint[], qemu: readonly bigint[], access: RefusedAccess | null): boolean
     }
   | { readonly kind: "answer"; explains(dispute: Dispute): boolean }
   | { readonly kind: "state"; explains(difference: Difference): boolean }
+  | {
+      readonly kind: "reading"
+      /** The words that QEMU reads in another way, as it reads them; none when this memory has no such words. */
+      reads(world: World, memory: Words): Words
+    }

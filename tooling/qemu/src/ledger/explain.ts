@@ -1,10 +1,14 @@
 /** Which entries of the ledger make a difference, if any do. */
 import type { Difference } from "../diff/compare.ts"
+import type { Words } from "../diff/script.ts"
+import type { World } from "../diff/vendor-diff.ts"
 import type { Vendor } from "../machine/recipe.ts"
 import { AMD_SLIPS } from "./amd.ts"
-import type { Dispute, LedgerEntry } from "./entry.ts"
+import type { Dispute, LedgerEntry, RefusedAccess } from "./entry.ts"
 import { SMMUV3_SLIPS } from "./smmuv3.ts"
-import { VTD_SLIPS } from "./vtd.ts"
+import { recordOfCode, VTD_SLIPS } from "./vtd.ts"
+
+type Reads = (world: World, memory: Words) => Words
 
 export const LEDGER: readonly LedgerEntry[] = [...VTD_SLIPS, ...SMMUV3_SLIPS, ...AMD_SLIPS]
 
@@ -16,9 +20,10 @@ export function explainAccess(vendor: Vendor, dispute: Dispute): readonly string
   const entries = entriesOf(vendor)
   const answer = entries.find(({ slip }) => slip.kind === "answer" && slip.explains(dispute))
   if (answer !== undefined) return [answer.id]
-  const { fault, ourRecord, theirRecord, theyRefused } = dispute
+  const { fault, ourRecord, theyRefused, write } = dispute
+  const theirRecord = dispute.theirRecord ?? recordOfCode(dispute)
   if (fault === null || !theyRefused || ourRecord === null || theirRecord === null) return null
-  const used = explainRecord(vendor, ourRecord, theirRecord)
+  const used = explainRecord(vendor, ourRecord, theirRecord, { write, reason: fault.reason })
   // Equal records explain nothing: the difference is elsewhere.
   return used === null || used.length === 0 ? null : used
 }
@@ -31,6 +36,7 @@ export function explainRecord(
   vendor: Vendor,
   ours: readonly bigint[],
   qemu: readonly bigint[],
+  access: RefusedAccess | null = null,
 ): readonly string[] | null {
   if (qemu.length !== ours.length) return null
   const used: string[] = []
@@ -41,7 +47,7 @@ export function explainRecord(
       const mask = slip.mask[index] ?? 0n
       return (word & ~mask) | (qemu[index] & mask)
     })
-    if (sameWords(slipped, record) || !slip.matches(ours, qemu)) continue
+    if (sameWords(slipped, record) || !slip.matches(ours, qemu, access)) continue
     record = slipped
     used.push(id)
   }
@@ -64,6 +70,13 @@ export function explainDifference(vendor: Vendor, difference: Difference): reado
     theirCode: null,
     theyRefused: theirs.answer.kind === "refused",
   })
+}
+
+/** Entries by which QEMU reads memory in another way. */
+export function readingsOf(vendor: Vendor): readonly { readonly id: string; readonly reads: Reads }[] {
+  return entriesOf(vendor).flatMap(({ id, slip }) =>
+    slip.kind === "reading" ? [{ id, reads: slip.reads }] : [],
+  )
 }
 
 function entriesOf(vendor: Vendor): LedgerEntry[] {

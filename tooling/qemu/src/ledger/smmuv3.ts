@@ -6,6 +6,7 @@
  * StreamID in 63:32; F_CD_FETCH (§7.3.10) has the address of the CD in word 3.
  */
 import type { Dispute, LedgerEntry } from "./entry.ts"
+import { withNarrowStage2Illegal, withWideStage1Output } from "./smmuv3-readings.ts"
 
 const RNW = 1n << 35n
 const S2 = 1n << 39n
@@ -25,9 +26,58 @@ const CD_BYTES = 64n
 
 export const SMMUV3_SLIPS: readonly LedgerEntry[] = [
   {
+    id: "smmuv3-class",
+    vendor: "smmuv3",
+    versions: ["7.2"],
+    qemu: "CLASS of faults of the input address is 0.",
+    book: "CLASS = IN (2) for a fault of the input address.",
+    section: "IHI 0070 G.b §7.3.13",
+    recognised: "CLASS = 0 where the model has IN",
+    slip: {
+      kind: "record",
+      mask: [0n, CLASS],
+      matches: (ours, qemu) => isInput(ours) && (qemu[1] & CLASS) === 0n,
+    },
+  },
+  {
+    id: "smmuv3-stage2-input",
+    vendor: "smmuv3",
+    versions: ["10.0", "11.1"],
+    qemu: "An STE whose stage 2 input is wider than S2PS is C_BAD_STE.",
+    book: "S2T0SZ is bounded by the IAS; the output size does not enter.",
+    section: "IHI 0070 G.b §5.2 (S2T0SZ)",
+    recognised: "the model agrees once such an STE is ILLEGAL",
+    slip: { kind: "reading", reads: withNarrowStage2Illegal },
+  },
+  {
+    id: "smmuv3-stage1-output",
+    vendor: "smmuv3",
+    versions: ["7.2", "10.0", "11.1"],
+    qemu: "Addresses that stage 1 gives are not compared with CD.IPS; a CD whose TTB does not fit IPS is C_BAD_CD.",
+    book: "Each address beyond IPS is an Address Size fault where it is used.",
+    section: "IHI 0070 G.b §5.4 (IPS, TTB0), §3.4",
+    recognised: "the model agrees once IPS is the OAS, or the CD with such a TTB is ILLEGAL",
+    slip: { kind: "reading", reads: withWideStage1Output },
+  },
+  {
+    id: "smmuv3-aborts",
+    vendor: "smmuv3",
+    versions: ["10.0", "11.1"],
+    qemu: "CD.IPS or S2PS of 6 or 7, and S2AA64 = 0, end QEMU in an assertion.",
+    book: "Sizes beyond the OAS count as the OAS; a table format that is not there makes the STE ILLEGAL.",
+    section: "IHI 0070 G.b §5.2 (S2AA64, S2PS), §5.4 (IPS)",
+    recognised: "QEMU's last words: oas2bits or decode_ste_s2_cfg: code should not be reached",
+    slip: {
+      kind: "state",
+      explains: difference =>
+        difference.kind === "died" &&
+        /(oas2bits|decode_ste_s2_cfg).*code should not be reached/.test(difference.words),
+    },
+  },
+  {
     id: "smmuv3-ipa-offset",
     vendor: "smmuv3",
-    versions: "10.0, 11.1",
+    versions: ["10.0", "11.1"],
     qemu: "The record's word of the IPA holds the whole address, its offset in the page in bits 11:0.",
     book: "IPA is bits 55:12 of the address; bits 11:0 of that word are RES0.",
     section: "IHI 0070 G.b §7.3.13 to §7.3.16",
@@ -44,7 +94,7 @@ export const SMMUV3_SLIPS: readonly LedgerEntry[] = [
   {
     id: "smmuv3-tt-ipa",
     vendor: "smmuv3",
-    versions: "10.0, 11.1",
+    versions: ["10.0", "11.1"],
     qemu: "IPA is the address of the stage 1 table that stage 2 does not let be read.",
     book: "With CLASS = TT, IPA is the address of the descriptor, which in a table of 16 or 64 KiB may be in another page.",
     section: "IHI 0070 G.b §7.3.13",
@@ -58,7 +108,7 @@ export const SMMUV3_SLIPS: readonly LedgerEntry[] = [
   {
     id: "smmuv3-tt-s2",
     vendor: "smmuv3",
-    versions: "10.0, 11.1",
+    versions: ["10.0", "11.1"],
     qemu: "When stage 2 refuses the fetch of a stage 1 table below the root, S2 is 0 as if stage 1 had faulted.",
     book: "A fault of stage 2 has S2 = 1, also with CLASS = TT.",
     section: "IHI 0070 G.b §7.3.13",
@@ -68,7 +118,7 @@ export const SMMUV3_SLIPS: readonly LedgerEntry[] = [
   {
     id: "smmuv3-fetch-rnw",
     vendor: "smmuv3",
-    versions: "10.0, 11.1",
+    versions: ["10.0", "11.1"],
     qemu: "When stage 2 refuses the fetch of a CD or of the stage 1 root on behalf of a write, RnW is 1.",
     book: "RnW is the access of the input transaction, whatever was fetched on its way.",
     section: "IHI 0070 G.b §7.3.13",
@@ -82,7 +132,7 @@ export const SMMUV3_SLIPS: readonly LedgerEntry[] = [
   {
     id: "smmuv3-tt-rnw",
     vendor: "smmuv3",
-    versions: "10.0, 11.1",
+    versions: ["10.0", "11.1"],
     qemu: "TTRnW is 0 when stage 2 does not let a stage 1 table be read.",
     book: "With CLASS = TT, TTRnW says whether reading (1) or writing (0) the descriptor faulted.",
     section: "IHI 0070 G.b §7.3.16",
@@ -92,7 +142,7 @@ export const SMMUV3_SLIPS: readonly LedgerEntry[] = [
   {
     id: "smmuv3-ias-silent",
     vendor: "smmuv3",
-    versions: "10.0, 11.1",
+    versions: ["10.0", "11.1"],
     qemu: "A stage 2 only stream whose input address is beyond the IAS gets an abort and no event.",
     book: "That is a stage 1 Address Size fault: F_ADDR_SIZE with CLASS = IN and S2 = 0 is recorded.",
     section: "IHI 0070 G.b §3.4, §7.3.14",
@@ -105,7 +155,7 @@ export const SMMUV3_SLIPS: readonly LedgerEntry[] = [
   {
     id: "smmuv3-s2-tlb-silent",
     vendor: "smmuv3",
-    versions: "10.0, 11.1",
+    versions: ["10.0", "11.1"],
     qemu: "A stage 2 only write to a read-only page that the TLB holds already gets an abort and no event.",
     book: "The fault does not depend on what is cached: with S2R, F_PERMISSION is recorded.",
     section: "IHI 0070 G.b §7.3.16, §5.2 (STE.S2R)",
@@ -118,7 +168,7 @@ export const SMMUV3_SLIPS: readonly LedgerEntry[] = [
   {
     id: "smmuv3-span",
     vendor: "smmuv3",
-    versions: "10.0, 11.1",
+    versions: ["10.0", "11.1"],
     qemu: "A StreamID beyond the Span of its L1STD is C_BAD_STE.",
     book: "It is outside of the Stream table: C_BAD_STREAMID, recorded where CR2.RECINVSID says so.",
     section: "IHI 0070 G.b §7.3.3",
@@ -128,7 +178,7 @@ export const SMMUV3_SLIPS: readonly LedgerEntry[] = [
   {
     id: "smmuv3-cd-fetch-address",
     vendor: "smmuv3",
-    versions: "7.2",
+    versions: ["7.2"],
     qemu: "F_CD_FETCH of older versions has the address of the CD in word 2, where other records have InputAddr.",
     book: "FetchAddr is in word 3; word 2 is RES0.",
     section: "IHI 0070 G.b §7.3.10",

@@ -1,22 +1,13 @@
 /** Random cases for an AMD-Vi unit. AMD 48882 rev 3.10. */
 import fc from "fast-check"
 import type { World } from "../vendor-diff.ts"
-import {
-  type AccessCase,
-  accessCases,
-  type EntryFlip,
-  entryFlips,
-  type LeafCase,
-  leafCases,
-  rarely,
-} from "./case-parts.ts"
+import { type AccessCase, accessCases, type Damage, damages, type LeafCase, leafCases } from "./case-parts.ts"
 
 export interface AmdCase {
   /** DTE.Mode: levels of the host tables. */
   readonly mode: number
   readonly leaves: readonly LeafCase[]
-  readonly entryFlips: readonly EntryFlip[]
-  readonly dteFlips: readonly number[]
+  readonly damage: Damage<"DTE">
   readonly accesses: readonly AccessCase[]
 }
 
@@ -28,8 +19,7 @@ export function amdCases(_: World): fc.Arbitrary<AmdCase> {
   return fc.record({
     mode: fc.constantFrom(4, 3, 2, 1, 5, 6),
     leaves: fc.array(leafCases([0, 0, 0, 1, 1, 2, 3]), { minLength: 1, maxLength: 3 }),
-    entryFlips: entryFlips(),
-    dteFlips: rarely(fc.nat(DTE_DMA_BITS - 1)),
+    damage: damages({ DTE: DTE_DMA_BITS }, ["stage 2"]),
     accesses: accessCases(MAX_ACCESSES),
   })
 }

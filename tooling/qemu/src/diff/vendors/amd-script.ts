@@ -5,7 +5,7 @@ import { buildTables, TableAllocator, type TableShape } from "../radix.ts"
 import type { RegisterRead, RegisterWrite, Script } from "../script.ts"
 import type { World } from "../vendor-diff.ts"
 import type { AmdCase } from "./amd-case.ts"
-import { accessOf, flipBits, flipEntries, mappingOf } from "./script-parts.ts"
+import { accessOf, damaged, damageEntry, mappingOf } from "./script-parts.ts"
 
 const { REGISTERS } = registers
 /** From the start of the structures. One page of device table: DeviceIDs below 128 times its size. */
@@ -38,7 +38,7 @@ export function amdScript(world: World, given: AmdCase): Script {
     levels: given.mode,
     // The book's level 1 is the last; an entry says the level of the table that it leads to.
     table: (level, address) => address | ENTRY | (BigInt(level) << 9n),
-    leaf: (_, address, bits) => address | (ENTRY ^ bits),
+    leaf: (_, address) => address | ENTRY,
   }
   const mappings = given.leaves.map(leaf => mappingOf(shape, Math.min(64, 12 + 9 * given.mode), leaf, places))
   const stage = {
@@ -46,7 +46,7 @@ export function amdScript(world: World, given: AmdCase): Script {
     mappings,
     tables: buildTables(image, shape, mappings, new TableAllocator(places.tables)),
   }
-  flipEntries(image, stage, given.entryFlips)
+  damageEntry(image, stage, "stage 2", given.damage)
   const dte = deviceTable.DTE.encode({
     V: 1n,
     TV: 1n,
@@ -56,8 +56,8 @@ export function amdScript(world: World, given: AmdCase): Script {
     IW: 1n,
     DomainID: DOMAIN,
   })
-  const damaged = flipBits(dte, given.dteFlips)
-  for (const id of deviceIds) image.store(base + DEVICE_TABLE + id * deviceTable.DTE_BYTES, damaged)
+  const entry = damaged(dte, "DTE", given.damage)
+  for (const id of deviceIds) image.store(base + DEVICE_TABLE + id * deviceTable.DTE_BYTES, entry)
   const queue = invalidateEverything(deviceIds)
   image.store(base + COMMAND_BUFFER, queue)
   return {

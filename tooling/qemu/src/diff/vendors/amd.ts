@@ -13,6 +13,7 @@ export const amdDiff: VendorDiff<AmdCase> = {
   identity: [{ name: "EXT_FEATURES", offset: REGISTERS.EXT_FEATURES[0], bytes: 8 }],
   bypass: AMD_BYPASS,
   compared: ["CMD_HEAD"],
+  derived: [],
   cases: amdCases,
   script: amdScript,
   records: (_, script, observation) =>

@@ -10,16 +10,27 @@ export interface LeafCase {
   readonly frame: number
   /** 64 KiB frames hold sixteen 4 KiB pages; the page of the frame that the leaf leads to. */
   readonly page: number
-  /** Bits that differ from the attributes that allow everything. */
-  readonly flips: readonly number[]
 }
 
-/** A bit of an entry on the way to a leaf: `depth` counts from the root. */
-export interface EntryFlip {
+/** One bit of a structure that is not as it should be, counted through all of the structure's words. */
+export interface StructureDamage<Structure extends string> {
+  readonly at: Structure
+  readonly bit: number
+}
+
+/** One bit of an entry on the way to a leaf: `depth` counts from the root. */
+export interface EntryDamage {
+  readonly at: "stage 1" | "stage 2"
   readonly leaf: number
   readonly depth: number
   readonly bit: number
 }
+
+/**
+ * What is wrong in a case, if anything is: one bit, so that one rule decides what comes of it. Every bit of every
+ * structure and of entries of every level gets its turn.
+ */
+export type Damage<Structure extends string> = StructureDamage<Structure> | EntryDamage | null
 
 export interface AccessCase {
   readonly leaf: number
@@ -38,17 +49,27 @@ export function leafCases(levels: readonly number[]): fc.Arbitrary<LeafCase> {
     level: fc.constantFrom(...levels),
     frame: fc.nat(2),
     page: fc.nat(15),
-    flips: rarely(fc.nat(63)),
   })
 }
 
-export function entryFlips(): fc.Arbitrary<EntryFlip[]> {
+/** @param bits of each structure */
+export function damages<Structure extends string>(
+  bits: Readonly<Record<Structure, number>>,
+  stages: readonly EntryDamage["at"][],
+): fc.Arbitrary<Damage<Structure>> {
+  const structures = (Object.keys(bits) as Structure[]).map(at =>
+    fc.record({ at: fc.constant(at), bit: fc.nat(bits[at] - 1) }),
+  )
+  const entry = fc.record({
+    at: fc.constantFrom(...stages),
+    leaf: fc.nat(3),
+    depth: fc.nat(DEEPEST - 1),
+    bit: fc.nat(63),
+  })
   return fc.oneof(
-    { weight: 2, arbitrary: fc.constant<EntryFlip[]>([]) },
-    fc.array(fc.record({ leaf: fc.nat(3), depth: fc.nat(DEEPEST - 1), bit: fc.nat(63) }), {
-      minLength: 1,
-      maxLength: 2,
-    }),
+    { weight: 2 * structures.length, arbitrary: fc.constant(null) },
+    { weight: 2 * structures.length, arbitrary: entry },
+    ...structures,
   )
 }
 
@@ -60,12 +81,4 @@ export function accessCases(maxLength: number): fc.Arbitrary<AccessCase[]> {
     flip: fc.oneof({ weight: 8, arbitrary: fc.constant(null) }, fc.integer({ min: 2, max: 63 })),
   })
   return fc.array(access, { minLength: 1, maxLength })
-}
-
-/** Numbers of bits to flip: usually none, sometimes one or two. */
-export function rarely(bit: fc.Arbitrary<number>): fc.Arbitrary<number[]> {
-  return fc.oneof(
-    { weight: 4, arbitrary: fc.constant<number[]>([]) },
-    { weight: 1, arbitrary: fc.array(bit, { minLength: 1, maxLength: 2 }) },
-  )
 }

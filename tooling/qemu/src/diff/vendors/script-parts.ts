@@ -3,7 +3,7 @@ import type { Image } from "../image.ts"
 import { FRAME_BYTES, type Places } from "../places.ts"
 import { type BuiltTables, entrySizeLg2, type Mapping, type TableShape } from "../radix.ts"
 import type { Access } from "../script.ts"
-import type { AccessCase, EntryFlip, LeafCase } from "./case-parts.ts"
+import type { AccessCase, Damage, EntryDamage, LeafCase } from "./case-parts.ts"
 
 /** One stage of a case, built. */
 export interface Stage {
@@ -19,7 +19,7 @@ export interface Stage {
 export function mappingOf(
   shape: TableShape,
   inputBits: number,
-  { indices, level, frame, page, flips }: LeafCase,
+  { indices, level, frame, page }: LeafCase,
   places: Places,
   offset = 0,
 ): Mapping {
@@ -33,7 +33,6 @@ export function mappingOf(
     iova: BigInt.asUintN(inputBits, iova),
     level: leafLevel,
     target: BigInt(places.frames[frame] + page * 4096 + offset),
-    bits: bitsOf(flips),
   }
 }
 
@@ -48,18 +47,27 @@ export function accessOf({ leaf, offset, write, flip }: AccessCase, device: numb
   return { device, iova: BigInt.asUintN(64, flip === null ? at : at ^ (1n << BigInt(flip))), write }
 }
 
-export function flipEntries(image: Image, { tables }: Stage, flips: readonly EntryFlip[]): void {
-  for (const { leaf, depth, bit } of flips) {
-    const path = tables.paths[leaf % tables.paths.length]
-    image.flip(path[depth % path.length], 1n << BigInt(bit))
-  }
+/** Turns over the bit of a stage's entry, when the damage is one of that stage. */
+export function damageEntry<Structure extends string>(
+  image: Image,
+  { tables }: Stage,
+  name: EntryDamage["at"],
+  damage: Damage<Structure>,
+): void {
+  if (damage === null || damage.at !== name || !("leaf" in damage)) return
+  const path = tables.paths[damage.leaf % tables.paths.length]
+  image.flip(path[damage.depth % path.length], 1n << BigInt(damage.bit))
 }
 
-/** A structure with some of its bits turned over, counted through all its words. */
-export function flipBits(words: readonly bigint[], bits: readonly number[]): bigint[] {
-  return words.map((word, index) => word ^ bitsOf(bits.filter(bit => bit >> 6 === index)))
-}
-
-export function bitsOf(flips: readonly number[]): bigint {
-  return flips.reduce((bits, bit) => bits ^ (1n << BigInt(bit & 63)), 0n)
+/** A structure as it is in a case: whole, or with the bit of the damage turned over. */
+export function damaged<Structure extends string>(
+  words: readonly bigint[],
+  name: Structure,
+  damage: Damage<Structure>,
+): bigint[] {
+  return words.map((word, index) =>
+    damage !== null && damage.at === name && damage.bit >> 6 === index
+      ? word ^ (1n << BigInt(damage.bit & 63))
+      : word,
+  )
 }

@@ -5,16 +5,12 @@ import type { Places } from "../places.ts"
 import { buildTables, type Mapping, TableAllocator, type TableShape } from "../radix.ts"
 import type { RegisterRead, RegisterWrite, Script } from "../script.ts"
 import type { World } from "../vendor-diff.ts"
-import { accessOf, bitsOf, flipBits, flipEntries, mappingOf, type Stage } from "./script-parts.ts"
+import type { LeafCase } from "./case-parts.ts"
+import { accessOf, damaged, damageEntry, mappingOf, type Stage } from "./script-parts.ts"
 import type { SmmuCase, StageCase } from "./smmuv3-case.ts"
+import { CD_AT, COMMAND_QUEUE, EVENT_QUEUE, L1_STREAM_TABLE, STREAM_TABLE } from "./smmuv3-layout.ts"
 
 const { REGISTERS } = registers
-/** From the start of the structures. */
-const STREAM_TABLE = 0
-const L1_STREAM_TABLE = 0x4_0000
-const CD_AT = 0x5_0000
-export const COMMAND_QUEUE = 0x6_0000
-export const EVENT_QUEUE = 0x7_0000
 const COMMAND_QUEUE_LG2 = 8
 /** One page of records. */
 export const EVENT_QUEUE_LG2 = 7
@@ -45,11 +41,15 @@ export function smmuScript(world: World, given: SmmuCase): Script {
   const stage1 = buildStage1(image, given.stage1, places, allocator, ipaOffset)
   const windows = isNested ? windowsOf(given.stage2, places) : null
   const stage2 = buildStage2(image, given.stage2, places, allocator, windows)
-  flipEntries(image, stage1, given.stage1Flips)
-  flipEntries(image, stage2, given.stage2Flips)
-  const cd = flipBits(contextDescriptor(given.stage1, stage1, ipaOffset), given.cdFlips)
+  damageEntry(image, stage1, "stage 1", given.damage)
+  damageEntry(image, stage2, "stage 2", given.damage)
+  const cd = damaged(contextDescriptor(given.stage1, stage1, ipaOffset), "CD", given.damage)
   image.store(places.structures + CD_AT, cd)
-  const ste = flipBits(streamTableEntry(given, stage2, places.structures + CD_AT + ipaOffset), given.steFlips)
+  const ste = damaged(
+    streamTableEntry(given, stage2, places.structures + CD_AT + ipaOffset),
+    "STE",
+    given.damage,
+  )
   for (const id of world.deviceIds) image.store(places.structures + STREAM_TABLE + id * 64, ste)
   const accessed = given.config === deviceTable.CONFIG_S2 ? stage2 : stage1
   return {
@@ -77,7 +77,7 @@ function buildStage1(
   ipaOffset: number,
 ): Stage {
   const shape = shapeOf(stage, 0, S1_LEAF)
-  const mappings = stage.leaves.map(leaf => mappingOf(shape, stage.inputBits, leaf, places, ipaOffset))
+  const mappings = leavesOf(stage).map(leaf => mappingOf(shape, stage.inputBits, leaf, places, ipaOffset))
   const tables = buildTables(image, shape, mappings, allocator, at => BigInt(at + ipaOffset))
   return { shape, mappings, tables }
 }
@@ -90,8 +90,13 @@ function buildStage2(
   windows: readonly Mapping[] | null,
 ): Stage {
   const shape = shapeOf(stage, stage.concatenatedLg2, S2_LEAF)
-  const mappings = windows ?? stage.leaves.map(leaf => mappingOf(shape, stage.inputBits, leaf, places))
+  const mappings = windows ?? leavesOf(stage).map(leaf => mappingOf(shape, stage.inputBits, leaf, places))
   return { shape, mappings, tables: buildTables(image, shape, mappings, allocator) }
+}
+
+/** Blocks two levels above pages are there with the 4 KiB granule alone. DDI 0487 J.a §D8.3. */
+function leavesOf({ granuleLg2, leaves }: StageCase): readonly LeafCase[] {
+  return granuleLg2 === 12 ? leaves : leaves.map(leaf => ({ ...leaf, level: Math.min(leaf.level, 1) }))
 }
 
 /** As many levels as the input size needs; stage 2 saves one where concatenated roots reach as far. §D8.2. */
@@ -107,7 +112,7 @@ function shapeOf(
     levels,
     rootBits: Math.max(0, inputBits - granuleLg2 - (levels - 1) * stride),
     table: (_, address) => address | TABLE,
-    leaf: (level, address, bits) => address | ((attributes | (level === 0 ? TABLE : BLOCK)) ^ bits),
+    leaf: (level, address) => address | attributes | (level === 0 ? TABLE : BLOCK),
   }
 }
 
@@ -115,11 +120,10 @@ function shapeOf(
 function windowsOf(stage: StageCase, { structures, tables, frames }: Places): Mapping[] {
   const size = 2 ** (stage.granuleLg2 + stage.granuleLg2 - 3)
   const bases = new Set([structures, ...tables, ...frames].map(at => Math.floor(at / size) * size))
-  return [...bases].map((base, index) => ({
+  return [...bases].map(base => ({
     iova: BigInt(base + IPA_OFFSET),
     level: 1,
     target: BigInt(base),
-    bits: bitsOf(stage.leaves[index % stage.leaves.length].flips),
   }))
 }
 

@@ -15,6 +15,7 @@ export const smmuv3Diff: VendorDiff<SmmuCase> = {
   identity: ID_REGISTERS.map(name => ({ name, offset: REGISTERS[name][0], bytes: 4 })),
   bypass: SMMU_BYPASS,
   compared: ["GERROR", "CMDQ_CONS", "CR0ACK"],
+  derived: [],
   cases: smmuCases,
   script: smmuScript,
   records: (_, _script, observation) => {

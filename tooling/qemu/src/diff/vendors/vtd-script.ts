@@ -4,22 +4,24 @@ import { Image } from "../image.ts"
 import { buildTables, TableAllocator, type TableShape } from "../radix.ts"
 import type { RegisterRead, RegisterWrite, Round, Script } from "../script.ts"
 import type { World } from "../vendor-diff.ts"
-import { accessOf, flipBits, flipEntries, mappingOf } from "./script-parts.ts"
+import { accessOf, damaged, damageEntry, mappingOf } from "./script-parts.ts"
 import type { VtdCase } from "./vtd-case.ts"
+import {
+  CONTEXT_TABLE,
+  PASID_DIRECTORY,
+  PASID_TABLE,
+  QUEUE,
+  ROOT_TABLE,
+  STATUS,
+  UPPER_CONTEXT_TABLE,
+} from "./vtd-layout.ts"
 
 const { REGISTERS } = registers
-/** From the start of the structures: a page each. */
-const ROOT_TABLE = 0
-const CONTEXT_TABLE = 0x1000
-const UPPER_CONTEXT_TABLE = 0x2000
-const PASID_DIRECTORY = 0x3000
-const PASID_TABLE = 0x4000
-const QUEUE = 0x5000
-const STATUS = 0x6000
 const DOMAIN = 5n
-/** Leaf attributes that allow everything. Second stage: R, W; first stage: P, R/W, U/S. */
+/** Leaf attributes that allow everything. Second stage: R, W; first stage: P, R/W, U/S, A, D. */
 const SS_LEAF = 3n
-const FS_LEAF = 7n
+const FS_LEAF = 0x67n
+const FS_TABLE = 0x27n
 const PS = 1n << 7n
 
 export const VTD_BYPASS: readonly RegisterWrite[] = [write32("GCMD", 0)]
@@ -39,7 +41,7 @@ export function vtdScript(world: World, given: VtdCase): Script {
     mappings,
     tables: buildTables(image, shape, mappings, new TableAllocator(places.tables)),
   }
-  flipEntries(image, stage, given.entryFlips)
+  damageEntry(image, stage, variant === "scalable-first" ? "stage 1" : "stage 2", given.damage)
   if (variant === "legacy") legacyStructures(image, world, given, stage.tables.root)
   else scalableStructures(image, world, given, stage.tables.root)
   image.store(base + QUEUE, invalidateEverything(variant, base + STATUS))
@@ -69,24 +71,29 @@ function shapeOf(variant: string, levels: number): TableShape {
   return {
     granuleLg2: 12,
     levels,
-    table: (_, address) => address | attributes,
-    leaf: (level, address, bits) => address | ((attributes | (level === 0 ? 0n : PS)) ^ bits),
+    table: (_, address) => address | (isFirst ? FS_TABLE : SS_LEAF),
+    leaf: (level, address) => address | attributes | (level === 0 ? 0n : PS),
   }
 }
 
 function legacyStructures(image: Image, { places, deviceIds }: World, given: VtdCase, table: number): void {
   const base = places.structures
   const root = deviceTable.ROOT.encode({ P: 1n, CTP: BigInt(base + CONTEXT_TABLE) >> 12n })
-  image.store(base + ROOT_TABLE, flipBits(root, given.rootFlips))
+  image.store(base + ROOT_TABLE, damaged(root, "root", given.damage))
   const context = deviceTable.CONTEXT.encode({
     P: 1n,
-    TT: BigInt(given.type),
+    TT: BigInt(typeOf(given)),
     SSPTPTR: BigInt(table) >> 12n,
     AW: BigInt(given.levels - 2),
     DID: DOMAIN,
   })
-  const damaged = flipBits(context, given.contextFlips)
-  for (const id of deviceIds) image.store(base + CONTEXT_TABLE + id * 16, damaged)
+  const entry = damaged(context, "context", given.damage)
+  for (const id of deviceIds) image.store(base + CONTEXT_TABLE + id * 16, entry)
+}
+
+/** Pass-through ignores most of the entry that asks for it: that entry is then as it should be. */
+function typeOf({ type, damage }: VtdCase): number {
+  return damage?.at === "context" || damage?.at === "PASID entry" ? 0 : type
 }
 
 function scalableStructures(image: Image, world: World, given: VtdCase, table: number): void {
@@ -98,30 +105,30 @@ function scalableStructures(image: Image, world: World, given: VtdCase, table: n
     UP: 1n,
     UCTP: BigInt(base + UPPER_CONTEXT_TABLE) >> 12n,
   })
-  image.store(base + ROOT_TABLE, flipBits(root, given.rootFlips))
+  image.store(base + ROOT_TABLE, damaged(root, "root", given.damage))
   const context = deviceTable.SCALABLE_CONTEXT.encode({
     P: 1n,
     PASIDDIRPTR: BigInt(base + PASID_DIRECTORY) >> 12n,
   })
-  const damaged = flipBits(context, given.contextFlips)
+  const entry = damaged(context, "context", given.damage)
   // §9.2: devices 16 to 31 have a table of their own.
   for (const id of deviceIds) {
     const half = id < 0x80 ? CONTEXT_TABLE : UPPER_CONTEXT_TABLE
-    image.store(base + half + (id & 0x7f) * 32, damaged)
+    image.store(base + half + (id & 0x7f) * 32, entry)
   }
   const directory = pasidTable.PASID_DIRECTORY.encode({ P: 1n, SMPTBLPTR: BigInt(base + PASID_TABLE) >> 12n })
-  image.store(base + PASID_DIRECTORY, flipBits(directory, given.directoryFlips))
+  image.store(base + PASID_DIRECTORY, damaged(directory, "PASID directory", given.damage))
   const isFirst = variant === "scalable-first"
   const pgtt = isFirst ? pasidTable.PGTT_FIRST : pasidTable.PGTT_SECOND
   const pointer = BigInt(table) >> 12n
-  const entry = pasidTable.PASID_ENTRY.encode({
+  const pasidEntry = pasidTable.PASID_ENTRY.encode({
     P: 1n,
-    PGTT: BigInt(given.type === 2 ? pasidTable.PGTT_PASS_THROUGH : pgtt),
+    PGTT: BigInt(typeOf(given) === 2 ? pasidTable.PGTT_PASS_THROUGH : pgtt),
     AW: BigInt(given.levels - 2),
     DID: DOMAIN,
     ...(isFirst ? { FSPTPTR: pointer } : { SSPTPTR: pointer }),
   })
-  image.store(base + PASID_TABLE, flipBits(entry, given.pasidFlips))
+  image.store(base + PASID_TABLE, damaged(pasidEntry, "PASID entry", given.damage))
 }
 
 /** §6.5.2: descriptors of 256 bits in scalable mode, of 128 bits in legacy mode. */

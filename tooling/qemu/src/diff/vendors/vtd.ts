@@ -20,6 +20,7 @@ export const vtdDiff: VendorDiff<VtdCase> = {
   ],
   bypass: VTD_BYPASS,
   compared: ["FSTS", "IQH", "GSTS"],
+  derived: ["FSTS"],
   cases: vtdCases,
   script: vtdScript,
   records: (_, script, observation) =>

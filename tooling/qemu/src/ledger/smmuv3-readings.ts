@@ -1,0 +1,49 @@
+/**
+ * How QEMU reads SMMUv3's structures where it does not read them as the book does. Arm IHI 0070 G.b §5.2, §5.4.
+ * Where the structures of a case lie: `diff/vendors/smmuv3-layout.ts`.
+ */
+import { deviceTable, pasidTable, registers } from "@iommu/smmuv3"
+import type { Words } from "../diff/script.ts"
+import type { World } from "../diff/vendor-diff.ts"
+import { CD_AT, STREAM_TABLE } from "../diff/vendors/smmuv3-layout.ts"
+
+const WORDS = 8
+const LARGEST_SIZE = 5n
+
+/** STEs whose stage 2 input is wider than its output, with a reserved granule, which is ILLEGAL. */
+export function withNarrowStage2Illegal({ places, deviceIds, identity }: World, memory: Words): Words {
+  const changes = new Map<number, bigint>()
+  for (const id of deviceIds) {
+    const at = places.structures + STREAM_TABLE + id * deviceTable.STE_BYTES
+    const ste = wordsAt(memory, at)
+    const granule64K = deviceTable.STE.get(ste, "S2TG") === 1n
+    const limit = Math.min(outputBits(identity, deviceTable.STE.get(ste, "S2PS")), granule64K ? 52 : 48)
+    const input = 64 - Number(deviceTable.STE.get(ste, "S2T0SZ"))
+    const hasStage2 = (deviceTable.STE.get(ste, "Config") & 6n) === 6n
+    if (hasStage2 && input > limit) changes.set(at + 16, ste[2] | (3n << 46n))
+  }
+  return changes
+}
+
+/** The CD with an output size that bounds nothing, or not valid where a root does not fit the size that it has. */
+export function withWideStage1Output({ places, identity }: World, memory: Words): Words {
+  const at = places.structures + CD_AT
+  const cd = wordsAt(memory, at)
+  const bits = BigInt(outputBits(identity, pasidTable.CD.get(cd, "IPS")))
+  const roots = (["0", "1"] as const)
+    .filter(half => pasidTable.CD.get(cd, `EPD${half}`) === 0n)
+    .map(half => pasidTable.CD.get(cd, `TTB${half}`) << 4n)
+  const word = roots.some(root => root >> bits !== 0n)
+    ? cd[0] & ~(1n << 31n)
+    : (cd[0] & ~(7n << 32n)) | (LARGEST_SIZE << 32n)
+  return word === cd[0] ? new Map() : new Map([[at, word]])
+}
+
+function wordsAt(memory: Words, at: number): bigint[] {
+  return Array.from({ length: WORDS }, (_, index) => memory.get(at + index * 8) ?? 0n)
+}
+
+function outputBits(identity: World["identity"], size: bigint): number {
+  const oas = registers.IDR5.get([identity["IDR5"]], "OAS")
+  return registers.ADDRESS_SIZE_BITS[Number(size < oas ? size : oas)]
+}
