@@ -3,7 +3,7 @@ import type { DmaOutcome } from "@iommu/core"
 import type { FaultRow, TranslationRow, UnmappedRow, VariantRow } from "../capture/schema.ts"
 
 /** A row with the model's answers, for the ledger to recognise. */
-export type Finding =
+type Finding =
   | {
       readonly table: "translations"
       readonly row: TranslationRow

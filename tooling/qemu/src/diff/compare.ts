@@ -10,7 +10,7 @@ export interface Side {
   readonly records: readonly (readonly bigint[])[]
 }
 
-export interface AccessDifference {
+interface AccessDifference {
   readonly kind: "access"
   readonly round: number
   readonly access: Access
@@ -20,7 +20,7 @@ export interface AccessDifference {
   readonly theirs: Side
 }
 
-export interface RegisterDifference {
+interface RegisterDifference {
   readonly kind: "register"
   readonly round: number
   readonly name: string
@@ -29,7 +29,7 @@ export interface RegisterDifference {
 }
 
 /** A word of memory after the case: null where the hardware left it as it was. */
-export interface TableDifference {
+interface TableDifference {
   readonly kind: "table"
   readonly address: number
   readonly before: bigint
@@ -38,7 +38,7 @@ export interface TableDifference {
 }
 
 /** The other subject did not live through the case. */
-export interface Death {
+interface Death {
   readonly kind: "died"
   readonly words: string
 }
@@ -115,6 +115,7 @@ function tableDifferences(script: Script, ours: Observation, theirs: Observation
 function sameAnswer(a: Answer, b: Answer): boolean {
   if (a.kind === "landed") return b.kind === "landed" && a.address === b.address
   if (a.kind === "elsewhere") return b.kind === "elsewhere" && a.value === b.value
+  if (a.kind === "outside") return b.kind !== "landed"
   return b.kind === "refused"
 }
 

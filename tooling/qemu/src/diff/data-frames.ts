@@ -21,7 +21,8 @@ export function framePattern(index: number): Uint8Array {
 
 /** What a device that read this word has read. */
 export function answerOfRead(frames: readonly number[], value: number): Answer {
-  if (value === 0) return { kind: "refused" }
+  // Where nothing answers, some buses give zeros and PCI gives ones.
+  if (value === 0 || value === 0xffff_ffff) return { kind: "refused" }
   const index = value - PATTERN
   if (index < 0 || index >= frames.length * WORDS) return { kind: "elsewhere", value }
   return { kind: "landed", address: frames[Math.floor(index / WORDS)] + (index % WORDS) * 4 }

@@ -114,7 +114,7 @@ export class ModelSubject implements Subject {
     })
     if (!outcome.ok) return { answer: { kind: "refused" }, fault: outcome.fault }
     const { pa } = outcome
-    if (!this.#memory.contains(pa, 4)) return { answer: { kind: "refused" }, fault: null }
+    if (!this.#memory.contains(pa, 4)) return { answer: { kind: "outside" }, fault: null }
     if (!write) {
       const [value] = new Uint32Array(this.#memory.read(pa, 4).buffer)
       return { answer: answerOfRead(this.#places.frames, value), fault: null }

@@ -35,7 +35,8 @@ export const PLACES: Readonly<Record<QemuTarget, Places>> = {
     tags: GIB + 7 * MIB - 8192,
     landing: GIB + 7 * MIB - 4096,
     structures: GIB + 4 * MIB,
-    tables: [GIB + 32 * MIB, 4 * GIB + 16 * MIB],
+    // With bit 32 turned over, the second is an address where the machine has nothing.
+    tables: [GIB + 32 * MIB, 4 * GIB + 240 * MIB],
     frames: [GIB + 64 * MIB, GIB + 64 * MIB + FRAME_BYTES, 4 * GIB],
     nowhere: 8 * GIB,
   },

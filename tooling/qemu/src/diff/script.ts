@@ -30,7 +30,7 @@ export interface Access {
 export type Words = ReadonlyMap<number, bigint>
 
 /** Bytes of memory to look at, in one page. */
-export interface MemoryArea {
+interface MemoryArea {
   readonly address: number
   readonly bytes: number
 }
@@ -64,6 +64,8 @@ export type Answer =
   | { readonly kind: "landed"; readonly address: number }
   /** It read this, which stands in no data frame. */
   | { readonly kind: "elsewhere"; readonly value: number }
+  /** It was translated to where there is no RAM: what a device sees there is no matter of the IOMMU. */
+  | { readonly kind: "outside" }
 
 export interface RoundObservation {
   readonly answers: readonly Answer[]

@@ -5,13 +5,13 @@
 import { deviceTable, pasidTable, registers } from "@iommu/smmuv3"
 import type { Words } from "../diff/script.ts"
 import type { World } from "../diff/vendor-diff.ts"
-import { CD_AT, STREAM_TABLE } from "../diff/vendors/smmuv3-layout.ts"
+import { CD_AT, IPA_OFFSET, STREAM_TABLE, TABLE_AREA_BYTES } from "../diff/vendors/smmuv3-layout.ts"
 
 const WORDS = 8
 const LARGEST_SIZE = 5n
 
-/** STEs whose stage 2 input is wider than its output, with a reserved granule, which is ILLEGAL. */
-export function withNarrowStage2Illegal({ places, deviceIds, identity }: World, memory: Words): Words {
+/** STEs whose stage 2 input is wider than its output, and those with S1CDMax, as not valid. */
+export function withMoreIllegalEntries({ places, deviceIds, identity }: World, memory: Words): Words {
   const changes = new Map<number, bigint>()
   for (const id of deviceIds) {
     const at = places.structures + STREAM_TABLE + id * deviceTable.STE_BYTES
@@ -20,7 +20,9 @@ export function withNarrowStage2Illegal({ places, deviceIds, identity }: World, 
     const limit = Math.min(outputBits(identity, deviceTable.STE.get(ste, "S2PS")), granule64K ? 52 : 48)
     const input = 64 - Number(deviceTable.STE.get(ste, "S2T0SZ"))
     const hasStage2 = (deviceTable.STE.get(ste, "Config") & 6n) === 6n
-    if (hasStage2 && input > limit) changes.set(at + 16, ste[2] | (3n << 46n))
+    const hasSubstreams =
+      (deviceTable.STE.get(ste, "Config") & 5n) === 5n && deviceTable.STE.get(ste, "S1CDMax") !== 0n
+    if ((hasStage2 && input > limit) || hasSubstreams) changes.set(at, ste[0] & ~1n)
   }
   return changes
 }
@@ -37,6 +39,28 @@ export function withWideStage1Output({ places, identity }: World, memory: Words)
     ? cd[0] & ~(1n << 31n)
     : (cd[0] & ~(7n << 32n)) | (LARGEST_SIZE << 32n)
   return word === cd[0] ? new Map() : new Map([[at, word]])
+}
+
+/** The CD with Access flag faults off. */
+export function withoutAccessFaults({ places }: World, memory: Words): Words {
+  const at = places.structures + CD_AT
+  const word = memory.get(at) ?? 0n
+  return new Map([[at, word | (1n << 35n)]])
+}
+
+/** Stage 1 tables without a bit for privileged access alone: AP[1] set, APTable[0] clear. DDI 0487 J.a §D8.4. */
+export function withoutPrivilege({ places }: World, memory: Words): Words {
+  const ttb = Number(pasidTable.CD.get(wordsAt(memory, places.structures + CD_AT), "TTB0") << 4n)
+  const physical = ttb >= IPA_OFFSET ? ttb - IPA_OFFSET : ttb
+  const area = places.tables.find(base => physical >= base && physical < base + TABLE_AREA_BYTES)
+  if (area === undefined) return new Map()
+  const changes = new Map<number, bigint>()
+  for (const [address, value] of memory) {
+    if (address < area || address >= area + TABLE_AREA_BYTES || value === 0n) continue
+    const now = (value | (1n << 6n)) & ~(1n << 61n)
+    if (now !== value) changes.set(address, now)
+  }
+  return changes
 }
 
 function wordsAt(memory: Words, at: number): bigint[] {

@@ -6,7 +6,12 @@
  * StreamID in 63:32; F_CD_FETCH (§7.3.10) has the address of the CD in word 3.
  */
 import type { Dispute, LedgerEntry } from "./entry.ts"
-import { withNarrowStage2Illegal, withWideStage1Output } from "./smmuv3-readings.ts"
+import {
+  withMoreIllegalEntries,
+  withoutAccessFaults,
+  withoutPrivilege,
+  withWideStage1Output,
+} from "./smmuv3-readings.ts"
 
 const RNW = 1n << 35n
 const S2 = 1n << 39n
@@ -18,6 +23,7 @@ const PAGE_OFFSET = 0xfffn
 const EVENT = 0xffn
 const EVENT_C_BAD_STE = 0x04n
 const EVENT_F_CD_FETCH = 0x09n
+const EVENT_F_WALK_EABT = 0x0bn
 const WHOLE_WORD = (1n << 64n) - 1n
 /** Which 4 KiB page of the largest table, one of 64 KiB. */
 const TABLE_PAGES = 0xf000n
@@ -40,24 +46,60 @@ export const SMMUV3_SLIPS: readonly LedgerEntry[] = [
     },
   },
   {
-    id: "smmuv3-stage2-input",
+    id: "smmuv3-illegal-entries",
     vendor: "smmuv3",
-    versions: ["10.0", "11.1"],
-    qemu: "An STE whose stage 2 input is wider than S2PS is C_BAD_STE.",
-    book: "S2T0SZ is bounded by the IAS; the output size does not enter.",
-    section: "IHI 0070 G.b §5.2 (S2T0SZ)",
-    recognised: "the model agrees once such an STE is ILLEGAL",
-    slip: { kind: "reading", reads: withNarrowStage2Illegal },
+    versions: ["7.2", "10.0", "11.1"],
+    qemu: "An STE whose stage 2 input is wider than S2PS, or one with S1CDMax, is C_BAD_STE.",
+    book: "S2T0SZ is bounded by the IAS, not by the output size; without SubstreamIDs S1CDMax is IGNORED.",
+    section: "IHI 0070 G.b §5.2 (S2T0SZ, S1CDMax)",
+    recognised: "the model agrees once such an STE is not valid",
+    slip: { kind: "reading", reads: withMoreIllegalEntries },
   },
   {
     id: "smmuv3-stage1-output",
     vendor: "smmuv3",
     versions: ["7.2", "10.0", "11.1"],
-    qemu: "Addresses that stage 1 gives are not compared with CD.IPS; a CD whose TTB does not fit IPS is C_BAD_CD.",
+    qemu: "A CD whose TTB does not fit IPS is C_BAD_CD; 7.2 compares no other address with IPS.",
     book: "Each address beyond IPS is an Address Size fault where it is used.",
     section: "IHI 0070 G.b §5.4 (IPS, TTB0), §3.4",
-    recognised: "the model agrees once IPS is the OAS, or the CD with such a TTB is ILLEGAL",
+    recognised: "the model agrees once IPS is the OAS, or the CD with such a TTB is not valid",
     slip: { kind: "reading", reads: withWideStage1Output },
+  },
+  {
+    id: "smmuv3-access-flag",
+    vendor: "smmuv3",
+    versions: ["7.2"],
+    qemu: "The Access flag is not looked at.",
+    book: "With AFFD = 0, AF = 0 is F_ACCESS.",
+    section: "IHI 0070 G.b §5.4 (AFFD), §7.3.15",
+    recognised: "the model agrees once AFFD = 1",
+    slip: { kind: "reading", reads: withoutAccessFaults },
+  },
+  {
+    id: "smmuv3-privilege",
+    vendor: "smmuv3",
+    versions: ["7.2", "10.0", "11.1"],
+    qemu: "AP[1] = 0 and APTable[0] = 1, which keep unprivileged accesses out, are not looked at.",
+    book: "A device's access is unprivileged unless it says otherwise: F_PERMISSION.",
+    section: "DDI 0487 J.a §D8.4; IHI 0070 G.b §13.1",
+    recognised: "the model agrees once AP[1] is set and APTable[0] clear in stage 1",
+    slip: { kind: "reading", reads: withoutPrivilege },
+  },
+  {
+    id: "smmuv3-table-size",
+    vendor: "smmuv3",
+    versions: ["7.2", "10.0", "11.1"],
+    qemu: "Tables are fetched from addresses beyond the output size, where there is no memory: F_WALK_EABT.",
+    book: "A table's address beyond the output size is an Address Size fault.",
+    section: "IHI 0070 G.b §3.4, §7.3.14",
+    recognised: "F_WALK_EABT with the same InputAddr where the model has F_ADDR_SIZE",
+    slip: {
+      kind: "answer",
+      explains: ({ fault, ourRecord, theirRecord }) =>
+        fault?.reason === "F_ADDR_SIZE" &&
+        ((theirRecord?.[0] ?? 0n) & EVENT) === EVENT_F_WALK_EABT &&
+        ourRecord?.[2] === theirRecord?.[2],
+    },
   },
   {
     id: "smmuv3-aborts",
@@ -153,16 +195,30 @@ export const SMMUV3_SLIPS: readonly LedgerEntry[] = [
     },
   },
   {
+    id: "smmuv3-48-bits",
+    vendor: "smmuv3",
+    versions: ["7.2"],
+    qemu: "Addresses of more than 48 bits do not reach the SMMU: an abort, and no event whatever is wrong.",
+    book: "An address in neither range of the CD is F_TRANSLATION.",
+    section: "IHI 0070 G.b §3.4.1",
+    recognised: "no record of an access beyond 48 bits",
+    slip: {
+      kind: "answer",
+      explains: ({ fault, theirRecord, theyRefused }) =>
+        fault !== null && fault.address >> 48n !== 0n && theirRecord === null && theyRefused,
+    },
+  },
+  {
     id: "smmuv3-s2-tlb-silent",
     vendor: "smmuv3",
     versions: ["10.0", "11.1"],
-    qemu: "A stage 2 only write to a read-only page that the TLB holds already gets an abort and no event.",
+    qemu: "A stage 2 only access without permission to a page that the TLB holds gets an abort and no event.",
     book: "The fault does not depend on what is cached: with S2R, F_PERMISSION is recorded.",
     section: "IHI 0070 G.b §7.3.16, §5.2 (STE.S2R)",
-    recognised: "no record of a write where the model has F_PERMISSION with CLASS = IN and S2 = 1",
+    recognised: "no record where the model has F_PERMISSION with CLASS = IN and S2 = 1",
     slip: {
       kind: "answer",
-      explains: dispute => dispute.write && isSilent(dispute, "F_PERMISSION", isStage2),
+      explains: dispute => isSilent(dispute, "F_PERMISSION", isStage2),
     },
   },
   {

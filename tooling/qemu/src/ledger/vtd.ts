@@ -13,6 +13,7 @@ const LEGACY_REASONS: ReadonlyMap<string, { readonly read: bigint; readonly writ
   ["SCT.1", { read: 0x09n, write: 0x09n }],
   ["SCT.2", { read: 0x02n, write: 0x02n }],
   ["SCT.3", { read: 0x0bn, write: 0x0bn }],
+  ["SSS.4", { read: 0x03n, write: 0x03n }],
   ["SSS.1", { read: 0x07n, write: 0x07n }],
   ["SSS.2", { read: 0x06n, write: 0x05n }],
   ["SSS.3", { read: 0x0cn, write: 0x0cn }],
@@ -28,6 +29,7 @@ const LEGACY_REASONS: ReadonlyMap<string, { readonly read: bigint; readonly writ
 const REASON_SHIFT = 32n
 const REASON_MASK = 0xffn << REASON_SHIFT
 
+const PASS_THROUGH_WIDTH = ["LGN.1", "SGN.4", "SGN.5"]
 const PASID_SHIFT = 40n
 const PASID_MASK = 0xf_ffffn << PASID_SHIFT
 const PP = 1n << 31n
@@ -86,14 +88,45 @@ export const VTD_SLIPS: readonly LedgerEntry[] = [
     id: "vtd-pasid-entry-present",
     vendor: "vtd",
     versions: ["7.2", "10.0", "11.1"],
-    qemu: "A PASID table entry's type is looked at before its P bit: an entry of zeros gets SPT.4 (5Bh).",
-    book: "An entry that is not present is SPT.2 (59h), whatever its other fields hold.",
+    qemu: "A PASID table entry's type is looked at before its P bit and its reserved bits: SPT.4 (5Bh).",
+    book: "An entry that is not present is SPT.2 (59h), whatever its other fields hold; reserved bits are SPT.3.",
     section: "VT-d 5.10 §7.1.3, Table 30; §9.6 (P)",
-    recognised: "reason 5Bh in place of the model's SPT.2",
+    recognised: "reason 5Bh in place of the model's SPT.2 or SPT.3",
     slip: {
       kind: "record",
       mask: [0n, REASON_MASK],
-      matches: (_, qemu, access) => access?.reason === "SPT.2" && reasonOf(qemu) === 0x5bn << REASON_SHIFT,
+      matches: (_, qemu, access) =>
+        (access?.reason === "SPT.2" || access?.reason === "SPT.3") &&
+        reasonOf(qemu) === 0x5bn << REASON_SHIFT,
+    },
+  },
+  {
+    id: "vtd-directory-width",
+    vendor: "vtd",
+    versions: ["10.0", "11.1"],
+    qemu: "A PASID directory entry whose address has more bits than the host is followed: SPT.1 (58h).",
+    book: "Address bits beyond the host address width are reserved: SPD.3 (52h).",
+    section: "VT-d 5.10 §9.5, §7.1.3 Table 30",
+    recognised: "reason 58h in place of the model's SPD.3",
+    slip: {
+      kind: "record",
+      mask: [0n, REASON_MASK],
+      matches: (_, qemu, access) => access?.reason === "SPD.3" && reasonOf(qemu) === 0x58n << REASON_SHIFT,
+    },
+  },
+  {
+    id: "vtd-user-first",
+    vendor: "vtd",
+    versions: ["10.0", "11.1"],
+    qemu: "U/S = 0 ends a first-stage walk at once (SGN.2), though entries below are not present or reserved.",
+    book: "Permissions are those of all levels; what the walk finds below comes first (SFS.2, SFS.3).",
+    section: "VT-d 5.10 §3.6, §7.1.3 Table 30",
+    recognised: "reason 81h in place of the model's SFS fault",
+    slip: {
+      kind: "record",
+      mask: [0n, REASON_MASK],
+      matches: (_, qemu, access) =>
+        access?.reason.startsWith("SFS.") === true && reasonOf(qemu) === 0x81n << REASON_SHIFT,
     },
   },
   {
@@ -132,12 +165,15 @@ export const VTD_SLIPS: readonly LedgerEntry[] = [
     versions: ["7.2", "10.0", "11.1"],
     qemu: "With pass-through, an address beyond the widest AGAW is sent on, to where there is no memory.",
     book: "An untranslated request above the AGAW of its entry is refused and recorded, pass-through or not.",
-    section: "VT-d 5.10 §7.1.3, Table 30 (LGN.1, SGN.5)",
-    recognised: "no record where the model has LGN.1 or SGN.5",
+    section: "VT-d 5.10 §7.1.3, Table 30 (LGN.1, SGN.4, SGN.5)",
+    recognised: "no record where the model has LGN.1, SGN.4 or SGN.5",
     slip: {
       kind: "answer",
-      explains: ({ fault, theirRecord, theyRefused }) =>
-        (fault?.reason === "LGN.1" || fault?.reason === "SGN.5") && theirRecord === null && theyRefused,
+      explains: ({ fault, theirRecord, theirCode, theyRefused }) =>
+        PASS_THROUGH_WIDTH.includes(fault?.reason ?? "") &&
+        theirRecord === null &&
+        theirCode === null &&
+        theyRefused,
     },
   },
   {

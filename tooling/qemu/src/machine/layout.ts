@@ -33,8 +33,8 @@ export const LAYOUTS: Readonly<Record<QemuTarget, MachineLayout>> = {
     bars: 0xe000_0000,
   },
   aarch64: {
-    ram: [{ base: GIB, bytes: 3 * GIB + 32 * MIB, fileOffset: 0 }],
-    ramBytes: 3 * GIB + 32 * MIB,
+    ram: [{ base: GIB, bytes: 3 * GIB + 256 * MIB, fileOffset: 0 }],
+    ramBytes: 3 * GIB + 256 * MIB,
     ecam: 0x40_1000_0000,
     bars: 0x1000_0000,
   },

@@ -13,7 +13,7 @@ export interface LeafCase {
 }
 
 /** One bit of a structure that is not as it should be, counted through all of the structure's words. */
-export interface StructureDamage<Structure extends string> {
+interface StructureDamage<Structure extends string> {
   readonly at: Structure
   readonly bit: number
 }

@@ -47,16 +47,23 @@ export function accessOf({ leaf, offset, write, flip }: AccessCase, device: numb
   return { device, iova: BigInt.asUintN(64, flip === null ? at : at ^ (1n << BigInt(flip))), write }
 }
 
-/** Turns over the bit of a stage's entry, when the damage is one of that stage. */
+/**
+ * Turns over the bit of a stage's entry, when the damage is one of that stage.
+ * @param leafBit the bit that tells a table from a leaf
+ */
 export function damageEntry<Structure extends string>(
   image: Image,
-  { tables }: Stage,
+  { shape, tables }: Stage,
   name: EntryDamage["at"],
   damage: Damage<Structure>,
+  leafBit: number | null = null,
 ): void {
   if (damage === null || damage.at !== name || !("leaf" in damage)) return
   const path = tables.paths[damage.leaf % tables.paths.length]
-  image.flip(path[damage.depth % path.length], 1n << BigInt(damage.bit))
+  const depth = damage.depth % path.length
+  // A table entry turned into a leaf where there can be none: the book has no more to say than that it is reserved.
+  if (damage.bit === leafBit && !shape.mayEnd(shape.levels - 1 - depth)) return
+  image.flip(path[depth], 1n << BigInt(damage.bit))
 }
 
 /** A structure as it is in a case: whole, or with the bit of the damage turned over. */

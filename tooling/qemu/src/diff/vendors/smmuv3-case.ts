@@ -19,6 +19,8 @@ export interface SmmuCase {
   readonly stage1: StageCase
   readonly stage2: StageCase
   readonly damage: Damage<"STE" | "CD">
+  /** Stage 1 tables above 4 GiB and those of stage 2 below, or the other way round. */
+  readonly highTables: boolean
   /** log2 of the linear Stream table, or of SPLIT when it has two levels. */
   readonly streamTableLg2: number
   readonly twoLevel: boolean
@@ -38,6 +40,7 @@ export function smmuCases(world: World): fc.Arbitrary<SmmuCase> {
     stage1: stage(1),
     stage2: stage(2),
     damage: damages({ STE: STE_BITS, CD: CD_BITS }, ["stage 1", "stage 2"]),
+    highTables: fc.boolean(),
     streamTableLg2: fc.constantFrom(8, 8, 6, 10),
     twoLevel: fc.constant(world.profile === "two-level"),
     accesses: accessCases(MAX_ACCESSES),

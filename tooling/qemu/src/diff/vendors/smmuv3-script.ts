@@ -8,19 +8,25 @@ import type { World } from "../vendor-diff.ts"
 import type { LeafCase } from "./case-parts.ts"
 import { accessOf, damaged, damageEntry, mappingOf, type Stage } from "./script-parts.ts"
 import type { SmmuCase, StageCase } from "./smmuv3-case.ts"
-import { CD_AT, COMMAND_QUEUE, EVENT_QUEUE, L1_STREAM_TABLE, STREAM_TABLE } from "./smmuv3-layout.ts"
+import {
+  CD_AT,
+  COMMAND_QUEUE,
+  EVENT_QUEUE,
+  IPA_OFFSET,
+  L1_STREAM_TABLE,
+  STREAM_TABLE,
+} from "./smmuv3-layout.ts"
 
 const { REGISTERS } = registers
 const COMMAND_QUEUE_LG2 = 8
 /** One page of records. */
 export const EVENT_QUEUE_LG2 = 7
 const STREAMS = 1024
-/** Where stage 2 puts the machine: intermediate addresses are physical ones and this. */
-const IPA_OFFSET = 0x10_0000_0000
 /** Leaf attributes that allow everything. Stage 1: AF, inner shareable, AP[1]; stage 2: AF, S2AP 11, write-back. */
 const S1_LEAF = 0x740n
 const S2_LEAF = 0x7fcn
 const TABLE = 3n
+const TABLE_BIT = 1
 const BLOCK = 1n
 const TG: Readonly<Record<number, bigint>> = { 12: 0n, 14: 2n, 16: 1n }
 const TG1: Readonly<Record<number, bigint>> = { 12: 2n, 14: 1n, 16: 3n }
@@ -35,14 +41,16 @@ export const SMMU_BYPASS: readonly RegisterWrite[] = [write32("CR0", 0)]
 export function smmuScript(world: World, given: SmmuCase): Script {
   const { places } = world
   const image = new Image()
-  const allocator = new TableAllocator(places.tables)
+  // Each stage has its tables in one place, so that an entry can be told from one of the other stage.
+  const [low, high] = places.tables
+  const [first, second] = given.highTables ? [high, low] : [low, high]
   const isNested = given.config === deviceTable.CONFIG_NESTED
   const ipaOffset = isNested ? IPA_OFFSET : 0
-  const stage1 = buildStage1(image, given.stage1, places, allocator, ipaOffset)
+  const stage1 = buildStage1(image, given.stage1, places, new TableAllocator([first]), ipaOffset)
   const windows = isNested ? windowsOf(given.stage2, places) : null
-  const stage2 = buildStage2(image, given.stage2, places, allocator, windows)
-  damageEntry(image, stage1, "stage 1", given.damage)
-  damageEntry(image, stage2, "stage 2", given.damage)
+  const stage2 = buildStage2(image, given.stage2, places, new TableAllocator([second]), windows)
+  damageEntry(image, stage1, "stage 1", given.damage, TABLE_BIT)
+  damageEntry(image, stage2, "stage 2", given.damage, TABLE_BIT)
   const cd = damaged(contextDescriptor(given.stage1, stage1, ipaOffset), "CD", given.damage)
   image.store(places.structures + CD_AT, cd)
   const ste = damaged(
@@ -111,6 +119,7 @@ function shapeOf(
     granuleLg2,
     levels,
     rootBits: Math.max(0, inputBits - granuleLg2 - (levels - 1) * stride),
+    mayEnd: level => level < (granuleLg2 === 12 ? 3 : 2),
     table: (_, address) => address | TABLE,
     leaf: (level, address) => address | attributes | (level === 0 ? TABLE : BLOCK),
   }

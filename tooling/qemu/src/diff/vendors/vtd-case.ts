@@ -4,7 +4,7 @@ import type { World } from "../vendor-diff.ts"
 import { type AccessCase, accessCases, type Damage, damages, type LeafCase, leafCases } from "./case-parts.ts"
 
 /** What leads to the tables, root first. */
-export type VtdStructure = "root" | "context" | "PASID directory" | "PASID entry"
+type VtdStructure = "root" | "context" | "PASID directory" | "PASID entry"
 
 const LEGACY_BITS = { root: 128, context: 128 }
 const SCALABLE_BITS = { root: 128, context: 256, "PASID directory": 64, "PASID entry": 512 }

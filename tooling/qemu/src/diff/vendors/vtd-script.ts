@@ -26,7 +26,7 @@ const PS = 1n << 7n
 
 export const VTD_BYPASS: readonly RegisterWrite[] = [write32("GCMD", 0)]
 
-export const FSTS = "FSTS"
+const FSTS = "FSTS"
 export const FRCD_LO = "FRCD_LO"
 export const FRCD_HI = "FRCD_HI"
 
@@ -47,7 +47,9 @@ export function vtdScript(world: World, given: VtdCase): Script {
   image.store(base + QUEUE, invalidateEverything(variant, base + STATUS))
   image.write(base + STATUS, 0n)
   const accesses = given.accesses.map((access, device) => accessOf(access, device, stage))
-  const groups = given.together ? [accesses] : accesses.map(access => [access])
+  // One fault is recorded of a group; where QEMU has no fault at all, it would be another one.
+  const isGroup = given.together && given.damage === null && given.type === 0
+  const groups = isGroup ? [accesses] : accesses.map(access => [access])
   return {
     memory: image.words,
     zeroed: [],
@@ -71,6 +73,7 @@ function shapeOf(variant: string, levels: number): TableShape {
   return {
     granuleLg2: 12,
     levels,
+    mayEnd: level => level < 3,
     table: (_, address) => address | (isFirst ? FS_TABLE : SS_LEAF),
     leaf: (level, address) => address | attributes | (level === 0 ? 0n : PS),
   }
@@ -96,6 +99,11 @@ function typeOf({ type, damage }: VtdCase): number {
   return damage?.at === "context" || damage?.at === "PASID entry" ? 0 : type
 }
 
+/** RID_PASID, which QEMU uses though it does not report ECAP.RPS. §9.4. */
+function isRidPasid(damage: VtdCase["damage"]): boolean {
+  return damage?.at === "context" && damage.bit >= 64 && damage.bit < 84
+}
+
 function scalableStructures(image: Image, world: World, given: VtdCase, table: number): void {
   const { places, deviceIds, variant } = world
   const base = places.structures
@@ -110,7 +118,7 @@ function scalableStructures(image: Image, world: World, given: VtdCase, table: n
     P: 1n,
     PASIDDIRPTR: BigInt(base + PASID_DIRECTORY) >> 12n,
   })
-  const entry = damaged(context, "context", given.damage)
+  const entry = isRidPasid(given.damage) ? context : damaged(context, "context", given.damage)
   // §9.2: devices 16 to 31 have a table of their own.
   for (const id of deviceIds) {
     const half = id < 0x80 ? CONTEXT_TABLE : UPPER_CONTEXT_TABLE
