@@ -51,11 +51,11 @@ export class Interrupts {
   }
 
   /** The completion signal of a CMD_SYNC, whose four words these are. §4.7.3. */
-  completion([low, data, addressLo, addressHi]: Uint32Array): void {
-    const signal = (low & SYNC_CS) >>> SYNC_CS_SHIFT
+  completion(entry: Uint32Array): void {
+    const signal = (entry[0] & SYNC_CS) >>> SYNC_CS_SHIFT
     if (signal === SIG_SEV) this.event()
     else if (signal === SIG_IRQ) {
-      this.message(fromHalves(addressHi & SYNC_MSIADDRESS_HI, addressLo & SYNC_MSIADDRESS_LO), data)
+      this.message(fromHalves(entry[3] & SYNC_MSIADDRESS_HI, entry[2] & SYNC_MSIADDRESS_LO), entry[1])
     }
   }
 

@@ -75,7 +75,7 @@ export class Registers implements Mmio {
 
   /** Bits 63:32 that a physical address may have. */
   get physicalMaskHi(): number {
-    return 2 ** (this.features.oasBits - 32) - 1
+    return (1 << (this.features.oasBits - 32)) - 1
   }
 
   /** A register, or the low half of a 64-bit one. */

@@ -142,25 +142,33 @@ abstract class RangeCache {
   protected abstract matches(scope: Scope, k0: number, k1: number, regime: number, at: number): boolean
 
   private dropPage(scope: Scope, page: number): void {
-    const tag = (scope.vmid << 16) | scope.asid
+    const hi = (page / PAGES_PER_4GIB) | 0
+    const lo = page << PAGE_LG2
     for (let n = 0; n < this.kindCount; n++) {
       const kind = this.kinds[n] as number
-      const extra = kind >>> KIND_REGIME_SHIFT
-      const global = (extra & REGIME_GLOBAL) !== 0
-      for (const nested of [0, REGIME_NESTED]) {
-        const regime = scope.world | nested | extra
-        this.dropKey(scope, kind & SIZE_LG2, page, global ? scope.vmid << 16 : tag, regime)
-        if (global) this.dropKey(scope, kind & SIZE_LG2, page, (scope.vmid << 16) | 1, regime)
-      }
+      const regime = scope.world | (kind >>> KIND_REGIME_SHIFT)
+      this.dropKind(scope, kind & SIZE_LG2, hi, lo, regime)
+      this.dropKind(scope, kind & SIZE_LG2, hi, lo, regime | REGIME_NESTED)
     }
   }
 
-  private dropKey(scope: Scope, sizeLg2: number, page: number, tag: number, regime: number): void {
-    const hi = Math.floor(page / PAGES_PER_4GIB) | 0
-    const lo = (page % PAGES_PER_4GIB) << PAGE_LG2
-    const [k0, k1] = [pageKey(sizeLg2, hi, lo), sizeKey(sizeLg2, hi)]
-    const at = this.store.find(k0, k1, tag, regime)
-    if (at >= 0 && this.matches(scope, k0, k1, regime, at)) this.store.drop(k0, k1, tag, regime)
+  private dropKind(scope: Scope, sizeLg2: number, hi: number, lo: number, regime: number): void {
+    const vmid = scope.vmid << 16
+    if ((regime & REGIME_GLOBAL) === 0) {
+      this.dropKey(scope, sizeLg2, hi, lo, vmid | scope.asid, regime)
+      return
+    }
+    // The two sets of ASIDs.
+    this.dropKey(scope, sizeLg2, hi, lo, vmid, regime)
+    this.dropKey(scope, sizeLg2, hi, lo, vmid | 1, regime)
+  }
+
+  private dropKey(scope: Scope, sizeLg2: number, hi: number, lo: number, tag: number, regime: number): void {
+    const at = this.findSized(sizeLg2, hi, lo, tag, regime)
+    if (at < 0) return
+    const k0 = pageKey(sizeLg2, hi, lo)
+    const k1 = sizeKey(sizeLg2, hi)
+    if (this.matches(scope, k0, k1, regime, at)) this.store.drop(k0, k1, tag, regime)
   }
 }
 
