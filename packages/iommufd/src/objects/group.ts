@@ -21,15 +21,15 @@ export class IommuGroup {
   readonly ops: IommuOps
   readonly members: readonly IommuDevice[]
   /** By PASID, {@link NO_PASID} for requests without. */
-  readonly attachments = new Map<number, GroupAttachment>()
+  readonly attachments: Map<number, GroupAttachment> = new Map()
   #owner: object | null = null
   #claims = 0
 
   /** @param members all devices that share a group, bound or not */
-  constructor(ops: IommuOps, members: readonly IommuDevice[], name = members.map(m => m.name).join(", ")) {
+  constructor(ops: IommuOps, members: readonly IommuDevice[], name?: string) {
     this.ops = ops
     this.members = members
-    this.name = name
+    this.name = name ?? members.map(member => member.name).join(", ")
   }
 
   /**

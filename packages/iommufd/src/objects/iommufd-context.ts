@@ -20,7 +20,7 @@ export class IommufdContext implements UserFile {
   /** Serves devices without an IOMMU. */
   readonly noIommu: NoIommu = new NoIommu()
   /** Bound devices by the device that the driver knows. */
-  readonly devices = new Map<IommuDevice, BoundDevice>()
+  readonly devices: Map<IommuDevice, BoundDevice> = new Map()
   /** The process whose memory is mapped: the opener, or who called CHANGE_PROCESS last. */
   process: Process
   /** The address space of the VFIO container ioctls. */

@@ -33,7 +33,7 @@ export class NoIommuDomain implements PagingDomain {
   readonly format: number = PageTableFormatId.DEFAULT
   readonly nestParent = false
   readonly pageSizes: bigint = BigInt(PAGE_SIZE)
-  readonly aperture = { start: 0n, last: U64_MAX }
+  readonly aperture: PagingDomain["aperture"] = { start: 0n, last: U64_MAX }
   physHi = 0
   physLo = 0
   readonly #account: MemoryAccount

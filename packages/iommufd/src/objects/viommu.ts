@@ -28,9 +28,9 @@ export class ViommuObject extends KernelObject {
   readonly parent: HwptPaging
   readonly viommu: Viommu
   readonly mmapOffsets: readonly bigint[]
-  readonly vdevices = new Map<bigint, VdeviceObject>()
-  readonly eventQueues = new Map<number, VeventQueue>()
-  readonly hwQueues = new Set<HwQueueObject>()
+  readonly vdevices: Map<bigint, VdeviceObject> = new Map()
+  readonly eventQueues: Map<number, VeventQueue> = new Map()
+  readonly hwQueues: Set<HwQueueObject> = new Set()
 
   constructor(
     identity: Identity,

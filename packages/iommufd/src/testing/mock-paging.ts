@@ -25,7 +25,7 @@ import type { MockIommu } from "./mock-iommu.ts"
 /** `MOCK_IO_PAGE_SIZE`. */
 export const MOCK_PAGE_SIZE = 2048
 /** `MOCK_HUGE_PAGE_SIZE`. */
-export const MOCK_HUGE_PAGE_SIZE = 512 * MOCK_PAGE_SIZE
+export const MOCK_HUGE_PAGE_SIZE: number = 512 * MOCK_PAGE_SIZE
 export const MOCK_APERTURE_START: bigint = 1n << 24n
 export const MOCK_APERTURE_LAST: bigint = (1n << 31n) - 1n
 /** Kinds of page tables that SELFTEST user data chooses from. */

@@ -43,7 +43,7 @@ export class MockViommu implements Viommu {
   readonly type: number = VIOMMU_TYPE_SELFTEST
   readonly parent: MockPagingDomain
   readonly mappable: readonly MappablePages[]
-  readonly vdevices = new Map<IommuDevice, bigint>()
+  readonly vdevices: Map<IommuDevice, bigint> = new Map()
   readonly queues: (MockHwQueue | undefined)[] = []
   readonly hwQueues: HwQueueOps
   /** Nested domains over it. */

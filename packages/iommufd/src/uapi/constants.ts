@@ -3,35 +3,30 @@
 /** `IOMMUFD_TYPE`: the ioctl type of iommufd, and of VFIO. */
 export const IOMMUFD_TYPE = 0x3b
 
-/** `_IO(IOMMUFD_TYPE, nr)`: iommufd's numbers carry neither direction nor size. */
-function io(nr: number): number {
-  return (IOMMUFD_TYPE << 8) | nr
-}
-
-/** The ioctls of iommufd. */
+/** The ioctls of iommufd: `_IO(IOMMUFD_TYPE, nr)`, which carries neither direction nor size. */
 export const IommufdCommand = {
-  DESTROY: io(0x80),
-  IOAS_ALLOC: io(0x81),
-  IOAS_ALLOW_IOVAS: io(0x82),
-  IOAS_COPY: io(0x83),
-  IOAS_IOVA_RANGES: io(0x84),
-  IOAS_MAP: io(0x85),
-  IOAS_UNMAP: io(0x86),
-  OPTION: io(0x87),
-  VFIO_IOAS: io(0x88),
-  HWPT_ALLOC: io(0x89),
-  GET_HW_INFO: io(0x8a),
-  HWPT_SET_DIRTY_TRACKING: io(0x8b),
-  HWPT_GET_DIRTY_BITMAP: io(0x8c),
-  HWPT_INVALIDATE: io(0x8d),
-  FAULT_QUEUE_ALLOC: io(0x8e),
-  IOAS_MAP_FILE: io(0x8f),
-  VIOMMU_ALLOC: io(0x90),
-  VDEVICE_ALLOC: io(0x91),
-  IOAS_CHANGE_PROCESS: io(0x92),
-  VEVENTQ_ALLOC: io(0x93),
-  HW_QUEUE_ALLOC: io(0x94),
-  IOAS_NOIOMMU_GET_PA: io(0x95),
+  DESTROY: 0x3b80,
+  IOAS_ALLOC: 0x3b81,
+  IOAS_ALLOW_IOVAS: 0x3b82,
+  IOAS_COPY: 0x3b83,
+  IOAS_IOVA_RANGES: 0x3b84,
+  IOAS_MAP: 0x3b85,
+  IOAS_UNMAP: 0x3b86,
+  OPTION: 0x3b87,
+  VFIO_IOAS: 0x3b88,
+  HWPT_ALLOC: 0x3b89,
+  GET_HW_INFO: 0x3b8a,
+  HWPT_SET_DIRTY_TRACKING: 0x3b8b,
+  HWPT_GET_DIRTY_BITMAP: 0x3b8c,
+  HWPT_INVALIDATE: 0x3b8d,
+  FAULT_QUEUE_ALLOC: 0x3b8e,
+  IOAS_MAP_FILE: 0x3b8f,
+  VIOMMU_ALLOC: 0x3b90,
+  VDEVICE_ALLOC: 0x3b91,
+  IOAS_CHANGE_PROCESS: 0x3b92,
+  VEVENTQ_ALLOC: 0x3b93,
+  HW_QUEUE_ALLOC: 0x3b94,
+  IOAS_NOIOMMU_GET_PA: 0x3b95,
 } as const
 
 /** `enum iommufd_ioas_map_flags`, for MAP, MAP_FILE and COPY. */

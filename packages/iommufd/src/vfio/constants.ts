@@ -1,15 +1,13 @@
 /** Numbers of Linux's `vfio.h` that a container's ioctls use. */
 
-const VFIO_BASE = 0x3b00 | 100
-
-/** ioctl numbers: type ';', without direction and size. */
+/** ioctl numbers: type ';', 100 and up, without direction and size. */
 export const VfioCommand = {
-  GET_API_VERSION: VFIO_BASE,
-  CHECK_EXTENSION: VFIO_BASE + 1,
-  SET_IOMMU: VFIO_BASE + 2,
-  IOMMU_GET_INFO: VFIO_BASE + 12,
-  IOMMU_MAP_DMA: VFIO_BASE + 13,
-  IOMMU_UNMAP_DMA: VFIO_BASE + 14,
+  GET_API_VERSION: 0x3b64,
+  CHECK_EXTENSION: 0x3b65,
+  SET_IOMMU: 0x3b66,
+  IOMMU_GET_INFO: 0x3b70,
+  IOMMU_MAP_DMA: 0x3b71,
+  IOMMU_UNMAP_DMA: 0x3b72,
 } as const
 
 export const VFIO_API_VERSION = 0
@@ -34,10 +32,10 @@ export const VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL = 3
 
 /** ioctl numbers of a device's own file. */
 export const VfioDeviceCommand = {
-  GET_INFO: VFIO_BASE + 7,
-  BIND_IOMMUFD: VFIO_BASE + 18,
-  ATTACH_IOMMUFD_PT: VFIO_BASE + 19,
-  DETACH_IOMMUFD_PT: VFIO_BASE + 20,
+  GET_INFO: 0x3b6b,
+  BIND_IOMMUFD: 0x3b76,
+  ATTACH_IOMMUFD_PT: 0x3b77,
+  DETACH_IOMMUFD_PT: 0x3b78,
 } as const
 
 export const VFIO_DEVICE_FLAGS_PCI = 2
