@@ -161,6 +161,42 @@ describe("two guests on one parent", () => {
   })
 })
 
+describe("a hostile guest", () => {
+  it("reaches nothing but its own DomainIDs and devices, whatever stands in its commands", () => {
+    const { host, device, viommu, nested } = guest()
+    viommu.vdeviceAlloc?.(device, VIRTUAL)
+    nested().attachDev(device)
+    const tag = (host.entry(device)[1] as bigint) & 0xffffn
+    const word = fc.bigInt({ min: 0n, max: (1n << 64n) - 1n })
+    const few = fc.constantFrom(0n, 1n, 7n, 0x7fff_ffff_ffff_f007n)
+    const ids = fc.constantFrom(VIRTUAL, 5n, 0n)
+    const command = fc.tuple(
+      fc.bigInt({ min: 0n, max: 15n }),
+      ids,
+      fc.constantFrom(G_DOM_ID, tag, 1n),
+      fc.oneof(few, word),
+    )
+    fc.assert(
+      fc.property(fc.array(command, { maxLength: 20 }), commands => {
+        const entries = commands.map(([opcode, id, domain, high]) => ({
+          cmd: [(opcode << 60n) | (domain << 32n) | id, high] as const,
+        }))
+        const seen = host.commands(() => {
+          const result = viommu.cacheInvalidate?.({ type: 0x8000_0003, entries })
+          expect(result?.error?.code ?? "EIO").toBe("EIO")
+          expect(result?.handled).toBeLessThanOrEqual(entries.length)
+        })
+        for (const { fields } of seen) {
+          if (fields["DomainID"] !== undefined) expect(fields["DomainID"]).toBe(tag)
+          if (fields["DeviceID"] !== undefined) expect(fields["DeviceID"]).toBe(5n)
+        }
+      }),
+      { seed: 15, numRuns: 300 },
+    )
+    expect(host.dma(device, IOVA)).toBe(GUEST_RAM + 0x9000n)
+  })
+})
+
 describe("the logs of a machine that cannot be trusted", () => {
   const [EVTLOG_BASE, PPR_BASE, EVT_HEAD, EVT_TAIL, PPR_HEAD, PPR_TAIL] = [
     0x10, 0x38, 0x2010, 0x2018, 0x2030, 0x2038,

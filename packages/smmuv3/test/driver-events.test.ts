@@ -167,6 +167,40 @@ describe("commands of a guest on a virtual SMMU", () => {
   })
 })
 
+describe("a hostile guest", () => {
+  it("reaches nothing but its own VMID and streams, whatever stands in its commands", () => {
+    const { host, device, viommu, attach } = guest()
+    attach()
+    const vmid = (host.ste(device)[2] as bigint) & 0xffffn
+    const word = fc.bigInt({ min: 0n, max: (1n << 64n) - 1n })
+    const opcode = fc.constantFrom(0x05n, 0x06n, 0x10n, 0x11n, 0x12n, 0x13n, 0x30n, 0x40n, 0x03n, 0x28n)
+    const command = fc.tuple(
+      fc.oneof(opcode, fc.nat(255).map(BigInt)),
+      fc.constantFrom(VIRTUAL, 0x10n, 7n),
+      word,
+      word,
+    )
+    const tlb = new Set(["CMD_TLBI_NH_ALL", "CMD_TLBI_NH_ASID", "CMD_TLBI_NH_VA", "CMD_TLBI_NH_VAA"])
+    fc.assert(
+      fc.property(fc.array(command, { maxLength: 20 }), commands => {
+        const entries = commands.map(([number, stream, low, high]) => ({
+          cmd: [(low & 0xffff_ff00n) | number | (stream << 32n), high] as const,
+        }))
+        const seen = host.commands(() => {
+          const result = viommu.cacheInvalidate?.({ type: 1, entries })
+          expect(result?.error?.code ?? "EIO").toBe("EIO")
+          expect(result?.handled).toBeLessThanOrEqual(entries.length)
+        })
+        for (const { command: name, fields } of seen) {
+          if (tlb.has(name)) expect(fields["VMID"]).toBe(vmid)
+          else expect(fields["StreamID"]).toBe(0x10n)
+        }
+      }),
+      { seed: 14, numRuns: 300 },
+    )
+  })
+})
+
 describe("the queues of a machine that cannot be trusted", () => {
   const [EVENTQ_BASE, EVENTQ_PROD, EVENTQ_CONS] = [0xa0, 0x100a8, 0x100ac]
   const [PRIQ_BASE, PRIQ_PROD] = [0xc0, 0x100c8]

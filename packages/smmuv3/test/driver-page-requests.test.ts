@@ -139,6 +139,25 @@ describe("an SMMU that stalls every fault (STALL_MODEL 2)", () => {
   })
 })
 
+describe("a guest whose own CD makes faults stall", () => {
+  it("holds nothing up: what nobody resolves is aborted", () => {
+    const host = new Host()
+    const device = host.device(0x10)
+    const parent = host.paging(device, { flags: 1 })
+    parent.map(0x4000_0000n, 0x10_0000n, 0x10_0000n, RW)
+    // As in captures/smmuv3-nested-4k, with S (bit 44) beside R and A; the tables are empty.
+    const cd = [0x4e204c0003510n | (1n << 44n), 0x4000_2000n, 0n, 0xfffffffff404ff44n]
+    for (const [i, word] of cd.entries()) host.memory.write64(0x10_1000n + BigInt(8 * i), word)
+    host.nested(device, parent, 0x4000_100bn, 0xd6n).attachDev(device)
+    const releases: Release[] = []
+    host.model.onRelease = release => releases.push(release)
+    for (let page = 1; page <= 3; page++) expect(host.model.translate(0x10, -1, 0, page << 12, 1)).toBe(HELD)
+    expect(host.ops.handleInterrupts?.()).toBe(3)
+    expect(releases).toHaveLength(3)
+    expect(releases.every(({ status }) => status !== TRANSLATED)).toBe(true)
+  })
+})
+
 describe("reserved regions", () => {
   it("are Linux's window for software MSIs, and what the IORT reserves for the device", () => {
     const rmr = { type: "direct", start: 0x9000_0000n, last: 0x9000_ffffn } as const

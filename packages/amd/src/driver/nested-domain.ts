@@ -200,13 +200,13 @@ export class AmdViommu implements Viommu {
   readonly #driver: AmdDriver
   readonly #guest: GuestDomains
   readonly #devices = new Map<number, IommuDevice>()
-  #isFreed = false
 
   constructor(driver: AmdDriver, parent: AmdPagingDomain) {
     this.#driver = driver
     this.parent = parent
     this.#guest = new GuestDomains(driver.hardware.domainIds, this)
     parent.guests = [...(parent.guests ?? []), this.#guest]
+    driver.viommus.add(this)
   }
 
   /** Linux does not look at the flags; a guest's GCR3 table has all PASIDs, so that none can be the host's. */
@@ -217,6 +217,7 @@ export class AmdViommu implements Viommu {
   }
 
   cacheInvalidate(data: CacheInvalidateData): CacheInvalidateResult {
+    if (!this.#isAlive) return { handled: 0, error: freedViommu() }
     return carryOutGuestCommands(this.#driver.hardware.queue, this.#guest, data)
   }
 
@@ -266,12 +267,20 @@ export class AmdViommu implements Viommu {
       throw new IommuError("EBUSY", "a nested domain or a device is on the virtual IOMMU")
     }
     this.parent.guests = this.parent.guests?.filter(guest => guest !== this.#guest) ?? []
-    this.#isFreed = true
+    this.#driver.viommus.delete(this)
+  }
+
+  get #isAlive(): boolean {
+    return this.#driver.viommus.has(this)
   }
 
   #checkAlive(): void {
-    if (this.#isFreed) throw new IommuError("EINVAL", "the virtual IOMMU has been freed")
+    if (!this.#isAlive) throw freedViommu()
   }
+}
+
+function freedViommu(): IommuError {
+  return new IommuError("EINVAL", "the virtual IOMMU has been freed")
 }
 
 function noSuchDevice(virtualId: number): IommuError {

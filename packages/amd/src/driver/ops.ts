@@ -71,6 +71,8 @@ export class AmdDriver implements AmdOps {
   readonly identityDomain: AmdIdentityDomain
   readonly viommu?: ViommuOps
   readonly pageRequests: PageRequests
+  /** Virtual IOMMUs that live. */
+  readonly viommus: Set<AmdViommu> = new Set()
   readonly #devices = new Map<number, DeviceState>()
   readonly #firmwareRegions: readonly FirmwareRegion[]
   readonly #onEvent: (event: HardwareEvent) => void
@@ -120,11 +122,16 @@ export class AmdDriver implements AmdOps {
   }
 
   releaseDevice(device: IommuDevice): void {
-    const { rid, pasids } = this.stateOf(device)
+    const state = this.stateOf(device)
+    const { rid, pasids } = state
     if (rid.type === "paging" || rid.type === "nested" || pasids.size > 0) {
       throw new IommuError("EBUSY", `${device.name} is on a user-owned domain`)
     }
+    if ([...this.viommus].some(viommu => viommu.virtualIdOf(device) !== null)) {
+      throw new IommuError("EBUSY", `${device.name} has a DeviceID on a virtual IOMMU`)
+    }
     this.blockedDomain.attachDev(device)
+    this.pageRequests.forgetDevice(state)
     this.#devices.delete(device.id)
   }
 

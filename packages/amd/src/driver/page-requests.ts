@@ -69,6 +69,11 @@ export class PageRequests {
     this.#groups.withdraw(device, domain.type === "nested" ? "all" : whose)
   }
 
+  /** A device is released. */
+  forgetDevice({ device }: DeviceState): void {
+    this.#groups.withdraw(device, "all")
+  }
+
   /** Reads the log once. @returns entries read */
   handle(): number {
     const { records, lost } = this.#driver.hardware.takePageRequests()

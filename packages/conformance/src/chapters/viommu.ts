@@ -91,6 +91,14 @@ function devices({ it }: TestRunner, target: ConformanceTarget): void {
     viommu.vdeviceAlloc?.(other, 5n)
   })
 
+  it("keeps a device that has a number from being released: EBUSY", () => {
+    const { bench, device, viommu } = setUp(target)
+    viommu.vdeviceAlloc?.(device, 5n)
+    assertErrno("EBUSY", "release", () => bench.ops.releaseDevice(device))
+    viommu.vdeviceFree?.(device)
+    bench.ops.releaseDevice(device)
+  })
+
   it("takes numbers of the hardware's width: EINVAL beyond, ENODEV for a device not probed", () => {
     const { bench, device, viommu } = setUp(target)
     const { virtualIdBits } = viommuContract(target)
@@ -130,6 +138,13 @@ function commands({ it }: TestRunner, target: ConformanceTarget): void {
       const isServed = bench.ops.capabilities.invalidateDataTypes.includes(probe.type)
       assertEqual(handled(viommu, probe), isServed ? "0" : "0 EINVAL", `probe of type ${probe.type}`)
     }
+  })
+
+  it("does nothing more when it is freed: EINVAL", () => {
+    const { device, viommu } = setUp(target)
+    viommu.free()
+    assertEqual(handled(viommu, viommuContract(target).naming(VIRTUAL)), "0 EINVAL", "a command")
+    assertErrno("EINVAL", "a number", () => viommu.vdeviceAlloc?.(device, 1n))
   })
 
   it("has invalidation to itself: its nested domains have none", () => {

@@ -151,6 +151,7 @@ export class SmmuViommu implements Viommu, GuestIds {
   }
 
   cacheInvalidate(data: CacheInvalidateData): CacheInvalidateResult {
+    if (!this.#isAlive) return { handled: 0, error: freedViommu() }
     return carryOutGuestCommands(this.#driver.hardware.queue, this, data)
   }
 
@@ -201,9 +202,17 @@ export class SmmuViommu implements Viommu, GuestIds {
     this.#driver.viommus.delete(this)
   }
 
-  #checkAlive(): void {
-    if (!this.#driver.viommus.has(this)) throw new IommuError("EINVAL", "the virtual SMMU is freed")
+  get #isAlive(): boolean {
+    return this.#driver.viommus.has(this)
   }
+
+  #checkAlive(): void {
+    if (!this.#isAlive) throw freedViommu()
+  }
+}
+
+function freedViommu(): IommuError {
+  return new IommuError("EINVAL", "the virtual SMMU is freed")
 }
 
 function noSuchStream(virtualId: number): IommuError {

@@ -127,11 +127,16 @@ export class SmmuV3Driver implements SmmuV3Ops {
   }
 
   releaseDevice(device: IommuDevice): void {
-    const { rid, pasids } = this.stateOf(device)
+    const state = this.stateOf(device)
+    const { rid, pasids } = state
     if (rid.type === "paging" || rid.type === "nested" || pasids.size > 0) {
       throw new IommuError("EBUSY", "the device or a PASID of it is on a user-owned domain")
     }
+    if ([...this.viommus].some(viommu => viommu.virtualIdOf(device) !== null)) {
+      throw new IommuError("EBUSY", "the device has a StreamID on a virtual SMMU")
+    }
     attachRid(this, device, this.blockedDomain)
+    this.pageRequests.withdraw(state, "all")
     this.#devices.delete(device.id)
     this.hardware.deviceTable.remove(device.id)
   }

@@ -144,6 +144,7 @@ export class VtdDriver implements VtdOps {
       changeScalableContext(this.hardware, state, null)
       state.pasidTable.free()
     }
+    this.pageRequests.withdraw(state, "all")
     this.#devices.delete(device.id)
   }
 

@@ -62,8 +62,8 @@ export class PageRequests {
     return this.#handlers.size > 0 && domains.some(domain => this.#handlers.has(domain))
   }
 
-  /** A device, or one PASID of it, left a domain. */
-  withdraw({ device }: DeviceState, pasid: number | null): void {
+  /** A device, or one PASID of it, left a domain; "all": it is released. */
+  withdraw({ device }: DeviceState, pasid: number | null | "all"): void {
     this.#groups.withdraw(device, pasid)
   }
 
