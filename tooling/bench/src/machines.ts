@@ -7,20 +7,29 @@ import {
   hi32,
   IOMMU_READ,
   IOMMU_WRITE,
+  type IommuDevice,
   type IommuModel,
   type IommuOps,
   iommuDevice,
   lo32,
   MemoryAccount,
   type MemoryRange,
-  PAGING_NEST_PARENT,
+  type MemoryWindow,
   PageAllocator,
   type PagingDomain,
   type PhysicalMemory,
-  pagingParameters,
 } from "@iommu/core"
+import {
+  HWPT_ALLOC_NEST_PARENT,
+  MachineMemory,
+  openIommufd,
+  Process,
+  UserMemory,
+  VfioDeviceFile,
+} from "@iommu/iommufd"
 import { smmuv3Model } from "@iommu/smmuv3"
 import { EVERYTHING, registers, vtdModel } from "@iommu/vtd"
+import { TypedCalls } from "../../../apps/vmm-sim/src/nested/kernel/typed-calls.ts"
 import type { NestedVendor } from "../../../apps/vmm-sim/src/nested/vendor.ts"
 import { NESTED_VENDORS } from "../../../apps/vmm-sim/src/nested/vendors.ts"
 import { VirtualIommu } from "../../../apps/vmm-sim/src/nested/viommu.ts"
@@ -34,6 +43,12 @@ export const IOVA_HI: number = hi32(IOVA)
 export const IOVA_LO: number = lo32(IOVA)
 const TABLES = { base: 0x1_0000_0000n, size: 64n << 20n }
 const GUEST_PAGES = 8192n
+/** The guest's number of its device. */
+const GUEST_DEVICE = 0x0028
+/** Where a VMM has the guest's RAM. */
+const RAM_VA = 0x7f80_0000_0000n
+/** Nobody listens to what the hardware reports. */
+const UNHEARD = {}
 
 type Caches = CachePolicy | CachePolicies
 
@@ -85,7 +100,7 @@ export interface OpenMachine extends Machine {
 export function driverOf({ nested: vendor }: BenchVendor, range: MemoryRange): IommuOps {
   const memory = createMemory([range])
   const { mmio } = vendor.hostModel(memory, "exact")
-  return vendor.hostDriver({ mmio, memory, pages: new PageAllocator(memory, range) })
+  return vendor.hostDriver({ mmio, memory, pages: new PageAllocator(memory, range) }, UNHEARD)
 }
 
 /** A device of the host, probed and not on any domain yet. */
@@ -93,7 +108,7 @@ function withDriver(vendor: BenchVendor, caches: Caches) {
   const memory = createMemory([TABLES])
   const model = vendor.model(memory, caches)
   const pages = new PageAllocator(memory, TABLES)
-  const ops = vendor.nested.hostDriver({ mmio: model.mmio, memory, pages })
+  const ops = vendor.nested.hostDriver({ mmio: model.mmio, memory, pages }, UNHEARD)
   const device = iommuDevice({ id: 0x0010, account: new MemoryAccount("bench") })
   ops.probeDevice(device)
   return { memory, model, pages, ops, device }
@@ -125,22 +140,51 @@ export function nested(bench: BenchVendor, caches: Caches): Machine {
   const vendor = bench.nested
   const memory = createMemory([{ base: TABLES.base, size: TABLES.size + GUEST_PAGES * PAGE }])
   const model = bench.model(memory, caches)
-  const ops = vendor.hostDriver({ mmio: model.mmio, memory, pages: new PageAllocator(memory, TABLES) })
-  const device = iommuDevice({ id: 0x0010, virtualId: 0x0028, account: new MemoryAccount("bench") })
+  const pages = new PageAllocator(memory, TABLES)
+  const ops = vendor.hostDriver({ mmio: model.mmio, memory, pages }, UNHEARD)
+  const device = iommuDevice({ id: 0x0010, virtualId: GUEST_DEVICE, account: new MemoryAccount("bench") })
   ops.probeDevice(device)
-  const parent = ops.domainAllocUser?.(device, null, pagingParameters({ flags: PAGING_NEST_PARENT }))
-  if (parent === undefined) throw new Error(`${vendor.name} makes no user-owned domains`)
   const windows = Array.from({ length: Number(GUEST_PAGES) }, (_, n) => ({
     base: BigInt(n) * PAGE,
     size: PAGE,
     at: TABLES.base + TABLES.size + ((BigInt(n) * 211n + 7n) % GUEST_PAGES) * PAGE,
   }))
-  for (const { base, size, at } of windows) parent.map(base, at, size, RW)
   const guestMemory = memory.view(windows)
-  const viommu = new VirtualIommu(vendor, ops, parent, guestMemory)
-  viommu.plug(device)
-  bootGuest(vendor, viommu, guestMemory)
+  bootGuest(vendor, startVmm(vendor, ops, device, memory, windows, guestMemory), guestMemory)
   return { model, device: device.id }
+}
+
+/** A piece of guest memory, and where it lies in the host. */
+interface Window extends MemoryWindow {
+  readonly base: bigint
+  readonly size: bigint
+  readonly at: bigint
+}
+
+/** A VMM that gives its guest all of the windows and the device. */
+function startVmm(
+  vendor: NestedVendor,
+  ops: IommuOps,
+  device: IommuDevice,
+  memory: PhysicalMemory,
+  windows: readonly Window[],
+  guestMemory: PhysicalMemory,
+): VirtualIommu {
+  const userMemory = new UserMemory(new MachineMemory(memory))
+  for (const { base, size, at } of windows) userMemory.map(RAM_VA + base, at, size)
+  const user = { name: "user", lockedPages: 0 }
+  const process = new Process({ name: "vmm", user, account: new MemoryAccount("vmm"), memory: userMemory })
+  const calls = new TypedCalls(openIommufd(process))
+  const fd = process.files.install(new VfioDeviceFile({ ops, device }))
+  const id = calls.bind(fd)
+  const ioas = calls.ioasAlloc()
+  const flags = HWPT_ALLOC_NEST_PARENT
+  const parent = calls.hwptAlloc({ deviceId: id, parentId: ioas, flags, data: null })
+  for (const { base, size } of windows) calls.ioasMap(ioas, RAM_VA + base, base, size)
+  const passed = { fd, id, virtualId: GUEST_DEVICE }
+  const viommu = new VirtualIommu(vendor, calls, parent, guestMemory, passed)
+  viommu.plug(passed)
+  return viommu
 }
 
 /** A guest kernel that maps its lowest pages for the device. */
@@ -149,8 +193,8 @@ function bootGuest(vendor: NestedVendor, viommu: VirtualIommu, memory: PhysicalM
     base: PAGE * BigInt(MAPPED_PAGES),
     size: PAGE * (GUEST_PAGES - BigInt(MAPPED_PAGES)),
   })
-  const ops = vendor.guestDriver({ mmio: viommu.front.mmio, memory, pages })
-  const device = iommuDevice({ id: 0x0028, account: new MemoryAccount("guest") })
+  const ops = vendor.guestDriver({ mmio: viommu.front.mmio, memory, pages }, UNHEARD)
+  const device = iommuDevice({ id: GUEST_DEVICE, account: new MemoryAccount("guest") })
   ops.probeDevice(device)
   const domain = ops.domainAllocUser?.(device, null, vendor.guestPaging)
   if (domain === undefined) throw new Error(`${vendor.name} makes no user-owned domains`)
