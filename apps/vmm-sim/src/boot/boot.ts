@@ -9,11 +9,14 @@ import { createHardware, type Hardware } from "./machine/hardware.ts"
 import { createRamFile } from "./machine/ram-file.ts"
 import { startMachine } from "./machine/start.ts"
 import type { BootMode, BootPlatform } from "./platform.ts"
+import type { DmaPolicy } from "./policy.ts"
 
 export interface BootPlan {
   readonly platform: BootPlatform
-  readonly modeName: string
+  /** For people: `legacy, strict, 2 CPUs`. */
+  readonly name: string
   readonly mode: BootMode
+  readonly policy: DmaPolicy
   readonly binary: QemuBinary
   readonly files: GuestFiles
   /** Modules that the guest loads, as in {@link GuestKernel}. */
@@ -82,7 +85,9 @@ export async function bootGuest(plan: BootPlan): Promise<BootRun> {
       cpus: plan.cpus,
       kernel: plan.kernel ?? plan.files.vmlinuz,
       initramfs: plan.initrd ?? initramfsOf(plan, hardware.nvme.rogueOffset),
-      append: [`console=${board.console}`, "panic=-1", plan.mode.append, plan.append].join(" ").trim(),
+      append: [`console=${board.console}`, "panic=-1", plan.mode.append, plan.policy.append, plan.append]
+        .filter(words => words !== "")
+        .join(" "),
       functions: [
         { fn: hardware.trap, slot: TRAP_SLOT },
         { fn: hardware.nvme, slot: DISK_SLOT },

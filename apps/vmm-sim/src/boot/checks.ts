@@ -59,7 +59,9 @@ export function problemsOf(run: BootRun): string[] {
     ...run.console.marks
       .filter(({ word }) => word === "problem")
       .map(({ rest }) => `the guest says: ${rest.join(" ")}`),
-    ...(run.plan.initrd === undefined ? [...dataProblems(run), ...faultProblems(run)] : []),
+    ...(run.plan.initrd === undefined
+      ? [...domainProblems(run), ...dataProblems(run), ...faultProblems(run)]
+      : []),
   ]
 }
 
@@ -81,6 +83,12 @@ function endProblems({ end, console, qemuSaid, plan, milliseconds }: BootRun): s
   return hasEnded ? [] : ["the guest ended before its script did"]
 }
 
+function domainProblems({ plan, console }: BootRun): string[] {
+  const { domain } = plan.policy
+  const seen = console.mark("domain")?.[0]
+  return domain === null || seen === domain ? [] : [`the disk's domain is ${seen}, not ${domain}`]
+}
+
 function dataProblems(run: BootRun): string[] {
   return checksumsOf(run)
     .filter(({ written, read, disk }) => written === "" || written !== read || written !== disk)
@@ -91,7 +99,7 @@ function dataProblems(run: BootRun): string[] {
 function faultProblems(run: BootRun): string[] {
   const { counts } = run.hardware.iommu
   const problems: string[] = []
-  const expected = run.plan.mode.translates ? run.plan.rogue.length : 0
+  const expected = run.plan.rogue.length
   if (counts.refused !== expected)
     problems.push(`${counts.refused} DMAs were refused, ${expected} should have been`)
   for (const { fault, linux } of matchFaults(run)) {

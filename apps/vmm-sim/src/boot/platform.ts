@@ -12,8 +12,6 @@ export interface BootMode {
   readonly description: string
   /** Added to the kernel's command line. */
   readonly append: string
-  /** False where the kernel lets the disk's DMA pass untranslated. */
-  readonly translates: boolean
   createModel(memory: BackedMemory, caches: CachePolicy): IommuModel
 }
 

@@ -5,7 +5,8 @@ import { type Checksum, checksumsOf, type MatchedFault, matchFaults, problemsOf 
 
 export interface BootReport {
   readonly vendor: string
-  readonly mode: string
+  /** Mode, and what else differs from a plain boot. */
+  readonly boot: string
   readonly machine: string
   readonly cpus: number
   readonly caches: string
@@ -20,6 +21,8 @@ export interface BootReport {
   /** Translations for which no table was read. */
   readonly fromCaches: number
   readonly refused: number
+  /** Pages that the longest walk has read, configuration structures included. */
+  readonly longestWalk: number
   /** Under `hoard`: translations asked of a second model that keeps nothing, and those that differed. */
   readonly freshness: { readonly compared: number; readonly stale: number } | null
   readonly tablePages: number
@@ -61,7 +64,7 @@ export function reportOf(run: BootRun): BootReport {
   const problems = problemsOf(run)
   return {
     vendor: plan.platform.name,
-    mode: plan.modeName,
+    boot: plan.name,
     machine: describeMachine(plan),
     cpus: plan.cpus,
     caches: plan.caches,
@@ -73,6 +76,7 @@ export function reportOf(run: BootRun): BootReport {
     translations: counts.translations,
     fromCaches: counts.fromCaches,
     refused: counts.refused,
+    longestWalk: counts.longestWalk,
     freshness:
       hardware.freshness === null
         ? null
@@ -103,6 +107,22 @@ function faultReport({ fault, linux }: MatchedFault): FaultReport {
   }
 }
 
+/** One boot in one line. */
+export function reportLine(report: BootReport): string {
+  const verdict = report.problems.length === 0 ? "ok    " : "WRONG "
+  const seconds = (report.milliseconds / 1000).toFixed(1)
+  const stale = report.freshness === null ? "" : `, ${report.freshness.stale} stale`
+  return (
+    `${verdict} ${`${report.vendor}: ${report.boot}`.padEnd(36)} ${report.domain.padEnd(8)} ` +
+    `${report.translations} translations${stale}, ${sumOf(report.commands)} commands, ` +
+    `${report.faults.length} faults, longest walk ${report.longestWalk}, ${seconds} s`
+  )
+}
+
+function sumOf(counts: Readonly<Record<string, number>>): number {
+  return Object.values(counts).reduce((sum, times) => sum + times, 0)
+}
+
 /** The whole of one boot, for people. */
 export function reportText(report: BootReport): string {
   const table = new Table({ style: { head: [], border: [] }, colWidths: [22, 100], wordWrap: true })
@@ -114,7 +134,7 @@ export function reportText(report: BootReport): string {
   const megabytes = (bytes: number): string => `${(bytes / 2 ** 20).toFixed(1)} MiB`
   const good = report.checksums.filter(sum => sum.written !== "" && sum.written === sum.read).length
   table.push(
-    ["machine", `${report.machine}, ${report.cpus} CPU, ${report.vendor} ${report.mode}`],
+    ["machine", `${report.machine}, ${report.cpus} CPU, ${report.vendor}: ${report.boot}`],
     ["the driver says", report.driver.join("\n")],
     ["domain of the disk", report.domain],
     ["registers written", counts(report.registersWritten)],
@@ -124,7 +144,7 @@ export function reportText(report: BootReport): string {
     ...(report.freshness === null
       ? []
       : [["stale translations", `${report.freshness.stale} of ${report.freshness.compared} compared`]]),
-    ["table pages read", String(report.tablePages)],
+    ["table pages read", `${report.tablePages}, by the longest walk ${report.longestWalk}`],
     ["interrupts", `${report.interrupts.iommu} of the IOMMU, ${report.interrupts.disk} of the disk`],
     ["disk", `${megabytes(report.disk.bytesWritten)} written, ${megabytes(report.disk.bytesRead)} read`],
     ["checksums", `${good} of ${report.checksums.length} equal`],

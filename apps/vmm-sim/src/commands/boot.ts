@@ -3,32 +3,37 @@ import { Command, InvalidArgumentError, Option } from "commander"
 import { type BootPlan, bootGuest } from "../boot/boot.ts"
 import type { BootPlatform, Release } from "../boot/platform.ts"
 import { PLATFORMS } from "../boot/platforms.ts"
+import { POLICIES, type PolicyName } from "../boot/policy.ts"
 import {
   fetchPrerequisites,
   findPrerequisites,
   MissingError,
+  type Prerequisites,
   type Requirements,
 } from "../boot/prerequisites.ts"
-import { reportOf, reportText } from "../boot/report.ts"
+import { type BootReport, reportLine, reportOf, reportText } from "../boot/report.ts"
+import { type Scenario, scenarioName, scenariosOf } from "../boot/scenarios.ts"
 import { InputError } from "../capture/input-error.ts"
 
 interface BootOptions {
   readonly vendor: string
   readonly mode?: string
-  readonly release?: Release
+  readonly policy: PolicyName
+  readonly release: Release
   readonly kernel?: string
   readonly initrd?: string
   readonly append: string
   readonly cpus: number
-  readonly caches: "exact" | "hoard" | "none"
+  readonly caches: Scenario["caches"]
   readonly timeout: number
+  readonly sweep?: true
   readonly fetch?: true
   readonly quiet?: true
   readonly json?: true
 }
 
-const modesOf = (platform: BootPlatform): string =>
-  Object.entries(platform.modes)
+const modesOf = ({ modes }: BootPlatform): string =>
+  Object.entries(modes)
     .map(([name, { description }], n) => `  ${name.padEnd(18)} ${description}${n === 0 ? " (default)" : ""}`)
     .join("\n")
 
@@ -59,17 +64,25 @@ export function bootCommand(): Command {
     )
     .option("--mode <mode>", "set of capabilities, see below")
     .addOption(
-      new Option("--release <name>", "whose kernel: Debian 12's or 13's").choices(["bookworm", "trixie"]),
+      new Option("--policy <policy>", "what the kernel is told to do with DMA")
+        .choices(Object.keys(POLICIES))
+        .default("default"),
+    )
+    .addOption(
+      new Option("--release <name>", "whose kernel: Debian 12's or 13's")
+        .choices(["bookworm", "trixie"])
+        .default("bookworm"),
     )
     .option("--kernel <file>", "another kernel than Debian's")
     .option("--initrd <file>", "another first file system; then only what the model sees is checked")
-    .option("--append <words>", "more for the kernel's command line, such as iommu.strict=1", "")
+    .option("--append <words>", "more for the kernel's command line", "")
     .option("--cpus <n>", "CPUs of the guest", count, 1)
     .addOption(
-      new Option("--caches <policy>", "what the model keeps")
+      new Option("--caches <policy>", "what the model keeps; hoard also looks for stale translations")
         .choices(["exact", "hoard", "none"])
         .default("exact"),
     )
+    .option("--sweep", "one boot for each mode and policy, with two CPUs, and on caches that forget nothing")
     .option("--timeout <seconds>", "a guest that runs longer is ended", count, 90)
     .option("--fetch", "get QEMU and the kernel from Debian's packages first")
     .option("--quiet", "no console, the report alone")
@@ -85,48 +98,67 @@ function count(text: string): number {
 }
 
 async function boot(options: BootOptions): Promise<void> {
-  const run = await bootGuest(planOf(options))
-  const report = reportOf(run)
-  console.log(options.json ? JSON.stringify(report) : reportText(report))
-  process.exitCode = report.problems.length === 0 ? 0 : 1
-}
-
-function planOf(options: BootOptions): BootPlan {
   const platform = PLATFORMS[options.vendor] as BootPlatform
-  const modeName = options.mode ?? (Object.keys(platform.modes)[0] as string)
-  const mode = platform.modes[modeName]
-  if (mode === undefined) {
-    throw new InputError("--mode", `${options.vendor} has ${Object.keys(platform.modes).join(", ")}`)
-  }
   const required = requirementsOf(platform, options.release)
   if (options.fetch) fetchOrExplain(required)
   const prerequisites = findOrExplain(required)
+  const reports: BootReport[] = []
+  for (const scenario of options.sweep ? scenariosOf(platform) : [scenarioOf(platform, options)]) {
+    const report = reportOf(await bootGuest(planOf(options, required, prerequisites, scenario)))
+    reports.push(report)
+    showProgress("")
+    if (options.json) continue
+    console.log(options.sweep ? reportLine(report) : reportText(report))
+    if (options.sweep && report.problems.length > 0) console.log(reportText(report))
+  }
+  const ok = reports.every(({ problems }) => problems.length === 0)
+  if (options.json) console.log(JSON.stringify({ boots: reports, ok }))
+  process.exitCode = ok ? 0 : 1
+}
+
+function scenarioOf(platform: BootPlatform, options: BootOptions): Scenario {
+  const modes = Object.keys(platform.modes)
+  const mode = options.mode ?? (modes[0] as string)
+  if (!modes.includes(mode)) throw new InputError("--mode", `${platform.name} has ${modes.join(", ")}`)
+  const { policy, cpus, caches } = options
+  return { mode, policy, cpus, caches }
+}
+
+function planOf(
+  options: BootOptions,
+  { platform, kernel }: Requirements,
+  prerequisites: Prerequisites,
+  scenario: Scenario,
+): BootPlan {
+  const policy = POLICIES[scenario.policy]
+  const isQuiet = options.json || options.quiet || options.sweep
+  const isOurs = options.initrd === undefined
   return {
-    platform,
-    modeName,
-    mode,
     ...prerequisites,
-    modules: required.kernel.modules,
+    platform,
+    name: scenarioName(scenario),
+    mode: platform.modes[scenario.mode] as BootPlan["mode"],
+    policy,
+    modules: kernel.modules,
     ...(options.kernel === undefined ? {} : { kernel: options.kernel }),
     ...(options.initrd === undefined ? {} : { initrd: readFileSync(options.initrd) }),
     append: options.append,
-    cpus: options.cpus,
-    caches: options.caches,
-    rogue: options.initrd === undefined ? ROGUE : [],
+    cpus: scenario.cpus,
+    caches: scenario.caches,
+    rogue: isOurs && policy.translates ? ROGUE : [],
     timeoutMs: options.timeout * 1000,
-    onConsoleLine: options.json || options.quiet ? showProgress : line => console.log(line),
+    onConsoleLine: isQuiet ? showProgress : line => console.log(line),
   }
 }
 
-function requirementsOf(platform: BootPlatform, asked: Release | undefined): Requirements {
+function requirementsOf(platform: BootPlatform, release: Release): Requirements {
   const releases = Object.keys(platform.kernels)
-  const release = asked ?? "bookworm"
   const kernel = platform.kernels[release]
   if (kernel === undefined) throw new InputError("--release", `${platform.name} has ${releases.join(", ")}`)
   return { platform, release, kernel }
 }
 
-function findOrExplain(required: Requirements): ReturnType<typeof findPrerequisites> {
+function findOrExplain(required: Requirements): Prerequisites {
   try {
     return findPrerequisites(required)
   } catch (error) {

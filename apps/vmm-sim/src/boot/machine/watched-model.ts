@@ -19,6 +19,8 @@ export interface ModelCounts {
   /** Translations for which no table had to be read. */
   fromCaches: number
   refused: number
+  /** Pages that the longest walk has read, configuration included. */
+  longestWalk: number
   readonly faults: Fault[]
   /** 4 KiB pages that translations have read tables from, by their place in the guest's RAM. */
   readonly tablePages: Set<number>
@@ -32,6 +34,7 @@ export class WatchedModel implements IommuModel {
     translations: 0,
     fromCaches: 0,
     refused: 0,
+    longestWalk: 0,
     faults: [],
     tablePages: new Set(),
   }
@@ -74,6 +77,7 @@ export class WatchedModel implements IommuModel {
     memory.end()
     counts.translations++
     if (memory.pagesFetched === 0) counts.fromCaches++
+    if (memory.pagesFetched > counts.longestWalk) counts.longestWalk = memory.pagesFetched
     if (status !== TRANSLATED) this.#noteFault(this.result.fault)
     this.onTranslation?.(device, iovaHi, iovaLo, access, status)
     return status

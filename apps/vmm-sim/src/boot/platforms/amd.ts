@@ -61,7 +61,6 @@ function mode(description: string, extFeatures: bigint, append = ""): BootMode {
   return {
     description,
     append: `${append} intremap=off`.trim(),
-    translates: true,
     createModel: (memory, caches) => amdModel({ memory, caches, extFeatures, extFeatures2: EVERYTHING_2 }),
   }
 }
@@ -89,6 +88,13 @@ export const amd: BootPlatform = {
   driverLines: /^AMD-Vi|^iommu|iommu group|AMD IOMMU/,
   linuxFaults: lines => lines.flatMap(line => amdFault(line) ?? []),
   modes: {
-    v1: mode("host tables, everything that the model has", features()),
+    v1: mode("host tables, all that the model has", features()),
+    "v1-no-ia": mode(
+      "without INVALIDATE_IOMMU_ALL: each device and domain by itself",
+      features({ IASup: 0n }),
+    ),
+    "v1-no-gt": mode("without guest tables and page requests", features({ GTSup: 0n, PPRSup: 0n, GATS: 0n })),
+    "v1-plain": mode("no more than the first IOMMUs had", 0n),
+    v2: mode("guest tables for DMA", features(), "amd_iommu=pgtbl_v2"),
   },
 }

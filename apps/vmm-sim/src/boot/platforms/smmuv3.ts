@@ -45,7 +45,6 @@ function mode(description: string, changes: Partial<SmmuV3IdRegisters> = {}, app
   return {
     description,
     append,
-    translates: true,
     createModel: (memory, caches) => smmuv3Model({ memory, caches, id }),
   }
 }
@@ -72,6 +71,21 @@ export const smmuv3: BootPlatform = {
   driverLines: /^arm-smmu-v3|^iommu|iommu group/,
   linuxFaults: smmuFaults,
   modes: {
-    s1: mode("stage 1, two-level stream table, everything that the model has"),
+    s1: mode("stage 1, two-level stream table, all that the model has"),
+    s2: mode("stage 2 alone", { IDR0: field32(registers.IDR0, SMMUV3_EVERYTHING.IDR0, { S1P: 0n }) }),
+    "s1-linear": mode("stage 1, linear stream table of 2^8 entries", {
+      IDR0: field32(registers.IDR0, SMMUV3_EVERYTHING.IDR0, { ST_LEVEL: 0n }),
+      IDR1: field32(registers.IDR1, SMMUV3_EVERYTHING.IDR1, { SIDSIZE: 8n }),
+    }),
+    "s1-no-ril": mode("stage 1 without range invalidation", {
+      IDR3: field32(registers.IDR3, SMMUV3_EVERYTHING.IDR3, { RIL: 0n }),
+    }),
+    "s1-no-httu": mode("stage 1 without hardware updates of flags", {
+      IDR0: field32(registers.IDR0, SMMUV3_EVERYTHING.IDR0, { HTTU: 0n }),
+    }),
+    "s1-no-msi": mode("stage 1 without messages: completion by polling", {
+      IDR0: field32(registers.IDR0, SMMUV3_EVERYTHING.IDR0, { MSI: 0n, SEV: 0n }),
+    }),
+    qemu: mode("the registers of QEMU's own model: 44 bits, both stages", SMMUV3_QEMU_NESTED),
   },
 }

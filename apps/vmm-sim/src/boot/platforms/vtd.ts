@@ -1,6 +1,16 @@
 /** Intel VT-d, found through the ACPI table DMAR. */
 import type { BitLayout, FieldSpecs, Mmio, RegisterSpecs } from "@iommu/core"
-import { commands, LEGACY_39, LEGACY_ONLY, registers, type VtdCapabilities, vtdModel } from "@iommu/vtd"
+import {
+  commands,
+  EVERYTHING,
+  FIRST_STAGE_ONLY,
+  LEGACY_39,
+  LEGACY_ONLY,
+  registers,
+  SECOND_STAGE_ONLY,
+  type VtdCapabilities,
+  vtdModel,
+} from "@iommu/vtd"
 import { dmarTable } from "../firmware/dmar.ts"
 import { cloudKernel } from "../guest/kernels.ts"
 import { Q35 } from "../machine/boards.ts"
@@ -10,7 +20,6 @@ import type { CommandQueueWatch, QueueShape } from "../watch/transcript.ts"
 
 const REGISTER_BASE = 0xfed9_0000
 const HOST_ADDRESS_WIDTH = 39
-const ECAP_IR = 1n << 3n
 
 const { REGISTERS } = registers
 const DESCRIPTORS: Readonly<Record<number, BitLayout<FieldSpecs>>> = {
@@ -62,17 +71,33 @@ function queueShape(mmio: Mmio): QueueShape | null {
   }
 }
 
-function mode(description: string, capabilities: VtdCapabilities, append: string): BootMode {
-  // Interrupts of the machine's own devices do not come through this process: there is nothing to remap them with.
-  const withoutRemapping = { ...capabilities, ecap: capabilities.ecap & ~ECAP_IR }
+/** Capabilities with some fields changed; interrupt remapping is off in all of them, see {@link mode}. */
+function changed(
+  from: VtdCapabilities,
+  cap: Partial<Record<keyof typeof registers.CAP.fields, bigint>>,
+  ecap: Partial<Record<keyof typeof registers.ECAP.fields, bigint>> = {},
+): VtdCapabilities {
   return {
-    description,
-    translates: true,
-    append: `intel_iommu=on${append} intremap=off`,
-    createModel: (memory, caches) =>
-      vtdModel({ memory, caches, capabilities: withoutRemapping, hostAddressWidth: HOST_ADDRESS_WIDTH }),
+    ver: from.ver,
+    cap: registers.CAP.encode({ ...registers.CAP.decode([from.cap]), ...cap })[0] as bigint,
+    ecap: registers.ECAP.encode({ ...registers.ECAP.decode([from.ecap]), ...ecap })[0] as bigint,
   }
 }
+
+/** The machine's own interrupts do not come through this process: there is nothing to remap them with. */
+function mode(description: string, given: VtdCapabilities, append: string): BootMode {
+  const capabilities = changed(given, {}, { IR: 0n, EIM: 0n })
+  return {
+    description,
+    append: `intel_iommu=${append} intremap=off`,
+    createModel: (memory, caches) =>
+      vtdModel({ memory, caches, capabilities, hostAddressWidth: HOST_ADDRESS_WIDTH }),
+  }
+}
+
+const LEGACY = "on,sm_off"
+const SCALABLE = "on,sm_on"
+const FIVE_LEVELS = { SAGAW: 0b01000n, MGAW: 56n }
 
 export const vtd: BootPlatform = {
   name: "vtd",
@@ -87,7 +112,25 @@ export const vtd: BootPlatform = {
   driverLines: /^DMAR|^iommu|iommu group/,
   linuxFaults: lines => lines.flatMap(line => vtdFault(line) ?? []),
   modes: {
-    legacy: mode("legacy mode, second-stage tables of 4 levels", LEGACY_ONLY, ",sm_off"),
-    "legacy-39": mode("legacy mode, second-stage tables of 3 levels", LEGACY_39, ",sm_off"),
+    legacy: mode("legacy mode, second-stage tables of 4 levels", LEGACY_ONLY, LEGACY),
+    "legacy-3-level": mode("the same with 3 levels", LEGACY_39, LEGACY),
+    "legacy-5-level": mode("the same with 5 levels", changed(LEGACY_ONLY, FIVE_LEVELS), LEGACY),
+    "legacy-caching": mode(
+      "4 levels, caching mode: not-present entries are kept",
+      changed(LEGACY_ONLY, { CM: 1n }),
+      LEGACY,
+    ),
+    scalable: mode(
+      "scalable mode with all that the model has: first stage of 5 levels",
+      EVERYTHING,
+      SCALABLE,
+    ),
+    "scalable-first": mode("scalable mode, first stage of 4 levels alone", FIRST_STAGE_ONLY, SCALABLE),
+    "scalable-second": mode("scalable mode, second stage alone", SECOND_STAGE_ONLY, SCALABLE),
+    "scalable-caching": mode(
+      "scalable mode with all, caching mode",
+      changed(EVERYTHING, { CM: 1n }),
+      SCALABLE,
+    ),
   },
 }
