@@ -1,6 +1,13 @@
 /** Arm SMMUv3, found through a node of the device tree. */
 import type { BitLayout, FieldSpecs, Mmio } from "@iommu/core"
-import { commands, registers, SMMUV3_EVERYTHING, type SmmuV3IdRegisters, smmuv3Model } from "@iommu/smmuv3"
+import {
+  commands,
+  registers,
+  SMMUV3_EVERYTHING,
+  SMMUV3_QEMU_NESTED,
+  type SmmuV3IdRegisters,
+  smmuv3Model,
+} from "@iommu/smmuv3"
 import { addSmmu } from "../firmware/smmu-node.ts"
 import { cloudKernel } from "../guest/kernels.ts"
 import { VIRT } from "../machine/boards.ts"
