@@ -56,6 +56,7 @@ export function problemsOf(run: BootRun): string[] {
     ...endProblems(run),
     ...run.complaints,
     ...staleProblems(run),
+    ...run.qemuSaid.split("\n").filter(line => line.includes("Blocked re-entrant IO")),
     ...run.console.marks
       .filter(({ word }) => word === "problem")
       .map(({ rest }) => `the guest says: ${rest.join(" ")}`),

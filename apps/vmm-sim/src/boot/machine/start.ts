@@ -57,7 +57,9 @@ function machineArguments(options: StartOptions, folder: WorkFolder): string[] {
   const { board, binary, ramFile, ramBytes, cpus, firmware, facts } = options
   const machine = [
     ...["-machine", `${board.machine},memory-backend=ram`, ...board.processor],
-    ...["-accel", "tcg", "-smp", String(cpus), "-m", String(ramBytes / 2 ** 20)],
+    // CPUs take turns: while a function outside is asked, QEMU lets others run, and drops what another CPU asks of the
+    // same function meanwhile ("Blocked re-entrant IO").
+    ...["-accel", "tcg,thread=single", "-smp", String(cpus), "-m", String(ramBytes / 2 ** 20)],
     ...["-object", `memory-backend-file,id=ram,mem-path=${ramFile},size=${ramBytes},share=on`],
     "-nodefaults",
   ]

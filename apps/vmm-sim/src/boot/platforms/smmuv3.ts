@@ -79,7 +79,10 @@ export const smmuv3: BootPlatform = {
   linuxFaults: smmuFaults,
   modes: {
     s1: mode("stage 1, two-level stream table, all that the model has"),
-    s2: mode("stage 2 alone", { IDR0: field32(registers.IDR0, SMMUV3_EVERYTHING.IDR0, { S1P: 0n }) }),
+    // EL2's contexts and two-level tables of context descriptors belong to stage 1.
+    s2: mode("stage 2 alone", {
+      IDR0: field32(registers.IDR0, SMMUV3_EVERYTHING.IDR0, { S1P: 0n, Hyp: 0n, CD2L: 0n }),
+    }),
     "s1-linear": mode("stage 1, linear stream table of 2^8 entries", {
       IDR0: field32(registers.IDR0, SMMUV3_EVERYTHING.IDR0, { ST_LEVEL: 0n }),
       IDR1: field32(registers.IDR1, SMMUV3_EVERYTHING.IDR1, { SIDSIZE: 8n }),
@@ -90,9 +93,9 @@ export const smmuv3: BootPlatform = {
     "s1-no-httu": mode("stage 1 without hardware updates of flags", {
       IDR0: field32(registers.IDR0, SMMUV3_EVERYTHING.IDR0, { HTTU: 0n }),
     }),
-    "s1-no-msi": mode("stage 1 without messages: completion by polling", {
-      IDR0: field32(registers.IDR0, SMMUV3_EVERYTHING.IDR0, { MSI: 0n, SEV: 0n }),
+    "44-bit": mode("the registers of QEMU's own model, 44 bits and no PASIDs, with messages", {
+      ...SMMUV3_QEMU_NESTED,
+      IDR0: field32(registers.IDR0, SMMUV3_QEMU_NESTED.IDR0, { MSI: 1n }),
     }),
-    qemu: mode("the registers of QEMU's own model: 44 bits, both stages", SMMUV3_QEMU_NESTED),
   },
 }
