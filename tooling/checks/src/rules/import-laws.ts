@@ -1,15 +1,30 @@
 import { type Import, importsOf } from "../imports.ts"
 import { type Breach, type Rule, VENDORS } from "../tree.ts"
 
+type Rooms = Readonly<Record<string, readonly string[]>>
+
 /**
  * Who may import whom (ARCHITECTURE.md). A room is a folder under `src`; a package's own files outside the rooms
  * (its door) may import all of its rooms.
  */
-const ROOMS: Readonly<Record<string, readonly string[]>> = {
+const VENDOR_ROOMS: Rooms = {
   spec: ["spec", "@iommu/core"],
   formats: ["formats", "spec", "@iommu/pagetable", "@iommu/core"],
   driver: ["driver", "spec", "formats", "@iommu/pagetable", "@iommu/core"],
   model: ["model", "spec", "@iommu/core"],
+}
+
+/** iommufd: what is mapped knows nothing of objects, objects nothing of bytes, and nothing that is shipped of tests. */
+const IOMMUFD_ROOMS: Rooms = {
+  uapi: ["uapi", "@iommu/core"],
+  process: ["process", "memory", "@iommu/core"],
+  memory: ["memory", "process", "@iommu/core"],
+  ioas: ["ioas", "memory", "process", "@iommu/core"],
+  objects: ["objects", "ioas", "memory", "process", "uapi", "@iommu/core"],
+  vfio: ["vfio", "context.ts", "objects", "ioas", "process", "@iommu/core"],
+  abi: ["abi", "context.ts", "objects", "vfio", "ioas", "memory", "uapi", "@iommu/core"],
+  testing: ["testing", "memory", "process", "@iommu/core"],
+  "context.ts": ["abi", "objects", "ioas", "memory", "process", "uapi", "@iommu/core"],
 }
 
 const PACKAGES: Readonly<Record<string, readonly string[]>> = {
@@ -46,18 +61,23 @@ function appLaw(found: Import, name: string): string | null {
 
 function packageLaw(found: Import, name: string, room: string): string | null {
   const inside = `packages/${name}/src/`
-  const isVendor = VENDORS.some(vendor => vendor === name)
+  const rooms = roomsOf(name)
   if (/^(packages|apps|tooling)\//.test(found.target)) {
     if (!found.target.startsWith(inside))
       return `a package reaches others through their doors, not ${found.target}`
     const targetRoom = found.target.slice(inside.length).split("/")[0] as string
-    const allowed = isVendor ? ROOMS[room] : undefined
+    const allowed = rooms[room]
     if (allowed && !allowed.includes(targetRoom)) return `${room} must not import ${targetRoom}`
     return null
   }
   if (found.target.startsWith("node:")) return `libraries run in a browser too: no ${found.target}`
-  const allowed = (isVendor ? ROOMS[room] : undefined) ?? PACKAGES[name] ?? []
+  const allowed = rooms[room] ?? PACKAGES[name] ?? []
   return allowed.includes(found.target)
     ? null
-    : `${isVendor && ROOMS[room] ? room : name} must not import ${found.target}`
+    : `${rooms[room] ? room : name} must not import ${found.target}`
+}
+
+function roomsOf(name: string): Rooms {
+  if (VENDORS.some(vendor => vendor === name)) return VENDOR_ROOMS
+  return name === "iommufd" ? IOMMUFD_ROOMS : {}
 }
