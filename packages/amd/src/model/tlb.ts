@@ -48,6 +48,9 @@ const PAGE_LG2 = 12
 const PAGE_MASK = -4096
 /** The size of a range stands above bits 63:44 of its address. */
 const SIZE_KEY_SHIFT = 20
+/** In the key of a last table: bits of its page number, and its size. */
+const LAST_TABLE_PAGES = -512
+const LAST_TABLE_SIZE = 21 << SIZE_KEY_SHIFT
 
 /** Ways of a set under `exact`; a hoard begins with few sets and grows. */
 const HOARD_SETS = 8
@@ -79,6 +82,12 @@ export class RangeCache {
    */
   findSized(sizeLg2: number, tag: number, pasid: number, hi: number, lo: number): number {
     return this.store.find(pageKey(sizeLg2, hi, lo), sizeKey(sizeLg2, hi), tag, pasid)
+  }
+
+  /** As {@link findSized} for the range of a last table, which the next address is mostly in, too. */
+  findLastTable(tag: number, pasid: number, hi: number, lo: number): number {
+    const page = ((lo >>> PAGE_LG2) | (hi << (32 - PAGE_LG2))) & LAST_TABLE_PAGES
+    return this.store.findSame(page, (hi >>> PAGE_LG2) | LAST_TABLE_SIZE, tag, pasid)
   }
 
   insert(sizeLg2: number, tag: number, pasid: number, hi: number, lo: number): number {

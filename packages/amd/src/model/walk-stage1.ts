@@ -29,8 +29,6 @@ const DEVICE_WRITE = ACCESS_WRITE
 
 const { NO_PLACE, TABLE_HI, TABLE_LO, TABLE_PLACE_HI, TABLE_PLACE_LO, TABLE_RIGHTS } = cached
 const PAGE_MASK = -4096
-/** log2 of the range that a table of level 1 covers. */
-const LAST_TABLE_LG2 = pte.tableLg2(1)
 
 const ALL_RIGHTS = WRITABLE | USER
 /** In the rights of a directory entry: NX was set on the way. The place of P. */
@@ -148,7 +146,7 @@ export class GuestWalk {
    */
   walkLastTable(pasid: number, hi: number, lo: number, access: number): boolean {
     const { store } = this.caches.guestTables
-    const known = this.caches.guestTables.findSized(LAST_TABLE_LG2, this.host.tag, pasid, hi, lo)
+    const known = this.caches.guestTables.findLastTable(this.host.tag, pasid, hi, lo)
     if (known < 0 || this.tracer !== null) return false
     const records = store.words
     const placeLo = records[known + TABLE_PLACE_LO] as number

@@ -9,7 +9,7 @@ import * as pte from "../spec/page-tables.ts"
 import { attributesOf, WB } from "./attributes.ts"
 import { resolveEntries } from "./device-entry.ts"
 import * as iotlb from "./tlb.ts"
-import { findTranslation, keepTranslation, prepareLookUp } from "./tlb.ts"
+import { findTranslation, keepTranslation, prepareLookUp, recallSecondPage } from "./tlb.ts"
 import type { Transaction } from "./transaction.ts"
 import * as transaction from "./transaction.ts"
 import {
@@ -27,6 +27,7 @@ import {
   findEntry,
   findPlainLeaf,
   setSecondStageDirty,
+  walkSecondPage,
   walkSecondStage,
   walkSecondTables,
 } from "./walk-stage2.ts"
@@ -349,7 +350,7 @@ function plainBelowTable(t: Transaction, result: VtdTranslationResult): boolean 
   if (ipaHi >= (t.features.ssMaxHi[t.ssLevels] as number)) return false
   const access = t.access & READ_WRITE
   const needed = (access & ACCESS_WRITE) === 0 ? access : access | DIRTY
-  if (walkSecondStage(t, ipaHi, ipaLo, needed) !== SS_OK || (access & ~t.ssPermissions) !== 0) return false
+  if (!recallSecondPage(t, ipaHi, ipaLo, needed) && !reachSecondPage(t, ipaHi, ipaLo)) return false
   const paHi = t.ssPaHi
   const paLo = t.ssPaLo
   if ((paHi === 0 && paLo >>> 20 === INTERRUPT_MEGABYTE) || markDirty(t) !== 0) return false
@@ -363,4 +364,9 @@ function plainBelowTable(t: Transaction, result: VtdTranslationResult): boolean 
   result.paHi = paHi
   result.paLo = paLo >>> 0
   return true
+}
+
+/** A page that is not cached with what the request needs. @returns false when anything is out of the ordinary */
+function reachSecondPage(t: Transaction, hi: number, lo: number): boolean {
+  return walkSecondPage(t, hi, lo) === SS_OK && (t.access & READ_WRITE & ~t.ssPermissions) === 0
 }

@@ -73,7 +73,7 @@ export function findPlainEntry(t: Transaction): number {
   const lo = t.iovaLo
   const hi = t.iovaHi
   const store = t.tlb.firstTables
-  const known = store.find(
+  const known = store.findSame(
     ((hi << 20) | (lo >>> 12)) & -512,
     (hi >>> 12) | LEAF_TABLE_SPAN,
     t.domainId,

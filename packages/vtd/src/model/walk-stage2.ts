@@ -37,9 +37,12 @@ export const SS_FLAG_UPDATE = 5
  * @returns SS_*; on a fault, `where` is the entry's address
  */
 export function walkSecondStage(t: Transaction, hi: number, lo: number, needed: number): number {
-  const { tlb } = t
-  if (!tlb.enabled) return walkSecondTables(t, hi, lo)
-  if (recallSecondPage(t, hi, lo, needed)) return SS_OK
+  if (!t.tlb.enabled) return walkSecondTables(t, hi, lo)
+  return recallSecondPage(t, hi, lo, needed) ? SS_OK : walkSecondPage(t, hi, lo)
+}
+
+/** As {@link walkSecondStage}, where what is cached does not grant enough. */
+export function walkSecondPage(t: Transaction, hi: number, lo: number): number {
   const status = walkSecondTables(t, hi, lo)
   if (status === SS_OK) {
     keepSecondPage(t, hi, lo, t.ssAccessed === 0 || (t.ssLeaf & SS_D) !== 0 ? DIRTY : 0)
