@@ -4,6 +4,7 @@ import { pagetableBenchCases } from "../../../packages/pagetable/bench/cases.ts"
 import type { FormatSubject } from "../../../packages/pagetable/bench/subject.ts"
 import { formatSubjects as smmuv3Formats } from "../../../packages/smmuv3/bench/subjects.ts"
 import { formatSubjects as vtdFormats } from "../../../packages/vtd/bench/subjects.ts"
+import { addressSpaceQuantities } from "./address-spaces.ts"
 import type { BenchCase } from "./bench-case.ts"
 import { coldStartQuantities } from "./cold-start.ts"
 import { domainQuantities, tableQuantities } from "./memory.ts"
@@ -25,5 +26,6 @@ export function allQuantities(): QuantityCase[] {
     ...queueQuantities(),
     ...domainQuantities(),
     ...formatSubjects.flatMap(tableQuantities),
+    ...addressSpaceQuantities(),
   ]
 }

@@ -46,9 +46,8 @@ export class IntervalTree<T extends Interval> {
   /** The lowest interval that touches `[start, last]`. */
   firstOverlap(start: bigint, last: bigint): T | undefined {
     const node = this.#nodes.firstOverlap(this.#root, hi32(start), lo32(start))
-    if (node === NO_NODE) return undefined
-    const value = this.#values[node] as T
-    return value.start <= last ? value : undefined
+    if (node === NO_NODE || this.#nodes.startsAfter(node, hi32(last), lo32(last))) return undefined
+    return this.#values[node]
   }
 
   /** All intervals, ascending. The tree must not change meanwhile. */

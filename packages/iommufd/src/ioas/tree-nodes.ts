@@ -1,4 +1,7 @@
-/** Nodes of the interval tree: numbers, with their fields in typed arrays. Recursion is as deep as the tree is high. */
+/**
+ * Nodes of the interval tree: numbers, with the fields of each in 64 bytes, which is a line of the CPU's caches. Among a
+ * million nodes memory is what takes the time. Recursion is as deep as the tree is high.
+ */
 import { fromHalves, hi32, lo32 } from "@iommu/core"
 
 /** Where there is no node. */
@@ -6,35 +9,53 @@ export const NO_NODE = -1
 const FIRST_CAPACITY = 16
 const TWO_32 = 0x1_0000_0000
 
+const NODE_WORDS_LG2 = 4
+const NODE_DOUBLES_LG2 = 3
+
+// Unsigned words of a node.
+const START_HI = 0
+const START_LO = 1
+const LAST_HI = 2
+const LAST_LO = 3
+// Signed words.
+const LEFT = 4
+const RIGHT = 5
+const HEIGHT = 6
+// Doubles: bytes free before the node, and the most before any node of its subtree.
+const GAP = 4
+const LARGEST_GAP = 5
+
 export class TreeNodes {
-  /** Four words a node: start and last, each high half first. */
-  #bounds = new Uint32Array(4 * FIRST_CAPACITY)
-  /** Two a node: left and right. */
-  #links = new Int32Array(2 * FIRST_CAPACITY)
-  #heights = new Uint8Array(FIRST_CAPACITY)
-  /** Two a node: bytes free before it, and the most before any node of its subtree. */
-  #gaps = new Float64Array(2 * FIRST_CAPACITY)
+  #words = new Uint32Array(FIRST_CAPACITY << NODE_WORDS_LG2)
+  /** The same memory. */
+  #signed = new Int32Array(this.#words.buffer)
+  #doubles = new Float64Array(this.#words.buffer)
   #used = 0
   readonly #free: number[] = []
   #taken = NO_NODE
+  /** While a change goes up: true as long as the subtree below is as high and has as large a gap as before. */
+  #isSettled = false
+  /** An ancestor whose own gap has changed. */
+  #regapped = NO_NODE
 
   left(node: number): number {
-    return this.#links[2 * node] as number
+    return this.#signed[(node << NODE_WORDS_LG2) + LEFT] as number
   }
 
   right(node: number): number {
-    return this.#links[2 * node + 1] as number
+    return this.#signed[(node << NODE_WORDS_LG2) + RIGHT] as number
   }
 
   alloc(start: bigint, last: bigint): number {
     const node = this.#free.pop() ?? this.#used++
-    if (node >= this.#heights.length) this.#grow()
-    this.#bounds[4 * node] = hi32(start)
-    this.#bounds[4 * node + 1] = lo32(start)
-    this.#bounds[4 * node + 2] = hi32(last)
-    this.#bounds[4 * node + 3] = lo32(last)
-    this.#links[2 * node] = NO_NODE
-    this.#links[2 * node + 1] = NO_NODE
+    if (node << NODE_WORDS_LG2 >= this.#words.length) this.#grow()
+    const at = node << NODE_WORDS_LG2
+    this.#words[at + START_HI] = hi32(start)
+    this.#words[at + START_LO] = lo32(start)
+    this.#words[at + LAST_HI] = hi32(last)
+    this.#words[at + LAST_LO] = lo32(last)
+    this.#setLeft(node, NO_NODE)
+    this.#setRight(node, NO_NODE)
     return node
   }
 
@@ -65,13 +86,19 @@ export class TreeNodes {
     return found
   }
 
+  /** True when a node's interval lies behind an address. */
+  startsAfter(node: number, hi: number, lo: number): boolean {
+    const startHi = this.#startHi(node)
+    return startHi > hi || (startHi === hi && this.#startLo(node) > lo)
+  }
+
   /** The lowest node that starts after an address and has at least `bytes` free before it. */
   holeBefore(node: number, hi: number, lo: number, bytes: number): number {
-    if (node === NO_NODE || (this.#gaps[2 * node + 1] as number) < bytes) return NO_NODE
-    if (!this.#startsAfter(node, hi, lo)) return this.holeBefore(this.right(node), hi, lo, bytes)
+    if (node === NO_NODE || this.#largestGap(node) < bytes) return NO_NODE
+    if (!this.startsAfter(node, hi, lo)) return this.holeBefore(this.right(node), hi, lo, bytes)
     const before = this.holeBefore(this.left(node), hi, lo, bytes)
     if (before !== NO_NODE) return before
-    if ((this.#gaps[2 * node] as number) >= bytes) return node
+    if (this.#gap(node) >= bytes) return node
     return this.holeBefore(this.right(node), hi, lo, bytes)
   }
 
@@ -95,39 +122,42 @@ export class TreeNodes {
   #insert(root: number, node: number, before: number, after: number): number {
     if (root === NO_NODE) {
       this.#setGap(node, before)
-      if (after !== NO_NODE) this.#setGap(after, node)
+      this.#regap(after, node)
       this.#update(node)
+      this.#isSettled = false
       return node
     }
     if (this.#startsBefore(node, this.#startHi(root), this.#startLo(root))) {
-      this.#links[2 * root] = this.#insert(this.left(root), node, before, root)
+      this.#setLeft(root, this.#insert(this.left(root), node, before, root))
     } else {
-      this.#links[2 * root + 1] = this.#insert(this.right(root), node, root, after)
+      this.#setRight(root, this.#insert(this.right(root), node, root, after))
     }
-    return this.#balance(root)
+    return this.#settle(root)
   }
 
-  /** A node whose gap changes is an ancestor of the one that goes, or takes its place: balancing updates it. */
+  /** A node whose gap changes is an ancestor of the one that goes, or takes its place. */
   #remove(root: number, node: number, before: number, after: number): number {
     if (root !== node) {
       if (this.#startsBefore(node, this.#startHi(root), this.#startLo(root))) {
-        this.#links[2 * root] = this.#remove(this.left(root), node, before, root)
+        this.#setLeft(root, this.#remove(this.left(root), node, before, root))
       } else {
-        this.#links[2 * root + 1] = this.#remove(this.right(root), node, root, after)
+        this.#setRight(root, this.#remove(this.right(root), node, root, after))
       }
-      return this.#balance(root)
+      return this.#settle(root)
     }
     const left = this.left(root)
     const right = this.right(root)
     const predecessor = left === NO_NODE ? before : this.#highest(left)
+    this.#isSettled = false
     if (right === NO_NODE) {
-      if (after !== NO_NODE) this.#setGap(after, predecessor)
+      this.#regap(after, predecessor)
       return left
     }
+    this.#regapped = NO_NODE
     const rest = this.#takeLowest(right)
     const successor = this.#taken
-    this.#links[2 * successor] = left
-    this.#links[2 * successor + 1] = rest
+    this.#setLeft(successor, left)
+    this.#setRight(successor, rest)
     this.#setGap(successor, predecessor)
     return this.#balance(successor)
   }
@@ -139,7 +169,7 @@ export class TreeNodes {
       this.#taken = root
       return this.right(root)
     }
-    this.#links[2 * root] = this.#takeLowest(left)
+    this.#setLeft(root, this.#takeLowest(left))
     return this.#balance(root)
   }
 
@@ -149,19 +179,35 @@ export class TreeNodes {
     return node
   }
 
+  /** Of an ancestor, if there is one, whose predecessor is another now. */
+  #regap(node: number, before: number): void {
+    this.#regapped = node
+    if (node !== NO_NODE) this.#setGap(node, before)
+  }
+
+  /** {@link #balance} where it is needed: else only the nodes on the path are read, and not the other half of each. */
+  #settle(node: number): number {
+    if (this.#isSettled && node !== this.#regapped) return node
+    const height = this.#height(node)
+    const largest = this.#largestGap(node)
+    const root = this.#balance(node)
+    this.#isSettled = root === node && this.#height(node) === height && this.#largestGap(node) === largest
+    return root
+  }
+
   #balance(node: number): number {
     const lean = this.#height(this.left(node)) - this.#height(this.right(node))
     if (lean > 1) {
       const left = this.left(node)
       if (this.#height(this.left(left)) < this.#height(this.right(left))) {
-        this.#links[2 * node] = this.#rotateLeft(left)
+        this.#setLeft(node, this.#rotateLeft(left))
       }
       return this.#rotateRight(node)
     }
     if (lean < -1) {
       const right = this.right(node)
       if (this.#height(this.right(right)) < this.#height(this.left(right))) {
-        this.#links[2 * node + 1] = this.#rotateRight(right)
+        this.#setRight(node, this.#rotateRight(right))
       }
       return this.#rotateLeft(node)
     }
@@ -171,8 +217,8 @@ export class TreeNodes {
 
   #rotateLeft(node: number): number {
     const risen = this.right(node)
-    this.#links[2 * node + 1] = this.left(risen)
-    this.#links[2 * risen] = node
+    this.#setRight(node, this.left(risen))
+    this.#setLeft(risen, node)
     this.#update(node)
     this.#update(risen)
     return risen
@@ -180,8 +226,8 @@ export class TreeNodes {
 
   #rotateRight(node: number): number {
     const risen = this.left(node)
-    this.#links[2 * node] = this.right(risen)
-    this.#links[2 * risen + 1] = node
+    this.#setLeft(node, this.right(risen))
+    this.#setRight(risen, node)
     this.#update(node)
     this.#update(risen)
     return risen
@@ -193,45 +239,69 @@ export class TreeNodes {
     const right = this.right(node)
     const leftHeight = this.#height(left)
     const rightHeight = this.#height(right)
-    this.#heights[node] = 1 + (leftHeight > rightHeight ? leftHeight : rightHeight)
-    let largest = this.#gaps[2 * node] as number
-    if (left !== NO_NODE && (this.#gaps[2 * left + 1] as number) > largest)
-      largest = this.#gaps[2 * left + 1] as number
-    if (right !== NO_NODE && (this.#gaps[2 * right + 1] as number) > largest)
-      largest = this.#gaps[2 * right + 1] as number
-    this.#gaps[2 * node + 1] = largest
+    this.#signed[(node << NODE_WORDS_LG2) + HEIGHT] =
+      1 + (leftHeight > rightHeight ? leftHeight : rightHeight)
+    let largest = this.#gap(node)
+    const inLeft = left === NO_NODE ? 0 : this.#largestGap(left)
+    const inRight = right === NO_NODE ? 0 : this.#largestGap(right)
+    if (inLeft > largest) largest = inLeft
+    if (inRight > largest) largest = inRight
+    this.#doubles[(node << NODE_DOUBLES_LG2) + LARGEST_GAP] = largest
   }
 
   /** One rounding at the end keeps larger gaps larger. */
   #setGap(node: number, before: number): void {
     const hi = this.#startHi(node)
     const lo = this.#startLo(node)
-    this.#gaps[2 * node] =
+    this.#doubles[(node << NODE_DOUBLES_LG2) + GAP] =
       before === NO_NODE
         ? hi * TWO_32 + lo
-        : (hi - (this.#bounds[4 * before + 2] as number)) * TWO_32 +
-          (lo - (this.#bounds[4 * before + 3] as number) - 1)
+        : (hi - this.#lastHi(before)) * TWO_32 + (lo - this.#lastLo(before) - 1)
   }
 
   #height(node: number): number {
-    return node === NO_NODE ? 0 : (this.#heights[node] as number)
+    return node === NO_NODE ? 0 : (this.#signed[(node << NODE_WORDS_LG2) + HEIGHT] as number)
   }
 
   #startHi(node: number): number {
-    return this.#bounds[4 * node] as number
+    return this.#words[(node << NODE_WORDS_LG2) + START_HI] as number
   }
 
   #startLo(node: number): number {
-    return this.#bounds[4 * node + 1] as number
+    return this.#words[(node << NODE_WORDS_LG2) + START_LO] as number
+  }
+
+  #lastHi(node: number): number {
+    return this.#words[(node << NODE_WORDS_LG2) + LAST_HI] as number
+  }
+
+  #lastLo(node: number): number {
+    return this.#words[(node << NODE_WORDS_LG2) + LAST_LO] as number
+  }
+
+  #gap(node: number): number {
+    return this.#doubles[(node << NODE_DOUBLES_LG2) + GAP] as number
+  }
+
+  #largestGap(node: number): number {
+    return this.#doubles[(node << NODE_DOUBLES_LG2) + LARGEST_GAP] as number
+  }
+
+  #setLeft(node: number, child: number): void {
+    this.#signed[(node << NODE_WORDS_LG2) + LEFT] = child
+  }
+
+  #setRight(node: number, child: number): void {
+    this.#signed[(node << NODE_WORDS_LG2) + RIGHT] = child
   }
 
   #end(node: number): bigint {
-    return fromHalves(this.#bounds[4 * node + 2] as number, this.#bounds[4 * node + 3] as number) + 1n
+    return fromHalves(this.#lastHi(node), this.#lastLo(node)) + 1n
   }
 
   #endsBefore(node: number, hi: number, lo: number): boolean {
-    const lastHi = this.#bounds[4 * node + 2] as number
-    return lastHi < hi || (lastHi === hi && (this.#bounds[4 * node + 3] as number) < lo)
+    const lastHi = this.#lastHi(node)
+    return lastHi < hi || (lastHi === hi && this.#lastLo(node) < lo)
   }
 
   #startsBefore(node: number, hi: number, lo: number): boolean {
@@ -239,21 +309,11 @@ export class TreeNodes {
     return startHi < hi || (startHi === hi && this.#startLo(node) < lo)
   }
 
-  #startsAfter(node: number, hi: number, lo: number): boolean {
-    const startHi = this.#startHi(node)
-    return startHi > hi || (startHi === hi && this.#startLo(node) > lo)
-  }
-
   #grow(): void {
-    const capacity = this.#heights.length * 2
-    this.#bounds = enlarged(this.#bounds, new Uint32Array(4 * capacity))
-    this.#links = enlarged(this.#links, new Int32Array(2 * capacity))
-    this.#heights = enlarged(this.#heights, new Uint8Array(capacity))
-    this.#gaps = enlarged(this.#gaps, new Float64Array(2 * capacity))
+    const larger = new Uint32Array(this.#words.length * 2)
+    larger.set(this.#words)
+    this.#words = larger
+    this.#signed = new Int32Array(larger.buffer)
+    this.#doubles = new Float64Array(larger.buffer)
   }
-}
-
-function enlarged<A extends Uint32Array | Int32Array | Uint8Array | Float64Array>(old: A, larger: A): A {
-  larger.set(old)
-  return larger
 }

@@ -1,11 +1,10 @@
 /**
  * How often each page of a machine's memory is pinned: the part of Linux's `struct folio` that iommufd changes.
  *
- * Counts lie in blocks of 16 MiB. A block whose pages are all pinned equally often is one number, so that a
- * terabyte costs some 65 thousand of them.
+ * Counts lie in blocks of 2 MiB, the pieces that memory comes in. A block whose pages are all pinned equally often is
+ * one number.
  */
-const BLOCK_LG2 = 12
-const BLOCK_PAGES = 2 ** BLOCK_LG2
+const BLOCK_PAGES = 512
 
 /** Physically contiguous pages. */
 export interface FrameRun {

@@ -2,8 +2,9 @@
  * Which pages of a mapping are pinned, for how many users, and where they lie: what Linux keeps in the tables of the
  * domains and the xarray of an `iopt_pages`.
  *
- * Pages are grouped in blocks. A block whose pages have equally many users and contiguous frames is two numbers;
- * only others have arrays, and one without users does not exist: mappings may be as long as the address space.
+ * Pages are grouped in blocks of 2 MiB, the pieces that memory comes in. A block whose pages have equally many users
+ * and contiguous frames is two numbers, so that a terabyte costs some 30 MB; only others have arrays. One without users
+ * does not exist: mappings may be as long as the address space.
  */
 import type { FrameRun } from "./frame-pins.ts"
 
@@ -32,35 +33,28 @@ interface MixedBlock {
   readonly frames: Float64Array
 }
 
-const SMALLEST_BLOCK = 512
-const LARGEST_BLOCK = 65536
-/** Blocks are as large as makes this many of them, within the limits. */
-const WANTED_BLOCKS = 4096
+const BLOCK_PAGES = 512
 
 export class PageLedger {
   readonly pages: number
-  readonly #blockPages: number
   readonly #blocks: (PlainBlock | MixedBlock | undefined)[] = []
 
   constructor(pages: number) {
     this.pages = pages
-    let block = SMALLEST_BLOCK
-    while (block < LARGEST_BLOCK && block * WANTED_BLOCKS < pages) block *= 2
-    this.#blockPages = block
   }
 
   users(page: number): number {
-    const block = this.#blocks[Math.floor(page / this.#blockPages)]
+    const block = this.#blocks[Math.floor(page / BLOCK_PAGES)]
     if (block === undefined) return 0
-    return block.kind === "plain" ? block.users : (block.users[page % this.#blockPages] as number)
+    return block.kind === "plain" ? block.users : (block.users[page % BLOCK_PAGES] as number)
   }
 
   /** The first pages without users from a page on, before `end` and within one block: what to pin next. */
   nextUnused(page: number, end: number): PageRange | null {
     for (let at = page; at < end; ) {
-      const index = Math.floor(at / this.#blockPages)
-      const base = index * this.#blockPages
-      const stop = Math.min(end, base + this.#blockPages)
+      const index = Math.floor(at / BLOCK_PAGES)
+      const base = index * BLOCK_PAGES
+      const stop = Math.min(end, base + BLOCK_PAGES)
       const block = this.#blocks[index]
       if (block === undefined) return { page: at, pages: stop - at }
       if (block.kind === "mixed") {
@@ -78,12 +72,12 @@ export class PageLedger {
   hold(first: number, pages: number, pinned: readonly PageRun[]): void {
     let run = 0
     this.#forEachBlock(first, pages, (index, from, count) => {
-      const start = index * this.#blockPages + from
+      const start = index * BLOCK_PAGES + from
       while (run < pinned.length && endOf(pinned[run] as PageRun) <= start) run++
       if (count === this.#pagesOf(index) && this.#holdPlain(index, pinned[run])) return
       const block = this.#mix(index)
       for (let at = run; at < pinned.length && (pinned[at] as PageRun).page < start + count; at++) {
-        fillFrames(block.frames, index * this.#blockPages, pinned[at] as PageRun)
+        fillFrames(block.frames, index * BLOCK_PAGES, pinned[at] as PageRun)
       }
       for (let page = from; page < from + count; page++) block.users[page] = (block.users[page] as number) + 1
       this.#join(index, block)
@@ -124,9 +118,9 @@ export class PageLedger {
     let frame = 0
     let at = page
     while (at < end) {
-      const index = Math.floor(at / this.#blockPages)
-      const base = index * this.#blockPages
-      const stop = Math.min(end, base + this.#blockPages)
+      const index = Math.floor(at / BLOCK_PAGES)
+      const base = index * BLOCK_PAGES
+      const stop = Math.min(end, base + BLOCK_PAGES)
       const block = this.#blocks[index]
       if (block === undefined) throw new Error("bug: the place of a page without users is asked for")
       if (at === page) frame = frameIn(block, at - base)
@@ -148,14 +142,14 @@ export class PageLedger {
       if (block.kind === "plain") block.users++
       return block.kind === "plain"
     }
-    const start = index * this.#blockPages
+    const start = index * BLOCK_PAGES
     if (run === undefined || run.page > start || endOf(run) < start + this.#pagesOf(index)) return false
     this.#blocks[index] = { kind: "plain", users: 1, frame: run.frame + start - run.page }
     return true
   }
 
   #pagesOf(index: number): number {
-    return Math.min(this.#blockPages, this.pages - index * this.#blockPages)
+    return Math.min(BLOCK_PAGES, this.pages - index * BLOCK_PAGES)
   }
 
   #forEachBlock(
@@ -165,9 +159,9 @@ export class PageLedger {
   ): void {
     const end = first + pages
     for (let at = first; at < end; ) {
-      const index = Math.floor(at / this.#blockPages)
-      const stop = Math.min(end, (index + 1) * this.#blockPages)
-      visit(index, at - index * this.#blockPages, stop - at)
+      const index = Math.floor(at / BLOCK_PAGES)
+      const stop = Math.min(end, (index + 1) * BLOCK_PAGES)
+      visit(index, at - index * BLOCK_PAGES, stop - at)
       at = stop
     }
   }
