@@ -780,6 +780,23 @@ describe("nested", () => {
     expect(unit.code(IOVA)).toBe(0x76)
   })
 
+  it("keeps both stages' flags in an entry that is a leaf of both", () => {
+    const unit = new Unit()
+    const [ssRoot, root, upper, middle] = [unit.page(), unit.page(), unit.page(), unit.page()]
+    // A second-stage table that maps itself, and is the first stage's last table, too.
+    const table = (unit.mapSecond(ssRoot, 4, root, root | 3n)[3] as bigint) & ~0xfffn
+    const index = (table >> 12n) & 511n
+    for (const page of [upper, middle]) unit.mapSecond(ssRoot, 4, page, page | 3n)
+    unit.put(table + index * 8n, table | 7n)
+    unit.put(root, upper | 0x27n)
+    unit.put(upper, middle | 0x27n)
+    unit.put(middle, table | 0x27n)
+    unit.scalable(ssRoot | 1n | AW4 | NESTED | SSADE, 5n | PWSNP, root)
+    expect(unit.dma(index << 12n)).toMatchObject({ ok: true, pa: table })
+    // A of the first stage, A of the second, and D of the second: A was written through it.
+    expect(unit.get(table + index * 8n)).toBe(table | 0x327n)
+  })
+
   it("gives the smaller leaf's size", () => {
     const unit = new Unit()
     const ssRoot = unit.page()

@@ -289,7 +289,7 @@ export function updateFirstStageFlags(t: Transaction): number {
     if ((entry & wanted) !== wanted) {
       const reason = updateEntry(t, level)
       if (reason !== 0) return reason
-      words[at] = entry | wanted
+      words[at] = (words[at] as number) | wanted
     }
   }
   return 0
