@@ -849,6 +849,16 @@ describe("prefetches, §4.2", () => {
     expect(m.memory.read64(table + 16n)).toBe(0n)
   })
 
+  it("keep nothing of a page that stage 2 refuses, nor of a stream that has no stages", () => {
+    const m = hoard()
+    const { stage1 } = nested(m)
+    m.map(stage1, SHAPE_4K, 0x1000n, 0x7000_0000n | S1_PAGE | NG)
+    m.ste(2, { Config: 4n })
+    m.command(addresses(0x1000n), addresses(0x1000n, 0n, 0n, 2n))
+    expect(m.events()).toEqual([])
+    expect([lands(m, 1, 0x1000n), lands(m, 2, 0x1000n)]).toEqual(["F_TRANSLATION", 0x1000n])
+  })
+
   it("do nothing while translation is off, and without caches", () => {
     for (const [caches, cr0] of [
       ["hoard", reg.CR0_CMDQEN],

@@ -780,6 +780,57 @@ describe("nested", () => {
     expect(unit.code(IOVA)).toBe(0x76)
   })
 
+  it.each([
+    [3, AW3],
+    [5, AW5],
+  ])("walks five first-stage levels through a second stage of %i", (levels, aw) => {
+    const unit = new Unit()
+    const ssRoot = unit.page()
+    const fsRoot = 0x5000n
+    const iova = 0xab_cdef_1234_5000n
+    const fs = unit.mapGuest(fsRoot, 5, iova, GUEST_PAGE | 0x67n)
+    const leaves = [...fs.map(entry => entry - GUEST_OFFSET), GUEST_PAGE].map(address => {
+      const page = address & ~0xfffn
+      return unit.mapSecond(ssRoot, levels, page, (page + GUEST_OFFSET) | 3n)[levels - 1] as bigint
+    })
+    unit.scalable(ssRoot | 1n | aw | NESTED | SSADE, 5n | PWSNP, fsRoot | (1n << 2n))
+    const wanted = { ok: true, ipa: GUEST_PAGE, pa: GUEST_PAGE + GUEST_OFFSET }
+    // Once to mark, once with all marks set.
+    for (let n = 0; n < 2; n++) expect(unit.dma(iova, ACCESS_WRITE)).toMatchObject(wanted)
+    for (const leaf of leaves.slice(0, 5)) expect(unit.get(leaf) & 0x100n).toBe(0x100n)
+    unit.put(leaves[2] as bigint, unit.get(leaves[2] as bigint) & ~2n)
+    expect(unit.code(iova)).toBe(0x76)
+  })
+
+  it("judges pages below a table that is cached as any other", () => {
+    const unit = new Unit(EVERYTHING, 52, { structures: "hoard", walks: "hoard", translations: "none" })
+    const ssRoot = unit.page()
+    const fsRoot = 0x5000n
+    const map = (page: bigint, leaf: bigint): unknown => unit.mapSecond(ssRoot, 4, page, leaf)
+    const fs = unit.mapGuest(fsRoot, 4, IOVA, GUEST_PAGE | 0x67n)
+    for (const entry of fs) map((entry - GUEST_OFFSET) & ~0xfffn, (entry & ~0xfffn) | 3n)
+    map(GUEST_PAGE, (GUEST_PAGE + GUEST_OFFSET) | 3n)
+    map(0x60_0000n, PAGE | 1n)
+    map(0x61_0000n, 0xfee0_0000n | 3n)
+    const leaf = fs[3] as bigint
+    unit.put(leaf + 8n, (1n << 48n) | 0x67n)
+    unit.put(leaf + 16n, 0x60_0067n)
+    unit.put(leaf + 24n, 0x61_0067n)
+    unit.put(leaf + 32n, 0x62_0067n)
+    unit.scalable(ssRoot | 1n | AW4 | NESTED, 5n | PWSNP, fsRoot)
+    const at = (page: bigint, access: number): number => unit.code(IOVA + page * 0x1000n, access)
+    for (let n = 0; n < 2; n++) {
+      const codes = [0n, 1n, 2n, 3n, 4n].map(page => [at(page, ACCESS_READ), at(page, ACCESS_WRITE)])
+      expect(codes).toEqual([
+        [0, 0],
+        [0x74, 0x74],
+        [0, 0x85],
+        [0x87, 0x87],
+        [0x79, 0x79],
+      ])
+    }
+  })
+
   it("keeps both stages' flags in an entry that is a leaf of both", () => {
     const unit = new Unit()
     const [ssRoot, root, upper, middle] = [unit.page(), unit.page(), unit.page(), unit.page()]
