@@ -1,8 +1,9 @@
 /** What the model keeps beside the scopes of commands, which model-caching.ts types from the book. */
 import type { AmdModelOptions } from "@iommu/amd"
-import type { CachePolicy, DmaOutcome, WalkStep } from "@iommu/core"
+import type { CachePolicies, CachePolicy, DmaOutcome, WalkStep } from "@iommu/core"
 import fc from "fast-check"
 import { describe, expect, it } from "vitest"
+import { RangeCache } from "../src/model/tlb.ts"
 import { decodeInvalidateRange, invalidateSizeLg2 } from "../src/spec/commands.ts"
 import {
   A,
@@ -38,7 +39,7 @@ const GCR3_ROOT = (root: bigint): [bigint, bigint] => [
 ]
 
 class CachingMachine extends Machine {
-  constructor(caches: CachePolicy, more: Omit<AmdModelOptions, "memory"> = {}) {
+  constructor(caches: CachePolicy | CachePolicies, more: Omit<AmdModelOptions, "memory"> = {}) {
     super({ caches, ...more })
   }
 
@@ -377,5 +378,77 @@ describe("PREFETCH_IOMMU_PAGES with Inval", () => {
     expect(where(machine.read(2, 0x1000n, 0))).toBe(0x5000n)
     machine.command((6n << 60n) | 2n, 0x1014n)
     expect(where(machine.read(2, 0x1000n, 0))).toBe(0x6000n)
+  })
+})
+
+describe("ranges of addresses", () => {
+  interface Kept {
+    readonly sizeLg2: number
+    readonly tag: number
+    readonly pasid: number
+    readonly address: bigint
+  }
+  const address = fc.bigInt(0n, 0x1f_ffffn).map(low => (low << 12n) % 0x2_0000_0000n)
+  const kept: fc.Arbitrary<Kept> = fc.record({
+    sizeLg2: fc.constantFrom(12, 12, 13, 14, 16, 21, 30, 39),
+    // DomainID, and IR and IW above it.
+    tag: fc.integer({ min: 0, max: 7 }).map(n => (n & 1) | ((n >> 1) << 16)),
+    pasid: fc.constantFrom(-1, 0, 3),
+    address,
+  })
+  const sizes = fc.constantFrom(12, 13, 14, 15, 21, 33, 52, 64)
+
+  it("drops every record that meets one, and no other", () => {
+    fc.assert(
+      fc.property(
+        fc.array(kept, { maxLength: 40 }),
+        address,
+        sizes,
+        fc.nat(1),
+        (records, at, lg2, domain) => {
+          const cache = new RangeCache("hoard", 8, 1)
+          for (const { sizeLg2, tag, pasid, address } of records) {
+            cache.insert(sizeLg2, tag, pasid, Number(address >> 32n), Number(address & 0xffff_ffffn) | 0)
+          }
+          cache.drop(domain, 3, { hi: Number(at >> 32n), lo: Number(at & 0xffff_ffffn) | 0, sizeLg2: lg2 })
+          for (const { sizeLg2, tag, pasid, address } of records) {
+            const shift = BigInt(Math.max(sizeLg2, lg2))
+            const meets = address >> shift === at >> shift
+            const isDropped = (tag & 0xffff) === domain && pasid === 3 && meets
+            const [hi, lo] = [Number(address >> 32n), Number(address & 0xffff_ffffn) | 0]
+            expect(cache.findSized(sizeLg2, tag, pasid, hi, lo) < 0).toBe(isDropped)
+          }
+        },
+      ),
+      { seed: 8, numRuns: 300 },
+    )
+  })
+})
+
+describe("policies apart", () => {
+  const walked = (caches: CachePolicies): { machine: CachingMachine; leaf: bigint; root: bigint } => {
+    const machine = new CachingMachine(caches)
+    const leaf = machine.table({ 1: 0x5000n | PRWU })
+    const root = machine.table({ 0: machine.table({ 0: machine.table({ 0: leaf | PRWU }) | PRWU }) | PRWU })
+    machine.guestDevice(machine.table({ 0: root | P }))
+    for (let n = 0; n < 2; n++) expect(where(machine.read(2, 0x1000n, 0))).toBe(0x5000n)
+    return { machine, leaf, root }
+  }
+
+  it("with caches for walks alone, the last table's entry is read for each request", () => {
+    const { machine, leaf, root } = walked({ structures: "hoard", walks: "hoard", translations: "none" })
+    machine.set(root, { 0: 0n })
+    machine.set(leaf, { 1: 0x6000n | PRWU })
+    expect(where(machine.read(2, 0x1000n, 0))).toBe(0x6000n)
+    machine.set(leaf, { 1: 0n })
+    expect(machine.read(2, 0x1000n, 0).ok).toBe(false)
+  })
+
+  it("with caches for translations alone, walks read all tables", () => {
+    const { machine, leaf, root } = walked({ structures: "hoard", walks: "none", translations: "hoard" })
+    machine.set(leaf, { 1: 0x6000n | PRWU, 2: 0x7000n | PRWU })
+    expect(where(machine.read(2, 0x1000n, 0))).toBe(0x5000n)
+    machine.set(root, { 0: 0n })
+    expect(machine.read(2, 0x2000n, 0).ok).toBe(false)
   })
 })

@@ -209,12 +209,10 @@ export class CacheStore {
     const words = this.words
     for (let slot = 0; slot < words.length; slot += this.stride) {
       if (words[slot + STATE] !== 1) continue
-      const [k0, k1, k2, k3] = [words[slot], words[slot + 1], words[slot + 2], words[slot + 3]] as [
-        number,
-        number,
-        number,
-        number,
-      ]
+      const k0 = words[slot] as number
+      const k1 = words[slot + 1] as number
+      const k2 = words[slot + 2] as number
+      const k3 = words[slot + 3] as number
       if (!isDropped(k0, k1, k2, k3, slot + DATA)) continue
       words[slot + STATE] = 0
       this.used--

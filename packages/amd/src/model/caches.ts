@@ -89,7 +89,7 @@ export class Caches {
   /** INVALIDATE_DEVTAB_ENTRY (§2.4.2): the entry alone; what was translated through it stays. */
   invalidateEntry(device: number): void {
     this.recent.clear()
-    this.entries.dropWhere(other => other === device)
+    this.entries.drop(device, 0, 0, 0)
   }
 
   /**

@@ -56,8 +56,12 @@ const LAST_TABLE_SIZE = 21 << SIZE_KEY_SHIFT
 const HOARD_SETS = 8
 const WAYS = 4
 
-/** Page sizes that can be in a cache at a time, by their logarithm. */
-const MAX_SIZES = 52
+/** Sizes of ranges that can be in a cache, by their logarithm. */
+const MAX_SIZES = 64
+/** A tag has IR and IW above these. */
+const DOMAIN_ID_BITS = 16
+/** A range of at most so many bytes is dropped by looking each of its pages up. */
+const PROBED_LG2 = 14
 
 /** A naturally aligned range of addresses, as the address field of a command encodes it. */
 export interface AddressRange {
@@ -70,6 +74,11 @@ export interface AddressRange {
 /** Records about naturally aligned ranges of addresses: pages, or what one table covers. */
 export class RangeCache {
   readonly store: CacheStore
+  /** Sizes of which there ever was a record, by their logarithm. */
+  protected readonly sizes: Int32Array = new Int32Array(MAX_SIZES)
+  protected sizeCount = 0
+  /** IR and IW of tags that there ever was a record of, as bits. */
+  private rights = 0
 
   constructor(policy: CachePolicy, sets: number, dataWords: number) {
     this.store = storeOf(policy, sets, dataWords)
@@ -91,6 +100,10 @@ export class RangeCache {
   }
 
   insert(sizeLg2: number, tag: number, pasid: number, hi: number, lo: number): number {
+    let known = 0
+    while (known < this.sizeCount && this.sizes[known] !== sizeLg2) known++
+    if (known === this.sizeCount) this.sizes[this.sizeCount++] = sizeLg2
+    this.rights |= 1 << (tag >>> DOMAIN_ID_BITS)
     return this.store.insert(pageKey(sizeLg2, hi, lo), sizeKey(sizeLg2, hi), tag, pasid)
   }
 
@@ -119,12 +132,38 @@ export class RangeCache {
 
   /** Drops what a domain, or with a PASID one address space of it, has in a range. */
   drop(domainId: number, pasid: number, range: AddressRange): void {
+    if (range.sizeLg2 <= PROBED_LG2) {
+      this.probe(domainId, pasid, range)
+      return
+    }
     this.store.dropWhere(
       (k0, k1, k2, k3) =>
         (k2 & DOMAIN_ID_MASK) === domainId &&
         k3 === pasid &&
         meets(range, (k1 << PAGE_LG2) | (k0 >>> (32 - PAGE_LG2)), k0 << PAGE_LG2, k1 >>> SIZE_KEY_SHIFT),
     )
+  }
+
+  /** In a small range few records can be meant: of each size and each kind of rights, those at its addresses. */
+  private probe(domainId: number, pasid: number, { hi, lo, sizeLg2 }: AddressRange): void {
+    const base = lo & -(1 << sizeLg2)
+    for (let n = 0; n < this.sizeCount; n++) {
+      const size = this.sizes[n] as number
+      const pieces = size < sizeLg2 ? 1 << (sizeLg2 - size) : 1
+      // Of sizes beyond the range's there is one piece, and it begins where that one's mask says.
+      for (let piece = 0; piece < pieces; piece++) {
+        this.dropAt(size, domainId, pasid, hi, base + piece * (1 << size))
+      }
+    }
+  }
+
+  private dropAt(sizeLg2: number, domainId: number, pasid: number, hi: number, lo: number): void {
+    const page = pageKey(sizeLg2, hi, lo)
+    const size = sizeKey(sizeLg2, hi)
+    for (let rights = 0; this.rights >>> rights !== 0; rights++) {
+      if (((this.rights >>> rights) & 1) === 0) continue
+      this.store.drop(page, size, domainId | (rights << DOMAIN_ID_BITS), pasid)
+    }
   }
 
   dropDomain(domainId: number): void {
@@ -134,9 +173,6 @@ export class RangeCache {
 
 /** Translations. A look-up tries the sizes there are, the one that hit last first. */
 export class PageCache extends RangeCache {
-  private readonly sizes: Int32Array = new Int32Array(MAX_SIZES)
-  private sizeCount = 0
-
   constructor(policy: CachePolicy, sets: number) {
     super(policy, sets, PAGE_WORDS)
   }
@@ -144,13 +180,6 @@ export class PageCache extends RangeCache {
   find(tag: number, pasid: number, hi: number, lo: number): number {
     const at = this.findSized(this.sizes[0] as number, tag, pasid, hi, lo)
     return at >= 0 || this.sizeCount < 2 ? at : this.findOther(tag, pasid, hi, lo)
-  }
-
-  override insert(sizeLg2: number, tag: number, pasid: number, hi: number, lo: number): number {
-    let known = 0
-    while (known < this.sizeCount && this.sizes[known] !== sizeLg2) known++
-    if (known === this.sizeCount) this.sizes[this.sizeCount++] = sizeLg2
-    return super.insert(sizeLg2, tag, pasid, hi, lo)
   }
 
   /** Sets the addresses of a record to the page around the given ones. */
