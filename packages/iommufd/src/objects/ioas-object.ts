@@ -39,8 +39,15 @@ export class IoasObject extends KernelObject {
     const { ranges, alignment } = this.ioas.iovaRanges()
     return {
       pageTables: this.pageTables.map(hwpt => hwpt.id),
+      areas: this.ioas.areas.size,
+      hugePages: this.ioas.usesHugePages,
       alignment: `0x${alignment.toString(16)}`,
-      ranges: ranges.map(({ start, last }) => `0x${start.toString(16)}-0x${last.toString(16)}`),
+      ranges: ranges.map(rangeText),
+      allowed: this.ioas.allowed.map(rangeText),
     }
   }
+}
+
+function rangeText({ start, last }: { readonly start: bigint; readonly last: bigint }): string {
+  return `0x${start.toString(16)}-0x${last.toString(16)}`
 }
