@@ -264,6 +264,40 @@ describe("5.3 Attach, replace, detach", () => {
     other.bindDevice({ ops: bench.mock, device: two, group })
   })
 
+  it("refuses to bind a device twice, also without a group that is told: EPERM", () => {
+    const bench = testbench()
+    const device = bench.probed()
+    const bound = bench.iommufd.bindDevice({ ops: bench.mock, device })
+    const other = bench.open(bench.another())
+    expectErrno("EPERM", () => other.bindDevice({ ops: bench.mock, device }))
+    expectErrno("EBUSY", () => new IommuGroup(bench.mock, [device]))
+    expectErrno("ENODEV", () => bench.iommufd.bindDevice({ ops: mockIommu(), device }))
+    bound.unbind()
+    other.bindDevice({ ops: bench.mock, device })
+  })
+
+  it("attaches nothing while a device is reset, EBUSY, and puts it back afterwards", () => {
+    const bench = testbench()
+    const ioas = bench.iommufd.ioasAlloc()
+    const device = bench.bound({ pasid: true })
+    const [one, two] = [0, 1].map(() => hwpt(bench, device, ioas, uapi.HWPT_ALLOC_PASID)) as [number, number]
+    device.attach(one)
+    device.attachPasid(7, two)
+    const domains = [NO_PASID, 7].map(pasid => bench.mock.domainOf(device.device, pasid))
+    device.beginReset()
+    expect([NO_PASID, 7].map(pasid => bench.mock.domainOf(device.device, pasid))).toEqual([null, null])
+    refused(bench, "EBUSY", () => device.beginReset())
+    refused(bench, "EBUSY", () => device.replace(two))
+    refused(bench, "EBUSY", () => device.attachPasid(8, two))
+    device.endReset()
+    expect([NO_PASID, 7].map(pasid => bench.mock.domainOf(device.device, pasid))).toEqual(domains)
+    device.beginReset()
+    device.detachPasid(7)
+    device.endReset()
+    expect(bench.mock.domainOf(device.device, 7)).toBeNull()
+    expectErrno("EINVAL", () => device.endReset())
+  })
+
   it("charges the owner for its domains, and the host again afterwards", () => {
     const bench = testbench()
     const device = bench.probed()

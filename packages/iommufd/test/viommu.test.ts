@@ -213,6 +213,19 @@ describe("2.24 mmap", () => {
     abi.destroy(iommufd, viommus[1] as number)
     refused("ENXIO", () => iommufd.mmap(right))
   })
+
+  it("keeps the iommufd alive that was closed under it", () => {
+    const { bench, iommufd, device, request } = setUp()
+    const data = new Uint8Array(24)
+    const { outData } = iommufd.viommuAlloc({ deviceId: device.id, ...request, data })
+    const offset = VIOMMU_SELFTEST.decode(outData as Uint8Array).outMmapOffset
+    const mapping = iommufd.mmap({ offset, length: PAGE, sharing: "shared" })
+    iommufd.close()
+    device.unbind()
+    expect(bench.account.objectBytes).toBeGreaterThan(0)
+    mapping.unmap()
+    expect(bench.account.objectBytes).toBe(0)
+  })
 })
 
 describe("2.21 VEVENTQ_ALLOC", () => {

@@ -1,7 +1,8 @@
 /** A device whose DMA belongs to an iommufd: Linux's `struct iommufd_device`. Made by whoever drives it: VFIO, a test. */
 import { type IommuDevice, IommuError, type IommuOps, type MemoryAccount, NO_PASID } from "@iommu/core"
 import { attachTo, detach, replaceWith } from "./attach.ts"
-import { IommuGroup } from "./group.ts"
+import { groupOf, type IommuGroup } from "./group.ts"
+import { beginReset, endReset } from "./group-domain.ts"
 import { pagingOf } from "./hwpt.ts"
 import type { IommufdContext } from "./iommufd-context.ts"
 import { type Identity, KernelObject, type ObjectState } from "./object.ts"
@@ -36,10 +37,10 @@ export class BoundDevice extends KernelObject {
     this.context = context
     this.ops = ops
     this.device = device
-    this.group = request.group ?? new IommuGroup(ops, [device])
+    this.group = request.group ?? groupOf(ops, device)
     this.sharesPageRequests = request.sharesPageRequests ?? false
     this.enforcesCoherency = ops.capable(device, "ENFORCE_CACHE_COHERENCY")
-    if (!this.group.members.includes(device)) {
+    if (!this.group.members.includes(device) || this.group.ops !== ops) {
       throw new IommuError("ENODEV", `${device.name} is no member of group "${this.group.name}"`)
     }
     if (context.devices.has(device)) throw new IommuError("EBUSY", `${device.name} is bound already`)
@@ -102,6 +103,19 @@ export class BoundDevice extends KernelObject {
       throw new IommuError("ENODEV", `${this.device.name} has no window for software MSIs`)
     }
     return this.context.softwareMsi.map(pagingOf(rid.hwpt).domain, window, address)
+  }
+
+  /**
+   * Blocks the device's DMA while it is reset: Linux's `pci_dev_reset_iommu_prepare`.
+   * @throws EBUSY while a device of the group is being reset
+   */
+  beginReset(): void {
+    beginReset(this.group, this.device)
+  }
+
+  /** Puts the device back on what it is attached to. @throws what the driver throws; the device is blocked then */
+  endReset(): void {
+    endReset(this.group, this.device)
   }
 
   /** The hwpt that requests without PASID, or with one, go through; null when there is none. */

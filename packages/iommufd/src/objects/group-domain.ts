@@ -30,6 +30,9 @@ export function checkCompatible(device: BoundDevice, pasid: number, hwpt: Hwpt):
   if (pagingOf(hwpt).enforcesCoherency && !device.enforcesCoherency) {
     throw new IommuError("EINVAL", `the IOMMU of ${device.device.name} cannot make its DMA coherent`)
   }
+  if (group.resetting !== null) {
+    throw new IommuError("EBUSY", `${group.resetting.name} is being reset`)
+  }
 }
 
 function checkPasidRules({ group, pasidBits }: BoundDevice, pasid: number, hwpt: Hwpt): void {
@@ -76,9 +79,28 @@ function putBack(member: IommuDevice, pasid: number, hwpt: Hwpt, old: Hwpt | nul
   }
 }
 
-/** Takes all members off; their DMA is blocked. */
+/** Takes all members off; their DMA is blocked. One that is being reset is off already. */
 export function blockMembers(group: IommuGroup, pasid: number, hwpt: Hwpt): void {
-  for (const member of membersWith(group, pasid)) take(hwpt, member, pasid)
+  for (const member of membersWith(group, pasid)) if (member !== group.resetting) take(hwpt, member, pasid)
+}
+
+export function beginReset(group: IommuGroup, device: IommuDevice): void {
+  if (group.resetting !== null) throw new IommuError("EBUSY", `${group.resetting.name} is being reset`)
+  for (const [pasid, hwpt] of tablesOf(group, device)) take(hwpt, device, pasid)
+  group.resetting = device
+}
+
+export function endReset(group: IommuGroup, device: IommuDevice): void {
+  if (group.resetting !== device) throw new IommuError("EINVAL", `${device.name} is not being reset`)
+  group.resetting = null
+  for (const [pasid, hwpt] of tablesOf(group, device)) put(hwpt, device, pasid)
+}
+
+/** What a member is on, by PASID. */
+function tablesOf(group: IommuGroup, device: IommuDevice): (readonly [pasid: number, hwpt: Hwpt])[] {
+  return [...group.attachments]
+    .filter(([pasid]) => membersWith(group, pasid).includes(device))
+    .map(([pasid, { hwpt }]) => [pasid, hwpt])
 }
 
 function put({ domain }: Hwpt, device: IommuDevice, pasid: number): void {

@@ -16,17 +16,34 @@ export interface GroupAttachment {
   readonly devices: Set<BoundDevice>
 }
 
+/** The group of each device that is in one: a device belongs to one owner, whoever binds it. */
+const groups = new WeakMap<IommuDevice, IommuGroup>()
+
+/** The group of a device: the one that it was put into, or one of its own. */
+export function groupOf(ops: IommuOps, device: IommuDevice): IommuGroup {
+  return groups.get(device) ?? new IommuGroup(ops, [device])
+}
+
 export class IommuGroup {
   readonly name: string
   readonly ops: IommuOps
   readonly members: readonly IommuDevice[]
   /** By PASID, {@link NO_PASID} for requests without. */
   readonly attachments: Map<number, GroupAttachment> = new Map()
+  /** Member that is being reset: its DMA is blocked, and nothing can be attached meanwhile. */
+  resetting: IommuDevice | null = null
   #owner: object | null = null
   #claims = 0
 
-  /** @param members all devices that share a group, bound or not */
+  /**
+   * @param members all devices that share a group, bound or not
+   * @throws EBUSY for a device that is in another group, and bound there
+   */
   constructor(ops: IommuOps, members: readonly IommuDevice[], name?: string) {
+    if (members.some(member => groups.get(member)?.isClaimed)) {
+      throw new IommuError("EBUSY", "a device changes its group only while nobody owns it")
+    }
+    for (const member of members) groups.set(member, this)
     this.ops = ops
     this.members = members
     this.name = name ?? members.map(member => member.name).join(", ")
@@ -42,6 +59,10 @@ export class IommuGroup {
     }
     this.#owner = owner
     this.#claims++
+  }
+
+  get isClaimed(): boolean {
+    return this.#owner !== null
   }
 
   unclaim(): void {

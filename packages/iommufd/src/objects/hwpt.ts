@@ -98,7 +98,7 @@ export function pagingOf(hwpt: Hwpt): HwptPaging {
 
 function releaseFault(hwpt: Hwpt): void {
   if (hwpt.fault === null) return
-  hwpt.domain.pageFaultHandler = null
+  if (hwpt.domain.pageFaultHandler !== undefined) hwpt.domain.pageFaultHandler = null
   hwpt.fault.users--
   hwpt.fault = null
 }

@@ -15,7 +15,7 @@ export class IommufdContext implements UserFile {
   readonly objects: ObjectTable = new ObjectTable()
   /** Option RLIMIT_MODE. */
   readonly pinPolicy: PinPolicy = { mode: "user" }
-  readonly mmapOffsets: MmapOffsets = new MmapOffsets()
+  readonly mmapOffsets: MmapOffsets = new MmapOffsets(this)
   readonly softwareMsi: SoftwareMsi = new SoftwareMsi()
   /** Serves devices without an IOMMU. */
   readonly noIommu: NoIommu = new NoIommu()

@@ -23,9 +23,20 @@ interface Region {
   readonly owner: KernelObject
 }
 
+/** What a mapping keeps alive beside its owner: the open file. */
+export interface Holder {
+  hold(): void
+  drop(): void
+}
+
 export class MmapOffsets {
+  readonly #file: Holder
   /** In the order of their offsets, without overlap. */
   #regions: readonly Region[] = []
+
+  constructor(file: Holder) {
+    this.#file = file
+  }
 
   /** @returns the lowest offset at which the pages fit */
   add(owner: KernelObject, pages: MappablePages): bigint {
@@ -45,7 +56,7 @@ export class MmapOffsets {
   }
 
   /**
-   * Maps what was handed out at an offset, which holds its owner.
+   * Maps what was handed out at an offset, which holds its owner and the file.
    * @throws EINVAL for a private mapping or a length that is not whole pages; EPERM for an executable one; ENXIO when
    *   offset and length are not those of one region
    */
@@ -59,12 +70,15 @@ export class MmapOffsets {
     }
     const { owner, pages } = region
     owner.users++
+    this.#file.hold()
     let isMapped = true
     return {
       ...pages,
       unmap: () => {
-        if (isMapped) owner.users--
+        if (!isMapped) return
         isMapped = false
+        owner.users--
+        this.#file.drop()
       },
     }
   }
