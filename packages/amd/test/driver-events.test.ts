@@ -1,7 +1,7 @@
 /** The event log read by the driver, and whose events they are. AMD 48882 rev 3.10, §2.5. */
 
 import { amdDriver } from "@iommu/amd"
-import { iommuDomainFree, type ViommuEvent, ViommuType } from "@iommu/core"
+import { iommuDevice, iommuDomainFree, MemoryAccount, type ViommuEvent, ViommuType } from "@iommu/core"
 import fc from "fast-check"
 import { describe, expect, it } from "vitest"
 import { DTE_GV, DTE_IRW, DTE_TV, expectErrno, guestDte, Host } from "./driver-machine.ts"
@@ -97,6 +97,29 @@ describe("events of a guest", () => {
     host.ops.handleInterrupts()
     // INVALID_DEVICE_REQUEST, code 8.
     expect(events.map(event => (words(event)[0] as bigint) >> 60n)).toEqual([8n])
+  })
+})
+
+describe("interrupt messages", () => {
+  it("say once that there is something to read, and again after it was read", () => {
+    const { memory, pages, model } = new Host()
+    const sent: unknown[] = []
+    model.onInterrupt = (address, data) => sent.push([address, data])
+    const interrupt = { address: 0xfee0_1000n, data: 0x51 }
+    const ops = amdDriver({ memory, pages, mmio: model.mmio }, { maxDeviceId: 0xff, interrupt })
+    const device = iommuDevice({ id: 5, account: new MemoryAccount("owner"), ats: true })
+    ops.probeDevice(device)
+    const domain = ops.domainAllocUser(device, null, null)
+    domain.pageFaultHandler = () => {}
+    domain.attachDev(device)
+    for (let round = 1; round <= 2; round++) {
+      for (let n = 0; n < 3; n++) model.translate(5, -1, 0, 0x7000, 1)
+      expect(sent).toEqual(Array(2 * round - 1).fill([0xfee0_1000n, 0x51]))
+      const rights = { read: true, write: false, execute: false, privileged: false }
+      model.pageRequest({ ...rights, device: 5, pasid: null, address: 0x7000n, last: true, group: round })
+      expect(sent).toHaveLength(2 * round)
+      expect(ops.handleInterrupts()).toBe(4)
+    }
   })
 })
 

@@ -10,6 +10,7 @@ const everything: Features = {
   efr: 0n,
   efr2: 0n,
   PPRSup: true,
+  MsiCapMmioSup: true,
   GTSup: true,
   GIoSup: true,
   IASup: true,

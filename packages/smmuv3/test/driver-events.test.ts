@@ -1,5 +1,13 @@
 /** The Event queue read by the driver. Expected records: Arm IHI 0070 G.b §7.2, §7.3; whose they are: Linux 7.1. */
-import { ACCESS_WRITE, IOMMU_READ, IOMMU_WRITE, type ViommuEvent, ViommuType } from "@iommu/core"
+import {
+  ACCESS_WRITE,
+  IOMMU_READ,
+  IOMMU_WRITE,
+  iommuDevice,
+  MemoryAccount,
+  type ViommuEvent,
+  ViommuType,
+} from "@iommu/core"
 import { smmuv3Driver } from "@iommu/smmuv3"
 import fc from "fast-check"
 import { describe, expect, it } from "vitest"
@@ -130,6 +138,29 @@ describe("events of a guest's stage 1", () => {
     g.host.fault(g.device, 0xa000n)
     g.host.ops.handleInterrupts?.()
     expect([g.events.length, g.host.events.length]).toEqual([0, 2])
+  })
+})
+
+describe("interrupt messages", () => {
+  it("say once that there is something to read, and again after it was read", () => {
+    const { memory, pages, model } = new Host()
+    const sent: unknown[] = []
+    model.onInterrupt = (address, data) => sent.push([address, data])
+    const interrupt = { address: 0x8_0000_0040n, data: 0x51 }
+    const ops = smmuv3Driver({ memory, pages, mmio: model.mmio }, { interrupt })
+    const device = iommuDevice({ id: 0x10, account: new MemoryAccount("owner"), ats: true })
+    ops.probeDevice(device)
+    const domain = ops.domainAllocUser(device, null, null)
+    domain.pageFaultHandler = () => {}
+    domain.attachDev(device)
+    for (let round = 1; round <= 2; round++) {
+      for (let page = 1; page <= 3; page++) model.translate(0x10, -1, 0, page << 12, 1)
+      expect(sent).toEqual(Array(2 * round - 1).fill([0x8_0000_0040n, 0x51]))
+      const rights = { read: true, write: false, execute: false, privileged: false }
+      model.pageRequest({ ...rights, device: 0x10, pasid: null, address: 0x7000n, last: true, group: round })
+      expect(sent).toHaveLength(2 * round)
+      expect(ops.handleInterrupts()).toBe(4)
+    }
   })
 })
 

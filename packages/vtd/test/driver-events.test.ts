@@ -63,6 +63,33 @@ describe("fault records", () => {
   })
 })
 
+describe("event messages", () => {
+  it("say once that there is something to read, and again after it was read", () => {
+    const m = machine(undefined, { interrupt: { address: 0x1_fee0_1000n, data: 0x51 } })
+    const sent: unknown[] = []
+    m.model.onInterrupt = (address, data) => sent.push([address, data])
+    const device = m.device(0x0310, { ats: true })
+    const domain = m.driver.domainAllocUser(device, null, null)
+    domain.pageFaultHandler = () => {}
+    domain.attachDev(device)
+    for (let round = 1; round <= 2; round++) {
+      for (let page = 1n; page <= 3n; page++) m.dma(device, page << 12n)
+      expect(sent).toEqual(Array(2 * round - 1).fill([0x1_fee0_1000n, 0x51]))
+      const rights = { read: true, write: false, execute: false, privileged: false }
+      m.model.pageRequest({
+        ...rights,
+        device: 0x0310,
+        pasid: null,
+        address: 0x7000n,
+        last: true,
+        group: round,
+      })
+      expect(sent).toHaveLength(2 * round)
+      expect(m.driver.handleInterrupts()).toBe(4)
+    }
+  })
+})
+
 describe("registers of a machine that cannot be trusted", () => {
   it("lead to each record and each entry of the queue once at most", () => {
     const m = machine()

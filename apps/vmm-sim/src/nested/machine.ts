@@ -27,6 +27,9 @@ const DEVICES = [
   { name: "nic", id: 0x0108, virtualId: 0x0030 },
 ] as const
 
+/** What the host's IOMMU sends when there is something to read. */
+const HOST_INTERRUPT = { address: 0xfee0_1000n, data: 0x51 }
+
 /** How the VMM reaches the kernel: methods with values, or ioctls with bytes. */
 export type Face = "typed" | "abi"
 
@@ -77,7 +80,11 @@ export function nestedMachine(vendor: NestedVendor, { caches, face, watch }: Mac
   const pages = new PageAllocator(memory, HOST_TABLES)
   const hostEvents: HardwareEvent[] = []
   const onEvent = (event: HardwareEvent): void => void hostEvents.push(event)
-  const ops = vendor.hostDriver({ mmio: model.mmio, memory, pages }, { onEvent })
+  let isSignalled = false
+  model.onInterrupt = () => {
+    isSignalled = true
+  }
+  const ops = vendor.hostDriver({ mmio: model.mmio, memory, pages }, { onEvent, interrupt: HOST_INTERRUPT })
   const host = new MemoryAccount("host")
   const devices = DEVICES.map(options => iommuDevice({ ...options, account: host }))
   for (const device of devices) ops.probeDevice(device)
@@ -98,6 +105,8 @@ export function nestedMachine(vendor: NestedVendor, { caches, face, watch }: Mac
     hostEvents,
     endpoints: devices.map(device => new Endpoint(device, model, memory, watch)),
     deliverInterrupts: () => {
+      if (!isSignalled) return
+      isSignalled = false
       ops.handleInterrupts?.()
       vmm.viommu.passEventsOn()
       guest.ops.handleInterrupts?.()

@@ -5,9 +5,12 @@
 import {
   type DriverEventOptions,
   type FirmwareRegion,
+  hi32,
   type IdPool,
+  type InterruptMessage,
   IommuError,
   type IommuPlatform,
+  lo32,
   MemoryAccount,
   PAGE_SIZE,
 } from "@iommu/core"
@@ -37,6 +40,7 @@ export interface Features {
   readonly efr: bigint
   readonly efr2: bigint
   readonly PPRSup: boolean
+  readonly MsiCapMmioSup: boolean
   readonly GTSup: boolean
   readonly GIoSup: boolean
   readonly IASup: boolean
@@ -51,6 +55,8 @@ export interface Features {
   /** Width of a PASID in bits, 0 without guest translation. */
   readonly pasidBits: number
 }
+
+type InterruptEnables = Partial<Record<"EventIntEn" | "PPRIntEn", bigint>>
 
 const { REGISTERS } = reg
 /** Event log and PPR log: 512 entries of 16 bytes, the size that Linux has. */
@@ -93,7 +99,8 @@ export class Hardware {
       pprLog === null ? null : new LogReader(platform, pprLog, LOG_BYTES, PPR_HEAD[0], PPR_TAIL[0])
     this.#disable()
     this.#programBases(eventLog, pprLog)
-    this.#enable()
+    const { interrupt } = options
+    this.#enable(interrupt === undefined ? {} : this.#programMessage(interrupt))
     this.#invalidateEverything()
   }
 
@@ -157,8 +164,22 @@ export class Hardware {
     mmio.write64(REGISTERS.PPR_TAIL[0], 0n)
   }
 
+  /**
+   * The MSI capability, which is PCI configuration space's, through MMIO. §3.4, MMIO Offset 0158h to 0164h.
+   * @returns the bits of CONTROL that let messages be sent
+   */
+  #programMessage({ address, data }: InterruptMessage): InterruptEnables {
+    const { mmio } = this.platform
+    if (!this.features.MsiCapMmioSup) return {}
+    mmio.write32(REGISTERS.MSI_ADDR_LO[0], lo32(address))
+    mmio.write32(REGISTERS.MSI_ADDR_HI[0], hi32(address))
+    mmio.write32(REGISTERS.MSI_DATA[0], data)
+    mmio.write32(REGISTERS.MSI_CAP_HEADER[0], mmio.read32(REGISTERS.MSI_CAP_HEADER[0]) | reg.MSI_MsiEn)
+    return { EventIntEn: 1n, ...(this.features.PPRSup ? { PPRIntEn: 1n } : {}) }
+  }
+
   /** §3.4, IOMMU Control: the modes first, IommuEn last, so that no request meets a half-configured unit. */
-  #enable(): void {
+  #enable(interrupts: InterruptEnables): void {
     const { mmio } = this.platform
     const { PPRSup, GTSup, GCR3TRPModeSup } = this.features
     const modes = reg.CONTROL.encode({
@@ -169,6 +190,7 @@ export class Hardware {
       PPREn: PPRSup ? 1n : 0n,
       GTEn: GTSup ? 1n : 0n,
       GCR3TRPMode: GTSup && GCR3TRPModeSup ? 1n : 0n,
+      ...interrupts,
     })[0] as bigint
     mmio.write64(REGISTERS.CONTROL[0], modes)
     mmio.write64(REGISTERS.CONTROL[0], modes | BigInt(reg.CONTROL_IommuEn))
@@ -222,6 +244,7 @@ function readFeatures({ mmio }: IommuPlatform): Features {
     efr,
     efr2,
     PPRSup: has("PPRSup"),
+    MsiCapMmioSup: has("MsiCapMmioSup"),
     GTSup,
     GIoSup: has("GIoSup"),
     IASup: has("IASup"),

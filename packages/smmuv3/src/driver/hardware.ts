@@ -3,6 +3,7 @@ import {
   type DriverEventOptions,
   type FirmwareRegion,
   type IdPool,
+  type InterruptMessage,
   IommuError,
   type IommuPlatform,
   MemoryAccount,
@@ -31,6 +32,7 @@ export interface Features {
   readonly dirtyState: boolean
   readonly ATS: boolean
   readonly PRI: boolean
+  readonly MSI: boolean
   readonly Hyp: boolean
   readonly CD2L: boolean
   readonly twoLevelStreamTable: boolean
@@ -83,6 +85,8 @@ export interface SmmuV3DriverOptions extends DriverEventOptions {
 
 /** Tables and queues in inner shareable write-back memory, §6.3.11: the SH fields 3, the cacheability fields 1. */
 const CR1_WRITE_BACK = (3 << 10) | (1 << 8) | (1 << 6) | (3 << 4) | (1 << 2) | 1
+/** Memory type of an interrupt message: Device-nGnRE. §6.3.22. */
+const DEVICE_NGNRE = 1
 const COMMAND_QUEUE_LG2 = 8
 const EVENT_QUEUE_LG2 = 7
 const PAGE_REQUEST_QUEUE_LG2 = 8
@@ -139,6 +143,7 @@ export class Hardware {
       this.deviceTable = new DeviceTable(this)
       runs.push(this.deviceTable.run)
       this.#programTables(queueBase(commands.address, commandsLg2))
+      if (options.interrupt !== undefined) this.#enableInterrupts(options.interrupt)
       this.#enable(queueBase(events.address, eventsLg2), requests && queueBase(requests.address, requestsLg2))
     } catch (error) {
       this.mmio.write32(reg.offsetOf("CR0"), 0)
@@ -206,6 +211,24 @@ export class Hardware {
     this.mmio.write64(reg.offsetOf("CMDQ_BASE"), commandQueueBase)
     this.mmio.write32(reg.offsetOf("CMDQ_PROD"), 0)
     this.mmio.write32(reg.offsetOf("CMDQ_CONS"), 0)
+  }
+
+  /** Messages, or wires where there are none, §3.18; what they say is set while they are off, §6.3.16. */
+  #enableInterrupts({ address, data }: InterruptMessage): void {
+    const sources = this.features.PRI
+      ? (["GERROR", "EVENTQ", "PRIQ"] as const)
+      : (["GERROR", "EVENTQ"] as const)
+    for (const source of this.features.MSI ? sources : []) {
+      this.mmio.write64(reg.offsetOf(`${source}_IRQ_CFG0`), address)
+      this.mmio.write32(reg.offsetOf(`${source}_IRQ_CFG1`), data)
+      this.mmio.write32(reg.offsetOf(`${source}_IRQ_CFG2`), DEVICE_NGNRE)
+    }
+    const enables =
+      reg.IRQ_CTRL_GERROR_IRQEN |
+      reg.IRQ_CTRL_EVENTQ_IRQEN |
+      (this.features.PRI ? reg.IRQ_CTRL_PRIQ_IRQEN : 0)
+    this.mmio.write32(reg.offsetOf("IRQ_CTRL"), enables)
+    this.#waitFor("IRQ_CTRLACK", 0xffff_ffff, enables)
   }
 
   /** Nothing cached survives, §3.11; then events and page requests, then translation. */
@@ -285,6 +308,7 @@ export function readFeatures(mmio: Mmio): Features {
     dirtyState: idr0.HTTU >= 2n,
     ATS: Boolean(idr0.ATS),
     PRI: Boolean(idr0.PRI),
+    MSI: Boolean(idr0.MSI),
     Hyp: Boolean(idr0.Hyp),
     CD2L: Boolean(idr0.CD2L),
     twoLevelStreamTable: idr0.ST_LEVEL === 1n,

@@ -5,8 +5,11 @@
 import {
   type DriverEventOptions,
   type FirmwareRegion,
+  hi32,
+  type InterruptMessage,
   IommuError,
   type IommuPlatform,
+  lo32,
   MemoryAccount,
   type PageAllocator,
   type PhysicalMemory,
@@ -83,6 +86,7 @@ export class Hardware {
   readonly queue: InvalidationQueue
   readonly #platform: IommuPlatform
   readonly #maxPolls: number
+  readonly #interrupt: InterruptMessage | undefined
   /** Where the hardware has it. */
   readonly #pageRequestQueue: number | null
 
@@ -90,6 +94,7 @@ export class Hardware {
   constructor(platform: IommuPlatform, options: VtdDriverOptions) {
     this.#platform = platform
     this.#maxPolls = options.maxPolls ?? 100_000
+    this.#interrupt = options.interrupt
     this.memory = platform.memory
     this.pages = platform.pages
     this.features = readFeatures(platform, options)
@@ -125,6 +130,7 @@ export class Hardware {
     this.queue.iotlbGlobal()
     this.queue.sync()
     this.#startPageRequests()
+    if (this.#interrupt !== undefined) this.#unmask(this.#interrupt)
     this.#command(reg.TE, reg.TE)
     this.#openProtectedMemory()
   }
@@ -180,6 +186,17 @@ export class Hardware {
     mmio.write64(reg.REGISTERS.PQH[0], BigInt(tail))
     if (lost) mmio.write32(reg.REGISTERS.PRS[0], reg.PRO)
     return { records, lost }
+  }
+
+  /** Fault events and page request events. §7.3, §11.4.7.2 to §11.4.7.5, §11.4.11.5 to §11.4.11.8. */
+  #unmask({ address, data }: InterruptMessage): void {
+    const { mmio } = this.#platform
+    for (const event of this.features.pageRequests ? (["FE", "PE"] as const) : (["FE"] as const)) {
+      mmio.write32(reg.REGISTERS[`${event}DATA`][0], data)
+      mmio.write32(reg.REGISTERS[`${event}ADDR`][0], lo32(address))
+      mmio.write32(reg.REGISTERS[`${event}UADDR`][0], hi32(address))
+      mmio.write32(reg.REGISTERS[`${event}CTL`][0], 0)
+    }
   }
 
   #startPageRequests(): void {
