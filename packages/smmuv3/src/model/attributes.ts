@@ -35,6 +35,7 @@ import {
   PAGE_PA_HI,
   PAGE_PA_LO,
   type PageCache,
+  REGIME_GLOBAL,
 } from "./tlb.ts"
 import type { Transaction } from "./transaction.ts"
 import type { Stage1Walk } from "./walk-stage1.ts"
@@ -340,7 +341,7 @@ export function keepPage(
   const vaHi = stage1.config.withoutTopByte(hi)
   const isGlobal = context.hasAsids && (stage1.leafLo & S1_NG) === 0
   const at = isGlobal
-    ? pages.insertGlobal(sizeLg2, vaHi, lo, context.globalTag, context.regime)
+    ? pages.insert(sizeLg2, vaHi, lo, context.globalTag, context.regime | REGIME_GLOBAL)
     : pages.insert(sizeLg2, vaHi, lo, context.tag, context.regime)
   if (sizeLg2 < stage1SizeLg2) pages.hasPieces = true
   const { words } = pages.store

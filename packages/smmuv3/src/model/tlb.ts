@@ -72,7 +72,6 @@ export function shapeOf(granuleLg2: number, level: number): number {
 }
 
 const ALL_ACCESS = ACCESS_READ | ACCESS_WRITE | ACCESS_EXEC
-
 /** Sets under `exact`; a hoard begins small and grows. */
 const PAGE_SETS = 256
 const TABLE_SETS = 64
@@ -86,8 +85,8 @@ const PAGES_PER_4GIB = 2 ** 20
  */
 abstract class RangeCache {
   readonly store: CacheStore
-  /** Counts what may have moved or ended records. */
-  changes = 0
+  /** Counts what may have moved or ended records; 0 is before all of that. */
+  changes = 1
   /** What keys have or had beside address and tags: size, and the part of the regime that look-ups have to guess. */
   protected readonly kinds: Int32Array = new Int32Array(MAX_KINDS)
   protected kindCount = 0
@@ -187,28 +186,13 @@ export class PageCache extends RangeCache {
    * @param globalTag the same with ASET in the place of the ASID, §3.17.1
    */
   find(hi: number, lo: number, tag: number, globalTag: number, regime: number): number {
-    const at = this.findKind(this.kinds[0] as number, hi, lo, tag, globalTag, regime)
-    return at >= 0 || this.kindCount < 2 ? at : this.findOther(hi, lo, tag, globalTag, regime)
-  }
-
-  private findKind(
-    kind: number,
-    hi: number,
-    lo: number,
-    tag: number,
-    globalTag: number,
-    regime: number,
-  ): number {
-    return kind <= SIZE_LG2
-      ? this.findSized(kind, hi, lo, tag, regime)
-      : this.findSized(kind & SIZE_LG2, hi, lo, globalTag, regime | REGIME_GLOBAL)
-  }
-
-  private findOther(hi: number, lo: number, tag: number, globalTag: number, regime: number): number {
     const { kinds } = this
-    for (let n = 1; n < this.kindCount; n++) {
+    for (let n = 0; n < this.kindCount; n++) {
       const kind = kinds[n] as number
-      const at = this.findKind(kind, hi, lo, tag, globalTag, regime)
+      const at =
+        kind <= SIZE_LG2
+          ? this.findSized(kind, hi, lo, tag, regime)
+          : this.findSized(kind & SIZE_LG2, hi, lo, globalTag, regime | REGIME_GLOBAL)
       if (at < 0) continue
       kinds[n] = kinds[0] as number
       kinds[0] = kind
@@ -217,24 +201,20 @@ export class PageCache extends RangeCache {
     return -1
   }
 
+  /** @param tag and @param regime of a global page: with ASET, with REGIME_GLOBAL */
   insert(sizeLg2: number, hi: number, lo: number, tag: number, regime: number): number {
-    return this.insertSized(sizeLg2, hi, lo, tag, regime, 0)
+    return this.insertSized(sizeLg2, hi, lo, tag, regime, regime & REGIME_GLOBAL)
   }
 
-  insertGlobal(sizeLg2: number, hi: number, lo: number, globalTag: number, regime: number): number {
-    return this.insertSized(sizeLg2, hi, lo, globalTag, regime, REGIME_GLOBAL)
-  }
-
-  /** ACCESS_* bits that stage 1 grants. */
+  /** ACCESS_* bits that stage 1 grants; higher up those of stage 2. */
   grants(at: number, privileged: boolean): number {
     const info = this.store.words[at + PAGE_INFO] as number
-    return (privileged ? info >> INFO_PRIVILEGED_SHIFT : info) & ALL_ACCESS
+    return privileged ? info >> INFO_PRIVILEGED_SHIFT : info
   }
 
   /** ACCESS_* bits that both stages grant. */
   allows(at: number, privileged: boolean): number {
-    const info = this.store.words[at + PAGE_INFO] as number
-    const grants = privileged ? info >> INFO_PRIVILEGED_SHIFT : info
+    const grants = this.grants(at, privileged)
     return grants & (grants >> INFO_STAGE2_SHIFT) & ALL_ACCESS
   }
 
@@ -255,17 +235,39 @@ export class PageCache extends RangeCache {
   }
 }
 
+/** Slots of {@link Stage2PageCache.recent}; words of each, in a power of two: IPA, VMID, changes, size, record. */
+const RECENT_PAGES = 256
+const RECENT_LG2 = 3
+const PAGE_MASK = -4096
+
 /** Pages of stage 2. */
 export class Stage2PageCache extends RangeCache {
   /** log2 of the page found last. */
   sizeLg2 = 0
+  /** Where 4 KiB pages were found lately, until records move. */
+  private readonly recent: Int32Array = new Int32Array(RECENT_PAGES << RECENT_LG2)
 
   constructor(policy: CachePolicy) {
     super(policy, PAGE_SETS, LEAF_WORDS)
   }
 
   find(hi: number, lo: number, vmid: number): number {
-    const { kinds } = this
+    const { recent } = this
+    const slot = ((lo >>> PAGE_LG2) & (RECENT_PAGES - 1)) << RECENT_LG2
+    if (
+      recent[slot] === (lo & PAGE_MASK) &&
+      recent[slot + 1] === hi &&
+      recent[slot + 2] === vmid &&
+      recent[slot + 3] === this.changes
+    ) {
+      this.sizeLg2 = recent[slot + 4] as number
+      return recent[slot + 5] as number
+    }
+    return this.findAnew(hi, lo, vmid, slot)
+  }
+
+  private findAnew(hi: number, lo: number, vmid: number, slot: number): number {
+    const { kinds, recent } = this
     for (let n = 0; n < this.kindCount; n++) {
       const sizeLg2 = kinds[n] as number
       const at = this.findSized(sizeLg2, hi, lo, vmid << 16, 0)
@@ -273,6 +275,12 @@ export class Stage2PageCache extends RangeCache {
       kinds[n] = kinds[0] as number
       kinds[0] = sizeLg2
       this.sizeLg2 = sizeLg2
+      recent[slot] = lo & PAGE_MASK
+      recent[slot + 1] = hi
+      recent[slot + 2] = vmid
+      recent[slot + 3] = this.changes
+      recent[slot + 4] = sizeLg2
+      recent[slot + 5] = at
       return at
     }
     return -1
@@ -290,7 +298,7 @@ export class Stage2PageCache extends RangeCache {
 
 /** Of tables of 4 KiB granule and last level, which nearly all walks end in. */
 const NEAR_LG2 = 21
-const NEAR_SHAPE: number = shapeOf(12, 3)
+const NEAR_REGIME: number = shapeOf(PAGE_LG2, LAST_LEVEL) << REGIME_SHAPE_SHIFT
 
 /** Tables of one stage, by the range that a whole table covers. */
 export class TableCache extends RangeCache {
@@ -305,11 +313,6 @@ export class TableCache extends RangeCache {
 
   constructor(policy: CachePolicy) {
     super(policy, TABLE_SETS, TABLE_WORDS)
-  }
-
-  /** @param sizeLg2 log2 of the range; @param shape granule and level of the table */
-  find(sizeLg2: number, hi: number, lo: number, tag: number, regime: number, shape: number): number {
-    return this.findSized(sizeLg2, hi, lo, tag, regime | (shape << REGIME_SHAPE_SHIFT))
   }
 
   /** @returns the record, with the table's address; the rest is for the caller to fill */
@@ -333,7 +336,8 @@ export class TableCache extends RangeCache {
   /** The deepest table that is known, its level in {@link level}; or -1. */
   findDeepest(g: Geometry, hi: number, lo: number, tag: number, regime: number): number {
     for (let level = LAST_LEVEL; level > g.startLevel; level--) {
-      const at = this.find(g.coveredLg2(level), hi, lo, tag, regime, shapeOf(g.stride + 3, level))
+      const shape = shapeOf(g.stride + 3, level)
+      const at = this.findSized(g.coveredLg2(level), hi, lo, tag, regime | (shape << REGIME_SHAPE_SHIFT))
       if (at < 0) continue
       this.level = level
       return at
@@ -341,7 +345,7 @@ export class TableCache extends RangeCache {
     return -1
   }
 
-  /** As {@link find} for a table of 4 KiB granule and last level: the next address is often below the same one. */
+  /** A table of 4 KiB granule and last level: the next address is often below the same one. */
   findNear(hi: number, lo: number, tag: number, regime: number): number {
     const range = lo & -(1 << NEAR_LG2)
     if (
@@ -353,8 +357,7 @@ export class TableCache extends RangeCache {
     ) {
       return this.nearAt
     }
-    const at = this.find(NEAR_LG2, hi, lo, tag, regime, NEAR_SHAPE)
-    if (at < 0) return -1
+    const at = this.findSized(NEAR_LG2, hi, lo, tag, regime | NEAR_REGIME)
     this.nearAt = at
     this.nearHi = hi
     this.nearLo = range

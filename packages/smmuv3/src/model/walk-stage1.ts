@@ -4,7 +4,7 @@
  *
  * Hot code: addresses are signed 32-bit halves, results stay in fields, nothing is allocated.
  */
-import { ACCESS_READ, ACCESS_WRITE, type PhysicalMemory } from "@iommu/core"
+import { ACCESS_PRIV, ACCESS_READ, ACCESS_WRITE, type PhysicalMemory } from "@iommu/core"
 import { CLASS_TT, EVENTS } from "../spec/events.ts"
 import * as pte from "../spec/page-tables.ts"
 import { addressHi, descriptorKind, KIND_INVALID, KIND_LEAF, swap32 } from "../spec/page-tables.ts"
@@ -65,7 +65,8 @@ export class Stage1Walk {
   /** What the leaf found last allows, ACCESS_* bits. */
   allowedTo(privileged: boolean): number {
     const low = this.dirtyable(this.leafHi) ? this.leafLo & ~AP2 : this.leafLo
-    return stage1Rights(this.config, this.leafHi, low, this.limits, privileged || this.config.singlePrivilege)
+    if (this.limits !== 0) return stage1Rights(this.config, this.leafHi, low, this.limits, privileged)
+    return this.config.rights[rightsIndex(this.leafHi, low, privileged ? ACCESS_PRIV : 0)] as number
   }
 
   /** A write to the leaf found last has a dirty state to update. */

@@ -3,7 +3,7 @@
  *
  * Hot code: addresses are signed 32-bit halves, results stay in fields, nothing is allocated.
  */
-import { ACCESS_READ, ACCESS_WRITE, type PhysicalMemory } from "@iommu/core"
+import { ACCESS_PRIV, ACCESS_READ, ACCESS_WRITE, type PhysicalMemory } from "@iommu/core"
 import { EVENTS } from "../spec/events.ts"
 import * as pte from "../spec/page-tables.ts"
 import { addressHi, descriptorKind, KIND_INVALID, KIND_LEAF, swap32 } from "../spec/page-tables.ts"
@@ -61,7 +61,8 @@ export class Stage2Walk {
   }
 
   allowedTo(privileged: boolean): number {
-    return stage2Rights(this.config, this.leafHi, this.leafLo, privileged)
+    const low = this.dirtyable(this.leafHi) ? this.leafLo | AP_WRITE : this.leafLo
+    return this.config.rights[rightsIndex(this.leafHi, low, privileged ? ACCESS_PRIV : 0)] as number
   }
 
   /** A write to the leaf found last has a dirty state to update. */
