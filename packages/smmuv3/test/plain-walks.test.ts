@@ -25,6 +25,7 @@ import {
 
 const WORLDS = 600
 const REQUESTS = 32
+const PLACES = 8
 const RAM_BYTES = 0x4_0000n
 const PAGE_WORDS = 1024
 /** An address that is in memory, but not within 44 bits. */
@@ -176,21 +177,22 @@ const world: fc.Arbitrary<World> = fc
     cd: { ...w.cd, HD: dirty & (w.cd.HA as bigint) },
   }))
 
-/** Within the ranges of T0SZ and T1SZ, and now and then beyond. */
-function requestOf(random: Random): { hi: number; lo: number; access: number } {
-  const bits = random.pick([0, 0, 0x3, 0x7f, 0xffff, 0xff_ffff])
-  const hi = random.below(0x1_0000_0000) & bits
-  if (random.below(3) === 0) {
-    return { hi: 0, lo: Number(RAM) | random.below(Number(RAM_BYTES)), access: random.pick(ACCESSES) }
-  }
-  return {
-    hi: random.below(4) === 0 ? ~hi : random.below(8) === 0 ? hi | 0x5500_0000 : hi,
-    lo: random.pick([Number(RAM), 0]) | random.below(0x8000_0000),
-    access: random.pick(ACCESSES),
-  }
+interface Request {
+  readonly hi: number
+  readonly lo: number
+  readonly access: number
 }
 
-function answerOf({ model }: Machine, { hi, lo, access }: ReturnType<typeof requestOf>) {
+/** Within the ranges of T0SZ and T1SZ, and now and then beyond. */
+function placeOf(random: Random): { readonly hi: number; readonly lo: number } {
+  if (random.below(3) === 0) return { hi: 0, lo: Number(RAM) | random.below(Number(RAM_BYTES)) }
+  const hi = random.below(0x1_0000_0000) & random.pick([0, 0, 0x3, 0x7f, 0xffff, 0xff_ffff])
+  const lo = random.pick([Number(RAM), 0]) | random.below(0x8000_0000)
+  if (random.below(4) === 0) return { hi: ~hi, lo }
+  return { hi: random.below(8) === 0 ? hi | 0x5500_0000 : hi, lo }
+}
+
+function answerOf({ model }: Machine, { hi, lo, access }: Request) {
   const { result } = model
   const status = model.translate(1, NO_PASID, hi, lo, access)
   if (status !== 0) return { status, fault: result.fault }
@@ -200,11 +202,17 @@ function answerOf({ model }: Machine, { hi, lo, access }: ReturnType<typeof requ
 
 const bytesOf = ({ memory }: Machine): Buffer => Buffer.from(memory.words.buffer)
 
-const POLICIES: readonly (CachePolicies | "none")[] = ["none", { structures: "exact", translations: "none" }]
+const POLICIES = new Map<string, CachePolicies | "none">([
+  ["nothing", "none"],
+  ["structures", { structures: "exact", walks: "none", translations: "none" }],
+  ["tables and pages of stage 2", { structures: "exact", walks: "exact", translations: "none" }],
+  ["pages alone", { structures: "exact", walks: "none", translations: "exact" }],
+  ["everything", { structures: "hoard", walks: "hoard", translations: "hoard" }],
+])
 
 describe("the short ways through plain tables", () => {
-  for (const caches of POLICIES) {
-    it(`answer as the complete walks do, ${caches === "none" ? "nothing" : "structures"} cached`, () => {
+  for (const [what, caches] of POLICIES) {
+    it(`answer as the complete walks do, ${what} cached`, () => {
       let allowed = 0
       fc.assert(
         fc.property(world, w => {
@@ -212,8 +220,11 @@ describe("the short ways through plain tables", () => {
           const complete = machineOf(w, caches)
           complete.model.trace = () => {}
           const random = new Random(w.seed ^ 0x5a5a)
+          const places = Array.from({ length: PLACES }, () => placeOf(random))
           for (let n = 0; n < REQUESTS; n++) {
-            const request = requestOf(random)
+            // Near each other, so that caches have something to give.
+            const { hi, lo } = random.pick(places)
+            const request = { hi, lo: (lo ^ random.below(0x4000)) >>> 0, access: random.pick(ACCESSES) }
             const answer = answerOf(short, request)
             expect(answer).toEqual(answerOf(complete, request))
             if (answer.status === 0) allowed++

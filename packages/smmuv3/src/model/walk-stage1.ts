@@ -189,7 +189,8 @@ export class Stage1Walk {
     const kept = tables.findNear(vaHi, vaLo, context.tag, context.regime)
     if (kept < 0) return false
     const records = tables.store.words
-    if (records[kept + TABLE_PA_KNOWN] === 0 || records[kept + TABLE_LIMITS] !== 0) return false
+    // A table of 4 KiB lies in one page of stage 2, so its address is known.
+    if (records[kept + TABLE_LIMITS] !== 0) return false
     const tableLo = records[kept + TABLE_PA_LO] as number
     const at = memory.find(records[kept + TABLE_PA_HI] as number, tableLo | ((vaLo >>> 9) & 0xff8))
     if (at < 0 || (words[at] & TYPE) !== TYPE_PAGE) return false
