@@ -94,6 +94,20 @@ describe("6 memory cgroup", () => {
     expect(bench.account.usagePages).toBe(0)
   })
 
+  it("gets all of it back when an address space goes", () => {
+    const bench = workbench()
+    const ioas = bench.ioas()
+    ioas.map(bench.process, request(0n, PAGE))
+    ioas.allowIovas([{ start: 0n, last: 0xf_ffffn }])
+    ioas.reserve({}, [{ type: "reserved", start: 0x100_0000n, last: 0x100_0fffn }])
+    expect(bench.account.objectBytes).toBe(192 + 256 + 64 + 64)
+    ioas.destroy()
+    expect(bench.account.objectBytes).toBe(0)
+    const used = bench.ioas()
+    used.addDomain(new RecordingDomain())
+    expect(() => used.destroy()).toThrow(/bug/)
+  })
+
   it("ends it at the limit, with nothing charged: ENOMEM", () => {
     const bench = workbench()
     const ioas = bench.ioas()

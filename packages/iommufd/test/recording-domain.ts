@@ -2,8 +2,10 @@
 import {
   type DirtyBitmap,
   type DirtyOps,
+  fromHalves,
   IommuError,
   type IommuOps,
+  isIommuError,
   type PagingDomain,
   toU64,
   type U64Like,
@@ -108,8 +110,14 @@ export class RecordingDomain implements PagingDomain, DirtyOps {
     for (const iova of this.written) dirty.mark(iova, 1n)
   }
 
-  mapPages(): number {
-    throw new Error("the IOAS maps in bytes")
+  mapPages(iovaHi: number, iovaLo: number, paHi: number, paLo: number, pages: number, prot: number): number {
+    try {
+      this.map(fromHalves(iovaHi, iovaLo), fromHalves(paHi, paLo), pages * 4096, prot)
+      return 0
+    } catch (error) {
+      if (isIommuError(error)) return error.errno
+      throw error
+    }
   }
 
   unmapPages(): number {

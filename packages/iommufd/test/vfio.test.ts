@@ -128,6 +128,19 @@ describe("8 VFIO container", () => {
     expect(bench.counts()).toMatchObject({ pins: 0, userLocked: 0, bytes: 8 })
   })
 
+  it("Type1 keeps its cuts when the unmap fails behind them", () => {
+    const { map, unmap, ioas } = setup(TYPE1)
+    map(0n, 4n * PAGE)
+    map(4n * PAGE, 4n * PAGE)
+    const queue = ioas.pinContiguous(5n * PAGE, PAGE)
+    expect(() => unmap(2n * PAGE, 6n * PAGE)).toThrow(/EBUSY/)
+    expect([...ioas.areas].map(({ start, last }) => [start, last + 1n])).toEqual([
+      [0n, 2n * PAGE],
+      [4n * PAGE, 8n * PAGE],
+    ])
+    queue.release()
+  })
+
   it("UNMAP_ALL removes everything, with iova and size 0: EINVAL otherwise", () => {
     const { map, unmap } = setup(TYPE1V2)
     map(0n, 2n * PAGE)

@@ -40,8 +40,9 @@ export function pinRange(ioas: Ioas, iova: bigint, length: bigint, use: "read" |
 
 /** Reads bytes by CPU. @throws as {@link pinRange} for the range; EBUSY for areas that are about to go */
 export function readIova(ioas: Ioas, iova: bigint, length: number): Uint8Array {
+  const parts = partsOf(ioas, iova, BigInt(length))
   const bytes = new Uint8Array(length)
-  for (const { area, start, last } of partsOf(ioas, iova, BigInt(length))) {
+  for (const { area, start, last } of parts) {
     const pages = pagesForCopy(area, "read")
     bytes.set(pages.read(area.byteAt(start), Number(last - start) + 1), Number(start - iova))
   }

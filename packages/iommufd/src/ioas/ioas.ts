@@ -117,6 +117,15 @@ export class Ioas {
     return unmapRange(this, 0n, U64_MAX)
   }
 
+  /** Gives back all that it cost. No domain and no access may be left. */
+  destroy(): void {
+    if (this.domains.length > 0 || this.accesses.length > 0)
+      throw new Error("bug: an IOAS in use is destroyed")
+    this.unmapAll()
+    this.allowIovas([])
+    this.reserved.clear()
+  }
+
   /** IOAS_IOVA_RANGES: what areas may use. */
   iovaRanges(): { readonly ranges: readonly Interval[]; readonly alignment: bigint } {
     return { ranges: this.reserved.holes(), alignment: this.alignment }

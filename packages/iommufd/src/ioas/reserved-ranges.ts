@@ -32,6 +32,11 @@ export class ReservedRanges {
     this.#set(kept)
   }
 
+  clear(): void {
+    this.#account.unchargeBytes(this.#reservations.length * OBJECT_BYTES)
+    this.#set([])
+  }
+
   overlaps(start: bigint, last: bigint): boolean {
     return this.#merged.some(range => range.start <= last && range.last >= start)
   }

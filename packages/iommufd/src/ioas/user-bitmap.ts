@@ -40,11 +40,13 @@ export class UserBitmap implements DirtySink {
 
   /** One dirty granule is a run of bits. */
   #markRuns(words: Uint32Array, firstBit: bigint, run: number): void {
-    for (let granule = 0; granule < words.length * 32; granule++) {
-      if ((((words[granule >>> 5] as number) >>> (granule & 31)) & 1) === 0) continue
-      const bit = firstBit + BigInt(granule) * BigInt(run)
-      const byte = this.#va + (bit >> 3n)
-      this.#orRun(Number(byte >> 12n), Number(byte & 0xfffn), Number(bit & 7n), run)
+    for (let index = 0; index < words.length; index++) {
+      for (let left = words[index] as number; left !== 0; left &= left - 1) {
+        const granule = index * 32 + 31 - Math.clz32(left & -left)
+        const bit = firstBit + BigInt(granule) * BigInt(run)
+        const byte = this.#va + (bit >> 3n)
+        this.#orRun(Number(byte >> 12n), Number(byte & 0xfffn), Number(bit & 7n), run)
+      }
     }
   }
 

@@ -62,7 +62,8 @@ export class FramePins {
       counts[page] = count
     }
     this.#blocks.set(index, counts)
-    this.#join(index, counts)
+    const neighbour = first > 0 ? first - 1 : first + pages
+    if (neighbour === BLOCK_PAGES || counts[first] === counts[neighbour]) this.#join(index, counts)
   }
 
   /** The first and the last count decide most often that the block stays as it is. */

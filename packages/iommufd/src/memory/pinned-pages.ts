@@ -152,7 +152,7 @@ export class PinnedPages {
     while (gap !== null) {
       const run = this.#source.pinnable(this.#sourcePage + gap.page, gap.pages, this.writeable)
       this.#memory.pins.pin(run.frame, run.pages)
-      addPageRun(pinned, { page: gap.page, ...run })
+      addPageRun(pinned, gap.page, run)
       count += run.pages
       gap = ledger.nextUnused(gap.page + run.pages, end)
     }
@@ -165,9 +165,12 @@ export class PinnedPages {
   }
 }
 
-function addPageRun(runs: PageRun[], run: PageRun): void {
+/** Objects are written out: spreading them took most of the time that scattered memory needs. */
+function addPageRun(runs: PageRun[], page: number, { frame, pages }: FrameRun): void {
   const last = runs.at(-1)
-  const continues = last && last.page + last.pages === run.page && last.frame + last.pages === run.frame
-  if (continues) runs[runs.length - 1] = { ...last, pages: last.pages + run.pages }
-  else runs.push(run)
+  if (last !== undefined && last.page + last.pages === page && last.frame + last.pages === frame) {
+    runs[runs.length - 1] = { page: last.page, frame: last.frame, pages: last.pages + pages }
+  } else {
+    runs.push({ page, frame, pages })
+  }
 }

@@ -32,7 +32,7 @@ export class IoasObject extends KernelObject {
 
   destroy(): void {
     if (this.context.vfioIoas === this) this.context.vfioIoas = null
-    this.ioas.unmapAll()
+    this.ioas.destroy()
   }
 
   state(): ObjectState {
