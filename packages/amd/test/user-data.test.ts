@@ -1,8 +1,8 @@
 import { HWPT_AMD_GUEST, PAGING_PASID, PageTableFormatId, pagingParameters } from "@iommu/core"
 import fc from "fast-check"
 import { describe, expect, it } from "vitest"
+import type { Features } from "../src/driver/features.ts"
 import { guestCommand } from "../src/driver/guest-commands.ts"
-import type { Features } from "../src/driver/hardware.ts"
 import { nestedPlan, pagingPlan, userDataLen } from "../src/driver/user-data.ts"
 import { DTE_GV, DTE_IRW, DTE_TV, DTE_V, expectErrno, guestDte } from "./driver-machine.ts"
 

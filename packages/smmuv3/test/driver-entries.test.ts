@@ -9,7 +9,7 @@ import {
   updateEntry,
   updateSteps,
 } from "../src/driver/device-table.ts"
-import { readFeatures } from "../src/driver/hardware.ts"
+import { readFeatures } from "../src/driver/features.ts"
 import { nestedSte } from "../src/driver/nested-domain.ts"
 import { stage2Ste } from "../src/driver/paging-domain.ts"
 import { CD_KIND, contextDescriptor, NO_CD, stage1Ste } from "../src/driver/pasid-table.ts"

@@ -9,7 +9,7 @@ import {
   pagingParameters,
 } from "@iommu/core"
 import { describe, expect, it } from "vitest"
-import { readFeatures } from "../src/driver/hardware.ts"
+import { readFeatures } from "../src/driver/features.ts"
 import { type Abilities, nestedPlan, pagingPlan, userDataLen } from "../src/driver/user-data.ts"
 import { type FakeIds, FakeSmmu, QEMU_IDS } from "./fake-smmu.ts"
 

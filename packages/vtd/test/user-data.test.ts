@@ -8,7 +8,7 @@ import {
   pagingParameters,
 } from "@iommu/core"
 import { describe, expect, it } from "vitest"
-import { decodeFeatures } from "../src/driver/hardware.ts"
+import { decodeFeatures } from "../src/driver/features.ts"
 import { guestFirstStage, pagingPlan, userDataLen } from "../src/driver/user-data.ts"
 
 const SS = PageTableFormatId.VTD_SECOND_STAGE

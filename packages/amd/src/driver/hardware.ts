@@ -1,5 +1,5 @@
 /**
- * One AMD-Vi unit: what it can do, its bring-up, and what all domains of it share.
+ * One AMD-Vi unit: its bring-up, its logs, and what all domains of it share.
  * AMD 48882 rev 3.10, §3.4 (registers), §2.4.8 (INVALIDATE_IOMMU_ALL).
  */
 import {
@@ -16,9 +16,9 @@ import {
 } from "@iommu/core"
 import { INVALIDATE_IOMMU_ALL, OPCODE } from "../spec/commands.ts"
 import { MAX_DEVICES } from "../spec/device-table.ts"
-import { gcr3PasidBits } from "../spec/pasid-table.ts"
 import * as reg from "../spec/registers.ts"
 import { DeviceTable } from "./device-table.ts"
+import { type Features, readFeatures } from "./features.ts"
 import { domainIds, LAST_ID } from "./ids.ts"
 import { ALL, HOST_TABLES, pushDevtabEntry, pushPages } from "./invalidate.ts"
 import { CommandQueue, LogReader } from "./queue.ts"
@@ -33,27 +33,6 @@ export interface AmdDriverOptions extends DriverEventOptions {
   readonly pollLimit?: number
   /** What the firmware's tables reserve: IVMD blocks of the IVRS. */
   readonly reservedRegions?: readonly FirmwareRegion[]
-}
-
-/** The feature registers, read once. */
-export interface Features {
-  readonly efr: bigint
-  readonly efr2: bigint
-  readonly PPRSup: boolean
-  readonly MsiCapMmioSup: boolean
-  readonly GTSup: boolean
-  readonly GIoSup: boolean
-  readonly IASup: boolean
-  readonly HDSup: boolean
-  readonly GCR3TRPModeSup: boolean
-  /** Levels of host (v1) tables, 4 to 6; 0 for hardware without them. */
-  readonly hostLevels: number
-  /** Levels of guest (v2) tables, 4 or 5; 0 for hardware without guest translation. */
-  readonly guestLevels: number
-  /** The largest GLX. */
-  readonly GLXSup: number
-  /** Width of a PASID in bits, 0 without guest translation. */
-  readonly pasidBits: number
 }
 
 type InterruptEnables = Partial<Record<"EventIntEn" | "PPRIntEn", bigint>>
@@ -226,34 +205,5 @@ function allocAll({ pages }: IommuPlatform, account: MemoryAccount, sizesLg2: re
       pages.free(run, sizesLg2[i], account)
     })
     throw error
-  }
-}
-
-/** §3.4, Extended Feature registers. */
-function readFeatures({ mmio }: IommuPlatform): Features {
-  const efr = mmio.read64(REGISTERS.EXT_FEATURES[0])
-  const efr2 = mmio.read64(REGISTERS.EXT_FEATURES2[0])
-  const has = (field: keyof typeof reg.fieldsEXT_FEATURES): boolean =>
-    reg.EXT_FEATURES.get([efr], field) === 1n
-  const value = (field: keyof typeof reg.fieldsEXT_FEATURES): number =>
-    Number(reg.EXT_FEATURES.get([efr], field))
-  const HATS = value("HATS")
-  const GTSup = has("GTSup")
-  const GLXSup = Math.min(value("GLXSup"), 2)
-  return {
-    efr,
-    efr2,
-    PPRSup: has("PPRSup"),
-    MsiCapMmioSup: has("MsiCapMmioSup"),
-    GTSup,
-    GIoSup: has("GIoSup"),
-    IASup: has("IASup"),
-    HDSup: has("HDSup"),
-    GCR3TRPModeSup: reg.EXT_FEATURES2.get([efr2], "GCR3TRPModeSup") === 1n,
-    hostLevels: HATS === 3 ? 0 : 4 + HATS,
-    // DTE.GuestPagingMode knows four and five levels.
-    guestLevels: GTSup ? Math.min(4 + value("GATS"), 5) : 0,
-    GLXSup,
-    pasidBits: GTSup ? Math.min(value("PASmax") + 1, gcr3PasidBits(GLXSup)) : 0,
   }
 }

@@ -17,7 +17,7 @@ import {
   pagingParameters,
 } from "@iommu/core"
 import { DTE, GLX_MAX, GUEST_PAGING_5_LEVEL, gcr3RootOf } from "../spec/device-table.ts"
-import type { Features } from "./hardware.ts"
+import type { Features } from "./features.ts"
 
 /** A paging request with every choice made. */
 export interface PagingPlan {

@@ -15,7 +15,8 @@ import {
   STRTAB_FMT_2LVL,
   STRTAB_FMT_LINEAR,
 } from "../spec/registers.ts"
-import type { Features, Hardware, PageRun } from "./hardware.ts"
+import type { Features } from "./features.ts"
+import type { Hardware, PageRun } from "./hardware.ts"
 
 /** STEs of one level 2 array: 2^8, one PCI bus. */
 const SPLIT = 8

@@ -13,7 +13,8 @@ import {
   restoreEntry,
   updateEntry,
 } from "./device-table.ts"
-import type { Features, Hardware, PageRun } from "./hardware.ts"
+import type { Features } from "./features.ts"
+import type { Hardware, PageRun } from "./hardware.ts"
 
 const L2_CDS = 1 << cd.L2_CDS_LG2_64KB
 /** Attributes 0 to 3, picked by AttrIndx of a leaf: those of the formats, and Linux's write-back beyond inner caches. */

@@ -3,7 +3,7 @@ import { type BlockedDomain, type IdentityDomain, type IommuDevice, IommuError }
 import * as ste from "../spec/device-table.ts"
 import { attachRid, blockPasid, detachRid } from "./attach.ts"
 import { ABORT_STE, type Entry, incomingShareability } from "./device-table.ts"
-import type { Features } from "./hardware.ts"
+import type { Features } from "./features.ts"
 import type { SmmuV3Driver } from "./ops.ts"
 import { type PasidTable, stage1Ste } from "./pasid-table.ts"
 

@@ -17,7 +17,7 @@ import {
 } from "@iommu/core"
 import * as ste from "../spec/device-table.ts"
 import { ADDRESS_SIZE_BITS } from "../spec/registers.ts"
-import type { Features } from "./hardware.ts"
+import type { Features } from "./features.ts"
 
 /** A paging domain as it will be built. */
 export interface PagingPlan {

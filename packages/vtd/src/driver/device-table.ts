@@ -6,7 +6,8 @@
 import { hi32, lo32, type PhysicalMemory } from "@iommu/core"
 import * as ctx from "../spec/device-table.ts"
 import { CAP } from "../spec/registers.ts"
-import type { Features, Hardware } from "./hardware.ts"
+import type { Features } from "./features.ts"
+import type { Hardware } from "./hardware.ts"
 import type { PasidTable } from "./pasid-table.ts"
 
 /** An entry as 64-bit words, ready to be stored. */

@@ -32,7 +32,8 @@ import {
   scalableContext,
 } from "./device-table.ts"
 import { handleEvents } from "./events.ts"
-import { type Features, Hardware, type VtdDriverOptions } from "./hardware.ts"
+import type { Features } from "./features.ts"
+import { Hardware, type VtdDriverOptions } from "./hardware.ts"
 import { domainIds } from "./ids.ts"
 import { invalidateNewContextEntry, invalidateScalableContext } from "./invalidate.ts"
 import { VtdNestedDomain } from "./nested-domain.ts"

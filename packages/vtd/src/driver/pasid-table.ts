@@ -2,7 +2,8 @@
 import { hi32, lo32, type MemoryAccount } from "@iommu/core"
 import * as pe from "../spec/pasid-table.ts"
 import { changeEntry, type Entry, storeEntry, widestAddressWidth } from "./device-table.ts"
-import type { Features, Hardware } from "./hardware.ts"
+import type { Features } from "./features.ts"
+import type { Hardware } from "./hardware.ts"
 
 /** The PASID of requests that carry none: RID_PASID of the context entry. */
 export const RID_PASID = 0

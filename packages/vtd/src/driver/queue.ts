@@ -15,7 +15,7 @@ import {
 } from "@iommu/core"
 import * as cmd from "../spec/commands.ts"
 import * as reg from "../spec/registers.ts"
-import type { Features } from "./hardware.ts"
+import type { Features } from "./features.ts"
 
 /** Bits 5:4 of a descriptor. */
 const G_SHIFT = 4

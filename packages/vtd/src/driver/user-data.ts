@@ -19,7 +19,7 @@ import {
   VTD_S1_SRE,
   VTD_S1_WPE,
 } from "@iommu/core"
-import type { Features } from "./hardware.ts"
+import type { Features } from "./features.ts"
 import type { GuestFirstStage } from "./pasid-table.ts"
 
 /** A paging domain, decided in every detail. */
