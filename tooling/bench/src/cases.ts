@@ -7,6 +7,7 @@ import { formatSubjects as vtdFormats } from "../../../packages/vtd/bench/subjec
 import { addressSpaceQuantities } from "./address-spaces.ts"
 import type { BenchCase } from "./bench-case.ts"
 import { coldStartQuantities } from "./cold-start.ts"
+import { ioctlQuantities } from "./ioctls.ts"
 import { domainQuantities, tableQuantities } from "./memory.ts"
 import { modelBenchCases } from "./model-cases.ts"
 import { modelMemoryQuantities } from "./model-memory.ts"
@@ -27,5 +28,6 @@ export function allQuantities(): QuantityCase[] {
     ...domainQuantities(),
     ...formatSubjects.flatMap(tableQuantities),
     ...addressSpaceQuantities(),
+    ...ioctlQuantities(),
   ]
 }

@@ -1,5 +1,5 @@
 /** One ioctl: its number, its struct, and what is called with the decoded struct. */
-import { IommuError, type MemberSpecs, padded, type StructLayout, type StructValue } from "@iommu/core"
+import { IommuError, type MemberSpecs, type StructLayout, type StructValue } from "@iommu/core"
 import type { Iommufd } from "../context.ts"
 import type { Draft } from "../objects/object-table.ts"
 import type { Argument } from "./argument.ts"
@@ -35,11 +35,13 @@ export function command<M extends MemberSpecs>(
     run: (iommufd, argument, userSize) => {
       const known = Math.min(userSize, layout.size)
       if (userSize > layout.size) argument.checkZero(layout.size, userSize)
-      const args = layout.decode(padded(argument.read(known), layout.size))
+      const bytes = new Uint8Array(layout.size)
+      bytes.set(argument.read(known))
       const respond = (out: Partial<StructValue<M>>): void => {
-        argument.write(layout.encode({ ...args, ...out }).subarray(0, known))
+        layout.patch(bytes, out)
+        argument.write(bytes.subarray(0, known))
       }
-      handle({ iommufd, args, respond })
+      handle({ iommufd, args: layout.decode(bytes), respond })
     },
   }
 }

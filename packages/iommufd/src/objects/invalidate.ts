@@ -168,9 +168,10 @@ function split(
 ): Uint8Array[] {
   return Array.from({ length: bytes.length / entryLength }, (_, index) => {
     const entry = bytes.subarray(index * entryLength, (index + 1) * entryLength)
+    if (entryLength <= size) return padded(entry, size)
     if (entry.subarray(size).some(byte => byte !== 0)) {
       throw new IommuError("E2BIG", `bytes beyond the ${size} of an entry must be zero`)
     }
-    return padded(entry.subarray(0, size), size)
+    return entry.subarray(0, size)
   })
 }
