@@ -17,13 +17,16 @@ const IW = 1 << 30
 /** High half of a DTE: GIOV, GV. §2.2.2.1. */
 const GUEST = 3 << 22
 
-/** AMD 48882 rev 3.10 §2.2, typed as numbers. Host tables of four levels, guest tables of four levels by GIOV. */
-const format: NestedFormat = {
-  name: "AMD",
+/** Levels of guest and of host tables. */
+type Levels = readonly [guest: 4 | 5, host: 3 | 4 | 5]
+
+/** AMD 48882 rev 3.10 §2.2, typed as numbers. Guest tables by GIOV. */
+const formatOf = ([guest, host]: Levels): NestedFormat => ({
+  name: `AMD, ${guest} and ${host} levels`,
   device: DEVICE,
   granuleLg2: 12,
-  stage1Levels: 4,
-  stage2Levels: 4,
+  stage1Levels: guest,
+  stage2Levels: host,
   hasHugeLeaves: true,
   // P, R/W, U/S, A, D.
   stage1Plain: mostly([0x67, 0], 14, [
@@ -65,7 +68,7 @@ const format: NestedFormat = {
   stage2Updates: { sets: 0x60, clears: 0 },
   readsGuestConfig: false,
   fetchNeeds: () => ACCESS_READ,
-  configure,
+  configure: (memory, how) => configure(memory, how, [guest, host]),
   start: (memory, { config, variant }, caches) => {
     const model = amdModel({ memory, caches })
     model.mmio.write64(DEVTAB_BASE, BigInt(config))
@@ -74,21 +77,30 @@ const format: NestedFormat = {
     model.mmio.write64(CONTROL, IOMMU_EN | GT_EN | guestDirty | guestAccessed)
     return model
   },
-}
+})
 
 /** Variants choose HAD, and who updates A and D of guest tables. */
-function configure(memory: PhysicalMemory, how: Configuration): void {
+function configure(memory: PhysicalMemory, how: Configuration, [guestLevels, hostLevels]: Levels): void {
   const { config, variant, stages, stage1Root, stage2Root } = how
   const had = [0, 1, 3, 3][variant & 3] as number
-  const host = stages === "first" ? 0 : stage2Root | (4 << 9) | (had << 7)
+  const host = stages === "first" ? 0 : stage2Root | (hostLevels << 9) | (had << 7)
   const gcr3 = config + 0x1000
   const guest = stages === "second" ? 0 : GUEST | (((gcr3 >>> 12) & 7) << 26)
   const dte = config + 32 * DEVICE
   store(memory, dte, host | 3, IR | IW | guest)
   store(memory, dte + 8, stages === "second" ? 5 : 5 | (((gcr3 >>> 15) & 0xffff) << 16), 0)
+  // GuestPagingMode, bits 183:182.
+  store(memory, dte + 16, 0, stages === "second" ? 0 : (guestLevels - 4) << 22)
   if (stages !== "second") store(memory, gcr3, stage1Root | 1, 0)
 }
 
 const cases = Number(process.env["METAMORPHIC_CASES"] ?? 100_000)
 
-defineMetamorphic({ describe, it }, format, { seed: 20261123, cases })
+defineMetamorphic({ describe, it }, formatOf([4, 4]), { seed: 20261123, cases })
+for (const levels of [
+  [4, 3],
+  [5, 4],
+  [5, 5],
+] as const) {
+  defineMetamorphic({ describe, it }, formatOf(levels), { seed: 20261129, cases: cases / 10 })
+}

@@ -86,7 +86,7 @@ function composes(format: NestedFormat, random: Random, seen: Seen): void {
   const before = world.memory.words.slice()
   const asked: Request = { hi: 0, lo: 0, access: 0 }
   for (let n = 0; n < CASES_A_WORLD; n++) {
-    nextRequest(random, asked)
+    nextRequest(random, format, asked)
     const blamed = throughBoth(format, world, asked)
     const status = ask(world.nested, format, asked)
     if (status !== 0) {
@@ -186,7 +186,7 @@ function secondDropsOut(format: NestedFormat, random: Random): void {
   const world = identityStage2World(format, random)
   const asked: Request = { hi: 0, lo: 0, access: 0 }
   for (let n = 0; n < CASES_A_WORLD; n++) {
-    nextRequest(random, asked)
+    nextRequest(random, format, asked)
     sameStatus(format, world, world.first, asked, `case ${n}`)
     const { result } = world.nested
     if (result.fault !== null) world.shadow.words.set(world.memory.words)
@@ -242,7 +242,7 @@ function splitsChangeSizesAlone(format: NestedFormat, random: Random): number {
   const splits = isFirst ? splitStage1(format, split) : splitStage2(format, split)
   const asked: Request = { hi: 0, lo: 0, access: 0 }
   for (let n = 0; n < CASES_A_WORLD; n++) {
-    nextRequest(random, asked)
+    nextRequest(random, format, asked)
     if (random.flip()) {
       asked.hi = 0
       asked.lo = LEAF_INDEX * large + random.below(large)

@@ -11,8 +11,8 @@ export interface NestedFormat {
   /** log2 of the bytes of a page, and of a table of 8-byte entries. */
   readonly granuleLg2: 12 | 14 | 16
   /** Levels of tables that an address of the first stage passes, and one of the second. */
-  readonly stage1Levels: 3 | 4
-  readonly stage2Levels: 3 | 4
+  readonly stage1Levels: 3 | 4 | 5
+  readonly stage2Levels: 3 | 4 | 5
   /** Whether there are leaves two levels above the last. */
   readonly hasHugeLeaves: boolean
   /** Entries for any level of stage 1: tables above the last level, pages in it. Likely ones stand several times. */
@@ -22,7 +22,7 @@ export interface NestedFormat {
   /** A table entry that allows all, and the flags of pages that do as a large leaf does. */
   readonly stage1Table: Flags
   readonly stage1Small: (largeLo: number) => number
-  /** @param level of the table that it leads to: 3 to 1 */
+  /** @param level of the table that it leads to: 4 to 1 */
   readonly stage2Table: (level: number) => Flags
   readonly stage2Page: readonly Flags[]
   readonly stage2Large: readonly Flags[]

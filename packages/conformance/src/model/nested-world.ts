@@ -8,9 +8,10 @@ import { CONFIG_PAGES, type Configuration, type Flags, type NestedFormat } from 
 
 const KIB_4 = 0x1000
 const HUGE_4K = 0x4000_0000
-const STAGE2_PAGES = 9
+/** Four tables on the way to the last level of five, five of the last level, and a spare page. */
+const STAGE2_PAGES = 10
 /** Pages of guest memory that {@link keptPages} gives away, from the end. */
-const KEPT = 5
+const KEPT = 6
 const PAGES_A_REGION = 20
 const IDENTITY_BYTES = 2 ** 31
 
@@ -236,7 +237,7 @@ interface Regions {
 
 /** Page of stage 2 that holds the last level of a region. */
 function lastLevel({ page, stage2 }: Layout, region: number): number {
-  return stage2 + (3 + region) * page
+  return stage2 + (4 + region) * page
 }
 
 /** Fills stage 2; `host` gets where it leads. */

@@ -23,9 +23,10 @@ export interface Request {
   access: number
 }
 
-/** Addresses of 48 bits, now and then beyond. */
-export function nextRequest(random: Random, asked: Request): void {
-  asked.hi = random.below(random.below(32) === 0 ? 0x1_0000_0000 : 0x8000)
+/** Addresses of the lower half, of 48 bits or with five levels 57, now and then beyond. */
+export function nextRequest(random: Random, { stage1Levels }: NestedFormat, asked: Request): void {
+  const most = stage1Levels === 5 ? 0x100_0000 : 0x8000
+  asked.hi = random.below(random.below(32) === 0 ? 0x1_0000_0000 : most)
   asked.lo = random.below(0x1_0000_0000)
   asked.access = random.pick(ACCESSES)
 }

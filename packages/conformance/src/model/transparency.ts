@@ -48,11 +48,11 @@ function compare(
   const asked: Request = { hi: 0, lo: 0, access: 0 }
   const { large, page } = layoutOf(format)
   const places = Array.from({ length: PLACES }, () => {
-    nextRequest(random, asked)
+    nextRequest(random, format, asked)
     return stages === "second" ? { hi: 0, lo: random.below(4 * large) } : { hi: asked.hi, lo: asked.lo }
   })
   for (let n = 0; n < REQUESTS; n++) {
-    nextRequest(random, asked)
+    nextRequest(random, format, asked)
     const place = random.pick(places)
     asked.hi = place.hi
     asked.lo = (place.lo ^ random.below(4 * page)) >>> 0
