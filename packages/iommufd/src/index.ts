@@ -37,4 +37,5 @@ export { type VfioBackend, VfioContainer, type VfioInfo, type VfioMapRequest } f
 export { vfioIoctl } from "./vfio/container-ioctl.ts"
 export { VfioDeviceFile, type VfioDeviceOptions } from "./vfio/device-file.ts"
 export { vfioDeviceIoctl } from "./vfio/device-ioctl.ts"
+export { openVfioContainer } from "./vfio/open-container.ts"
 export { VFIO_ATTACH, VFIO_BIND, VFIO_DETACH } from "./vfio/structs.ts"

@@ -1,5 +1,12 @@
 /** VFIO's container ioctls over an IOAS, byte by byte. */
-import { bytesArgument, type Ioas, type VfioArgument, VfioContainer, vfioIoctl } from "@iommu/iommufd"
+import {
+  bytesArgument,
+  type Ioas,
+  openVfioContainer,
+  type VfioArgument,
+  VfioContainer,
+  vfioIoctl,
+} from "@iommu/iommufd"
 import { describe, expect, it } from "vitest"
 import { VfioCommand } from "../src/vfio/constants.ts"
 import { VFIO_DMA_MAP, VFIO_DMA_UNMAP, VFIO_INFO } from "../src/vfio/structs.ts"
@@ -213,6 +220,34 @@ describe("8 VFIO container ioctls on an open iommufd", () => {
     memory.write(at, unmap)
     expect(iommufd.ioctlAt(VfioCommand.IOMMU_UNMAP_DMA, at)).toBe(0)
     expect(VFIO_DMA_UNMAP.decode(memory.read(at, 24)).size).toBe(2n * PAGE)
+  })
+
+  it("of a container count pinned pages for each process, and have an address space from the start", () => {
+    const bench = testbench({ process: { memlockBytes: 4 * 4096 } })
+    const container = openVfioContainer(bench.process)
+    const device = container.bindDevice({ ops: bench.mock, device: bench.probed() })
+    device.attach(container.vfioIoas)
+    expect(container.ioctlAt(VfioCommand.SET_IOMMU, TYPE1)).toBe(0)
+    const map = (size: bigint): number =>
+      container.ioctl(
+        VfioCommand.IOMMU_MAP_DMA,
+        VFIO_DMA_MAP.encode({ argsz: 32, flags: 3, vaddr: USER_VA, iova: 1n << 24n, size }),
+      )
+    expect(() => map(5n * PAGE)).toThrow(/ENOMEM/)
+    map(4n * PAGE)
+    expect(bench.counts()).toMatchObject({ pinned: 4, locked: 4, userLocked: 0 })
+    const unmap = VFIO_DMA_UNMAP.encode({ argsz: 24, flags: 0, iova: (1n << 24n) + PAGE, size: 2n * PAGE })
+    container.ioctl(VfioCommand.IOMMU_UNMAP_DMA, unmap)
+    expect(bench.counts()).toMatchObject({ pinned: 2, locked: 2 })
+    device.detach()
+    device.unbind()
+    container.close()
+    expect(bench.counts()).toMatchObject({ pins: 0, pinned: 0, locked: 0 })
+    bench.account.limitPages = 0
+    bench.iommufd.close()
+    const { descriptors } = bench.process.files
+    expect(() => openVfioContainer(bench.process)).toThrow(/ENOMEM/)
+    expect(bench.process.files.descriptors).toEqual(descriptors)
   })
 
   it("are EFAULT where the memory is shorter than its argsz says", () => {
