@@ -81,6 +81,26 @@ describe("page requests", () => {
     expect(answers).toEqual([[2, 5, 1]])
   })
 
+  it("that overflow are answered by the SMMU with their PASID, as the driver's answers have it (STE.PPAR)", () => {
+    // IDR3.PPS, bit 5, would make the SMMU do so whatever PPAR says.
+    const host = new Host({ IDR3: SMMUV3_EVERYTHING.IDR3 & ~(1 << 5) })
+    const device = host.device(0x10, { ats: true, pasidBits: 8 })
+    const domain = host.paging(device, { flags: 8 })
+    domain.pageFaultHandler = group => group.respond(SUCCESS)
+    domain.attachDev(device)
+    domain.setDevPasid?.(device, 5)
+    const answers: (number | null)[] = []
+    const answer = (_group: number, pasid: number | null): void => void answers.push(pasid)
+    host.model.connect(0x10, { invalidate: () => true, pageGroupResponse: answer })
+    const rights = { read: true, write: false, execute: false, privileged: false }
+    for (let group = 0; group < 300; group++) {
+      host.model.pageRequest({ ...rights, device: 0x10, pasid: 5, address: 0x5000n, last: true, group })
+    }
+    expect(answers).toEqual(Array(300 - 256).fill(5))
+    host.ops.handleInterrupts?.()
+    expect(answers).toEqual(Array(300).fill(5))
+  })
+
   it("are not there without PRI: no handler is taken", () => {
     const host = new Host(NEITHER)
     const domain = host.alloc(host.device(0x10))

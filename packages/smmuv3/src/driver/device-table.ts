@@ -43,6 +43,14 @@ export function incomingShareability({ ATTR_TYPES_OVR }: Features): bigint {
   return ATTR_TYPES_OVR ? 1n : 0n
 }
 
+/**
+ * ATS, and with it page requests: answers that the SMMU gives by itself carry the PASID (PPAR), as the driver's do. §5.2,
+ * §8.1.
+ */
+export function atsFields({ PRI }: Features, ats: boolean): { EATS: bigint; PPAR: bigint } {
+  return { EATS: BigInt(ats ? ste.EATS_FULL : ste.EATS_NONE), PPAR: ats && PRI ? 1n : 0n }
+}
+
 /** V = 1, Config = 0: aborts, and leaves no event. */
 export const ABORT_STE: Entry = ste.STE.encode({ V: 1n, Config: BigInt(ste.CONFIG_ABORT) })
 
@@ -56,11 +64,11 @@ function maskOf(...fields: SteField[]): Entry {
 const USED_ALWAYS = maskOf("V", "Config")
 const USED_STAGE1 = union(
   maskOf("S1Fmt", "S1ContextPtr", "S1CDMax", "S1DSS", "S1CIR", "S1COR", "S1CSH"),
-  maskOf("S1STALLD", "STRW", "EATS", "MEV", "S2VMID"),
+  maskOf("S1STALLD", "STRW", "EATS", "PPAR", "MEV", "S2VMID"),
 )
 const USED_STAGE2 = union(
-  maskOf("S2FWB", "EATS", "SHCFG", "MEV", "S2VMID", "S2T0SZ", "S2SL0", "S2IR0", "S2OR0", "S2SH0", "S2TG"),
-  maskOf("S2PS", "S2AA64", "S2ENDI", "S2AFFD", "S2PTW", "S2HD", "S2HA", "S2S", "S2R"),
+  maskOf("S2FWB", "EATS", "PPAR", "SHCFG", "MEV", "S2VMID", "S2T0SZ", "S2SL0", "S2IR0", "S2OR0", "S2SH0"),
+  maskOf("S2TG", "S2PS", "S2AA64", "S2ENDI", "S2AFFD", "S2PTW", "S2HD", "S2HA", "S2S", "S2R"),
   maskOf("S2SL0_2", "S2DS", "S2TTB"),
 )
 const USED_SHCFG = maskOf("SHCFG")

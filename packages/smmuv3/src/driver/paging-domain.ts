@@ -15,7 +15,7 @@ import type { PageTable } from "@iommu/pagetable"
 import * as ste from "../spec/device-table.ts"
 import { TG0_4KB, TG0_16KB, TG0_64KB } from "../spec/pasid-table.ts"
 import { type Attachment, attachPasid, attachRid, detachPasid, detachRid } from "./attach.ts"
-import { type Entry, incomingShareability } from "./device-table.ts"
+import { atsFields, type Entry, incomingShareability } from "./device-table.ts"
 import type { Features } from "./features.ts"
 import { invalidateAll, invalidateGather } from "./invalidate.ts"
 import type { SmmuNestedDomain } from "./nested-domain.ts"
@@ -216,7 +216,7 @@ export function stage2Ste(features: Features, stage2: Stage2Root, ats: boolean):
   const words = ste.STE.encode({
     V: 1n,
     Config: BigInt(ste.CONFIG_S2),
-    EATS: BigInt(ats ? ste.EATS_FULL : ste.EATS_NONE),
+    ...atsFields(features, ats),
     SHCFG: incomingShareability(features),
     S2VMID: BigInt(stage2.vmid),
     S2T0SZ: BigInt(64 - stage2.inputBits),

@@ -5,6 +5,7 @@ import { CMD_CFGI_CD, SUBSTREAMID_SHIFT } from "../spec/commands.ts"
 import * as ste from "../spec/device-table.ts"
 import * as cd from "../spec/pasid-table.ts"
 import {
+  atsFields,
   ENTRY_WORDS,
   type Entry,
   type EntryKind,
@@ -91,7 +92,7 @@ export function stage1Ste(features: Features, table: ContextTable, s1dss: number
     S1COR: 1n,
     S1CSH: 3n,
     S1STALLD: features.STALL_MODEL === 0 ? 1n : 0n,
-    EATS: BigInt(ats ? ste.EATS_FULL : ste.EATS_NONE),
+    ...atsFields(features, ats),
     STRW: BigInt(ste.STRW_EL1),
     SHCFG: s1dss === ste.S1DSS_BYPASS ? incomingShareability(features) : 0n,
   })
