@@ -51,6 +51,17 @@ export class IommuError extends Error {
   }
 }
 
+const CODES: ReadonlyMap<number, ErrnoCode> = new Map(
+  (Object.keys(ERRNO) as ErrnoCode[]).map(code => [ERRNO[code], code]),
+)
+
+/** The error of a call that answered with a number: {@link DomainDataPath.mapPages}. @param errno one of {@link ERRNO} */
+export function errnoError(errno: number, rule: string): IommuError {
+  const code = CODES.get(errno)
+  if (code === undefined) throw new Error(`bug: ${errno} is no errno`)
+  return new IommuError(code, rule)
+}
+
 /** True for an {@link IommuError} of any copy of this package. */
 export function isIommuError(value: unknown): value is IommuError {
   return value instanceof Error && value.name === "IommuError" && "code" in value && "errno" in value

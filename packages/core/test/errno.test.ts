@@ -1,5 +1,5 @@
 import { execFileSync } from "node:child_process"
-import { ERRNO, IommuError, isIommuError } from "@iommu/core"
+import { ERRNO, errnoError, IommuError, isIommuError } from "@iommu/core"
 import { describe, expect, it } from "vitest"
 import { compiler } from "./c-compiler.ts"
 
@@ -21,6 +21,11 @@ describe("errno", () => {
     const error = new IommuError("EOPNOTSUPP", "the driver serves no such type")
     expect(error).toMatchObject({ code: "EOPNOTSUPP", errno: 95, name: "IommuError" })
     expect(error.message).toBe("EOPNOTSUPP: the driver serves no such type")
+  })
+
+  it("is made of a number that a call in halves answered", () => {
+    expect(errnoError(12, "no page is left")).toMatchObject({ code: "ENOMEM", errno: 12 })
+    expect(() => errnoError(0, "nothing is wrong")).toThrow(/bug/)
   })
 
   it("is recognised without the class, as from a second copy of the package", () => {

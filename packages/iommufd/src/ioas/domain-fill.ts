@@ -1,5 +1,5 @@
 /** Areas and the domains of their IOAS: pages are pinned while there is a domain, and mapped in all of them. */
-import { PAGE_SIZE, type PagingDomain } from "@iommu/core"
+import { errnoError, hex64, PAGE_SIZE, type PagingDomain } from "@iommu/core"
 import type { Area } from "./area.ts"
 
 const PAGE_MASK = BigInt(PAGE_SIZE) - 1n
@@ -97,8 +97,8 @@ function mapWholePages(area: Area, domain: PagingDomain, mostPages: number, prog
     const status = domain.mapPages(hiOf(iova), loOf(iova), hiOf(run.frame), loOf(run.frame), run.pages, prot)
     if (status !== 0) {
       progress.bytes = BigInt(done) << 12n
-      // The same call in bytes says why.
-      domain.map(area.start + progress.bytes, BigInt(run.frame) << 12n, BigInt(run.pages) << 12n, prot)
+      const at = hex64(area.start + progress.bytes)
+      throw errnoError(status, `the domain's driver refused to map ${run.pages} pages at IOVA ${at}`)
     }
     done += run.pages
   }

@@ -40,7 +40,7 @@ export class FailingAccount extends MemoryAccount {
   }
 
   override chargeBytes(bytes: number): void {
-    this.#injector.point(`a charge of ${bytes} bytes`)
+    if (bytes > 0) this.#injector.point(`a charge of ${bytes} bytes`)
     super.chargeBytes(bytes)
   }
 }
