@@ -51,7 +51,7 @@ const TRAP_SLOT = 2
 const DISK_SLOT = 3
 const COMPANION_SLOT = 4
 /** Requester ids are bus, device, function. */
-const DISK_ID = DISK_SLOT * 8
+export const DISK_ID: number = DISK_SLOT * 8
 
 /** @throws Error when QEMU does not start; nothing is left running then */
 export async function bootGuest(plan: BootPlan): Promise<BootRun> {

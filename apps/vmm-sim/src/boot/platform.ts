@@ -1,5 +1,5 @@
 /** What one vendor's IOMMU needs to be found and driven by an unmodified kernel. */
-import type { BackedMemory, CachePolicy, IommuModel, Mmio, RegisterSpecs } from "@iommu/core"
+import type { CachePolicy, IommuModel, Mmio, PhysicalMemory, RegisterSpecs } from "@iommu/core"
 import type { GuestKernel } from "./guest/kernels.ts"
 import type { Board } from "./machine/boards.ts"
 import type { Firmware } from "./machine/firmware.ts"
@@ -12,7 +12,7 @@ export interface BootMode {
   readonly description: string
   /** Added to the kernel's command line. */
   readonly append: string
-  createModel(memory: BackedMemory, caches: CachePolicy): IommuModel
+  createModel(memory: PhysicalMemory, caches: CachePolicy): IommuModel
 }
 
 /** Debian releases whose kernels are booted. */
@@ -29,6 +29,13 @@ export interface BootPlatform {
     readonly specs: RegisterSpecs
   }
   readonly commandQueue: CommandQueueWatch
+  /** For comparing drivers by what they write. */
+  readonly bringUp: {
+    /** Registers that hold an address beside flags. */
+    readonly addressRegisters: readonly string[]
+    /** Commands with which software waits for those before. */
+    readonly waits: readonly string[]
+  }
   readonly kernels: Readonly<Partial<Record<Release, GuestKernel>>>
   readonly firmware: Firmware
   /** A PCI function that the IOMMU has beside its registers. */

@@ -1,7 +1,8 @@
 /** What a boot showed, as a document and as text. */
 import Table from "cli-table3"
-import { type BootRun, describeMachine } from "./boot.ts"
+import { type BootRun, DISK_ID, describeMachine } from "./boot.ts"
 import { type Checksum, checksumsOf, type MatchedFault, matchFaults, problemsOf } from "./checks.ts"
+import { type BringUpLines, linuxBringUp, ownBringUpLines } from "./compare/bring-ups.ts"
 
 export interface BootReport {
   readonly vendor: string
@@ -35,6 +36,10 @@ export interface BootReport {
     readonly flushes: number
   }
   readonly checksums: readonly Checksum[]
+  /** What the kernel's driver said to bring the IOMMU up, and for its first unmap, in normal form. */
+  readonly linux: BringUpLines
+  /** The same of our own driver on the same model. */
+  readonly own: BringUpLines
   readonly poweredOff: boolean
   readonly milliseconds: number
   /** What did not come out as it must; empty when all is well. */
@@ -86,6 +91,8 @@ export function reportOf(run: BootRun): BootReport {
     faults: matchFaults(run).map(faultReport),
     disk: { commands: Object.fromEntries(hardware.nvme.commands), ...hardware.disk.counts },
     checksums: checksumsOf(run),
+    linux: linuxBringUp(plan.platform, hardware.transcript),
+    own: ownBringUpLines(plan.platform, plan.mode, DISK_ID),
     poweredOff: run.end.code === 0,
     milliseconds: run.milliseconds,
     problems,

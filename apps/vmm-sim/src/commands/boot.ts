@@ -1,6 +1,7 @@
 import { readFileSync } from "node:fs"
 import { Command, InvalidArgumentError, Option } from "commander"
 import { type BootPlan, bootGuest } from "../boot/boot.ts"
+import { compareBringUps, differenceText } from "../boot/compare/bring-ups.ts"
 import type { BootPlatform, Release } from "../boot/platform.ts"
 import { PLATFORMS } from "../boot/platforms.ts"
 import { POLICIES, type PolicyName } from "../boot/policy.ts"
@@ -27,6 +28,7 @@ interface BootOptions {
   readonly caches: Scenario["caches"]
   readonly timeout: number
   readonly sweep?: true
+  readonly transcript?: true
   readonly fetch?: true
   readonly quiet?: true
   readonly json?: true
@@ -83,6 +85,7 @@ export function bootCommand(): Command {
         .default("exact"),
     )
     .option("--sweep", "one boot for each mode and policy, with two CPUs, and on caches that forget nothing")
+    .option("--transcript", "compare what Linux's driver and our own write to bring the IOMMU up")
     .option("--timeout <seconds>", "a guest that runs longer is ended", count, 90)
     .option("--fetch", "get QEMU and the kernel from Debian's packages first")
     .option("--quiet", "no console, the report alone")
@@ -109,6 +112,7 @@ async function boot(options: BootOptions): Promise<void> {
     showProgress("")
     if (options.json) continue
     console.log(options.sweep ? reportLine(report) : reportText(report))
+    if (options.transcript) console.log(differenceText(compareBringUps(report.linux, report.own)))
     if (options.sweep && report.problems.length > 0) console.log(reportText(report))
   }
   const ok = reports.every(({ problems }) => problems.length === 0)

@@ -1,5 +1,5 @@
 /** What lives in this process: guest RAM, the IOMMU model, the disk behind it. */
-import { type BackedMemory, backedMemory, type CachePolicy, type IommuModel } from "@iommu/core"
+import { backedMemory, type CachePolicy, type IommuModel, type PhysicalMemory } from "@iommu/core"
 import { NvmeController } from "../nvme/controller.ts"
 import { Disk } from "../nvme/disk.ts"
 import type { BootPlatform } from "../platform.ts"
@@ -12,7 +12,7 @@ import { WatchedModel } from "./watched-model.ts"
 
 export interface HardwareOptions {
   readonly platform: BootPlatform
-  readonly createModel: (memory: BackedMemory, caches: CachePolicy) => IommuModel
+  readonly createModel: (memory: PhysicalMemory, caches: CachePolicy) => IommuModel
   readonly caches: CachePolicy
   readonly ram: RamFile
   readonly ramBytes: number
@@ -49,6 +49,7 @@ export function createHardware(options: HardwareOptions): Hardware {
     if (!memory.contains(address)) onMessage(address, data)
   }
   const transcript = new Transcript(iommu.mmio, memory, platform.registers.specs, platform.commandQueue)
+  iommu.onFirstTable = () => transcript.bringUpEnds()
   const port = new DmaPort({ model: iommu, memory, device: options.device, onMessage })
   const disk = new Disk(DISK_BYTES)
   const freshness = options.caches === "hoard" ? watchFreshness(options, iommu) : null

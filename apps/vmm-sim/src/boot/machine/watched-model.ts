@@ -38,6 +38,8 @@ export class WatchedModel implements IommuModel {
     faults: [],
     tablePages: new Set(),
   }
+  /** Called when a translation has read a table for the first time, while set. */
+  onFirstTable: (() => void) | null = null
   /** Called after each translation, with its status. */
   onTranslation:
     | ((device: number, iovaHi: number, iovaLo: number, access: number, status: number) => void)
@@ -74,6 +76,10 @@ export class WatchedModel implements IommuModel {
     memory.onPage = offset => counts.tablePages.add(offset)
     const status = this.#model.translate(device, pasid, iovaHi, iovaLo, access)
     memory.onPage = null
+    if (memory.pagesFetched > 0 && this.onFirstTable !== null) {
+      this.onFirstTable()
+      this.onFirstTable = null
+    }
     memory.end()
     counts.translations++
     if (memory.pagesFetched === 0) counts.fromCaches++

@@ -70,6 +70,10 @@ export const amd: BootPlatform = {
   board: Q35,
   registers: { base: REGISTER_BASE, bytes: registers.MMIO_BYTES, specs: REGISTERS },
   commandQueue,
+  bringUp: {
+    addressRegisters: ["DEVTAB_BASE", "CMDBUF_BASE", "EVTLOG_BASE", "PPR_BASE"],
+    waits: ["COMPLETION_WAIT"],
+  },
   kernels: { bookworm: GENERIC_6_1 },
   companion: mmio => new AmdFunction(mmio, REGISTER_BASE),
   firmware: {

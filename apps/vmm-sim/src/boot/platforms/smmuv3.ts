@@ -70,6 +70,17 @@ export const smmuv3: BootPlatform = {
   board: VIRT,
   registers: { base: REGISTER_BASE, bytes: registers.REGION_BYTES, specs: REGISTERS },
   commandQueue,
+  bringUp: {
+    addressRegisters: [
+      "STRTAB_BASE",
+      "CMDQ_BASE",
+      "EVENTQ_BASE",
+      "PRIQ_BASE",
+      "EVENTQ_IRQ_CFG0",
+      "GERROR_IRQ_CFG0",
+    ],
+    waits: ["CMD_SYNC"],
+  },
   kernels: { bookworm: cloudKernel("bookworm", "arm64"), trixie: cloudKernel("trixie", "arm64") },
   firmware: {
     kind: "device tree",

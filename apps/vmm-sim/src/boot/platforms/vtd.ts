@@ -104,6 +104,10 @@ export const vtd: BootPlatform = {
   board: Q35,
   registers: { base: REGISTER_BASE, bytes: registers.REGISTER_PAGE_BYTES, specs: SPECS },
   commandQueue,
+  bringUp: {
+    addressRegisters: ["RTADDR", "IQA", "PQA", "FEADDR", "PEADDR", "IEADDR", "IRTA"],
+    waits: ["inv_wait_dsc"],
+  },
   kernels: { bookworm: cloudKernel("bookworm", "amd64"), trixie: cloudKernel("trixie", "amd64") },
   firmware: {
     kind: "acpi",

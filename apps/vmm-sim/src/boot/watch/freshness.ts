@@ -11,6 +11,7 @@ import {
   type IommuModel,
   type MemoryBacking,
   NO_PASID,
+  type PhysicalMemory,
   type RegisterSpecs,
   TRANSLATED,
 } from "@iommu/core"
@@ -30,7 +31,7 @@ export interface FreshnessOptions {
   readonly ramBase: number
   readonly ramBytes: number
   readonly ram: MemoryBacking
-  readonly createModel: (memory: BackedMemory) => IommuModel
+  readonly createModel: (memory: PhysicalMemory) => IommuModel
   readonly registers: RegisterSpecs
 }
 

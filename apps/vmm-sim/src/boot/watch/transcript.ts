@@ -40,6 +40,8 @@ const LAST = 24
 
 export class Transcript implements Mmio {
   readonly entries: TranscriptEntry[] = []
+  /** Entries before the first DMA that was translated by tables. */
+  bringUpEntries = 0
   readonly reads: Map<string, number> = new Map()
   readonly writes: Map<string, number> = new Map()
   readonly commands: Map<string, number> = new Map()
@@ -48,14 +50,20 @@ export class Transcript implements Mmio {
   readonly #mmio: Mmio
   readonly #memory: PhysicalMemory
   readonly #queue: CommandQueueWatch
-  readonly #names: ReadonlyMap<number, string>
+  readonly #specs: RegisterSpecs
+  readonly #names = new Map<number, string>()
   readonly #last: string[] = []
 
   constructor(mmio: Mmio, memory: PhysicalMemory, specs: RegisterSpecs, queue: CommandQueueWatch) {
     this.#mmio = mmio
     this.#memory = memory
     this.#queue = queue
-    this.#names = new Map(Object.entries(specs).map(([name, [offset]]) => [offset, name]))
+    this.#specs = specs
+  }
+
+  /** The first DMA was translated: what software has said until now has brought the IOMMU up. */
+  bringUpEnds(): void {
+    this.bringUpEntries = this.entries.length
   }
 
   /** The last accesses of registers, oldest first. */
@@ -129,13 +137,28 @@ export class Transcript implements Mmio {
     if (this.#last.length > LAST) this.#last.shift()
   }
 
-  /** The upper half of a register of 64 bits gets the name of the lower one. */
   #nameOf(offset: number): string {
-    const exact = this.#names.get(offset)
-    if (exact !== undefined) return exact
-    const low = this.#names.get(offset - 4)
-    return low === undefined ? `0x${offset.toString(16)}` : `${low} (upper half)`
+    const known = this.#names.get(offset)
+    if (known !== undefined) return known
+    const name = registerNameOf(this.#specs, offset)
+    this.#names.set(offset, name)
+    return name
   }
+}
+
+/** How the upper 32 bits of a register of 64 are called when they are written by themselves. */
+export function upperHalf(register: string): string {
+  return `${register} (upper half)`
+}
+
+/** The book's name of the register at an offset; the upper half of one of 64 bits is called so. */
+export function registerNameOf(specs: RegisterSpecs, offset: number): string {
+  const nameAt = (at: number): string | undefined =>
+    Object.entries(specs).find(([, [start]]) => start === at)?.[0]
+  const exact = nameAt(offset)
+  if (exact !== undefined) return exact
+  const low = nameAt(offset - 4)
+  return low === undefined ? `0x${offset.toString(16)}` : upperHalf(low)
 }
 
 function count(counts: Map<string, number>, name: string): void {
