@@ -36,7 +36,7 @@ export function replaceAllowed(ioas: Ioas, ranges: readonly Interval[]): void {
       throw new IommuError("EADDRINUSE", `part of ${hex(start)} to ${hex(last)} is reserved`)
     }
   }
-  ioas.account.chargeBytes(sorted.length * ALLOWED_BYTES)
+  if (sorted.length > 0) ioas.account.chargeBytes(sorted.length * ALLOWED_BYTES)
   ioas.account.unchargeBytes(ioas.allowed.length * ALLOWED_BYTES)
   ioas.allowed = sorted
 }
