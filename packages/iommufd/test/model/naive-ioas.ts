@@ -47,6 +47,8 @@ export interface NaiveDomain {
   readonly start: number
   readonly last: number
   readonly page: number
+  /** Calls of map that it still carries out; all others are ENOMEM. */
+  budget: number
 }
 
 export interface NaivePin {
@@ -119,7 +121,7 @@ export class NaiveIoas {
     })
     const before = this.areas
     for (const area of added) {
-      const refused = this.domains.length > 0 ? this.world.pin(area) : null
+      const refused = this.domains.length > 0 ? this.fill(area, this.domains) : null
       if (refused) {
         this.areas = before
         return refused
@@ -204,20 +206,37 @@ export class NaiveIoas {
       { owner: domain, start: domain.last + 1, last: TOP },
     ].filter(range => range.start <= range.last)
     for (const range of outside) if (this.isInUse(range)) return new Refused("EADDRINUSE")
-    if (this.domains.length === 0) {
-      this.domains.push(domain)
-      for (const area of this.sorted()) {
-        const refused = this.world.pin(area)
-        if (refused) {
-          this.domains.pop()
-          return refused
-        }
+    const before = this.domains
+    this.domains = [...before, domain]
+    for (const area of this.sorted()) {
+      const refused = this.fill(area, [domain])
+      if (refused) {
+        this.domains = before
+        return refused
       }
-      this.domains.pop()
     }
     this.reserved.push(...outside)
-    this.domains.push(domain)
     return null
+  }
+
+  /** Pins an area and maps it in domains, one after the other, a call for each run of frames. */
+  fill(area: NaiveArea, domains: readonly NaiveDomain[]): null | Refused {
+    const refused = this.world.pin(area)
+    if (refused) return refused
+    for (const domain of domains) {
+      for (let run = 0; run < this.runsOf(area); run++) if (domain.budget-- <= 0) return new Refused("ENOMEM")
+    }
+    return null
+  }
+
+  runsOf({ pages, byte, start, last }: NaiveArea): number {
+    const first = Math.floor(byte / PAGE)
+    const count = Math.floor((byte + last - start) / PAGE) - first + 1
+    if (pages.isRevoked) return 0
+    if (!this.hugePages) return count
+    if (pages.source === "device") return 1
+    const frames = Array.from({ length: count }, (_, n) => pages.frames.get(first + n) as number)
+    return frames.filter((frame, n) => n === 0 || frame !== (frames[n - 1] as number) + 1).length
   }
 
   isAligned(alignment: number): boolean {

@@ -56,7 +56,12 @@ export class NaivePlay {
       case "unmapAll":
         return ioas.unmap(0, Number.MAX_SAFE_INTEGER)
       case "addDomain":
-        return ioas.addDomain({ ...(DOMAINS[step.kind] as (typeof DOMAINS)[number]) })
+        return ioas.addDomain({ ...(DOMAINS[step.kind] as (typeof DOMAINS)[number]), budget: step.budget })
+      case "starve": {
+        const domain = ioas.domains[step.index]
+        if (domain) domain.budget = step.budget
+        return null
+      }
       case "removeDomain":
         return removeDomain(ioas, step.index)
       case "reserve":

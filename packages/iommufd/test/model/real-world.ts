@@ -106,7 +106,12 @@ export class RealWorld {
       case "unmapAll":
         return ioas.unmapAll()
       case "addDomain":
-        return ioas.addDomain(domainOf(step.kind))
+        return ioas.addDomain(domainOf(step.kind, step.budget))
+      case "starve": {
+        const domain = this.domainsOf(step.ioas)[step.index]
+        if (domain) domain.failsAfter = step.budget
+        return undefined
+      }
       case "removeDomain": {
         const domain = ioas.domains[step.index]
         return domain && ioas.removeDomain(domain)
@@ -190,11 +195,13 @@ function region({ at, length }: { readonly at: number; readonly length: number }
   return { type: "reserved", start: bytes(at), last: bytes(at + length) - 1n }
 }
 
-function domainOf(kind: number): RecordingDomain {
+function domainOf(kind: number, budget: number): RecordingDomain {
   const { page, start, last } = DOMAINS[kind] as (typeof DOMAINS)[number]
-  return new RecordingDomain({
+  const domain = new RecordingDomain({
     smallestPage: BigInt(page),
     start: BigInt(start),
     ...(last === Number.MAX_SAFE_INTEGER ? {} : { last: BigInt(last) }),
   })
+  domain.failsAfter = budget
+  return domain
 }

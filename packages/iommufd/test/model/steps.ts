@@ -23,6 +23,8 @@ const place = fc.option(evenUnit, { freq: 2 })
 /** What a range is about: any IOVAs, part of an area that is there, or all of one. */
 const aim = fc.constantFrom("anywhere" as const, "inside" as const, "inside" as const, "whole" as const)
 const area = fc.nat(3)
+/** Calls of map after which a domain has no memory left: mostly it has. */
+const budget = fc.oneof({ weight: 6, arbitrary: fc.constant(1000) }, { weight: 1, arbitrary: fc.nat(6) })
 const access = fc.constantFrom("rw" as const, "rw" as const, "r" as const, "w" as const)
 const use = fc.constantFrom("read" as const, "write" as const)
 
@@ -32,7 +34,8 @@ const kinds = {
   copy: { ioas, source: ioas, aim, area, at: evenUnit, length: evenLength, iova: place, access },
   unmap: { ioas, aim, area, at: evenUnit, length: fc.oneof(evenLength, fc.integer({ min: 10, max: 60 })) },
   unmapAll: { ioas },
-  addDomain: { ioas, kind: fc.nat(3) },
+  addDomain: { ioas, kind: fc.nat(3), budget },
+  starve: { ioas, index: fc.nat(2), budget },
   removeDomain: { ioas, index: fc.nat(2) },
   reserve: { ioas, owner: fc.nat(1), at: unit, length: fc.integer({ min: 1, max: 4 }) },
   unreserve: { ioas, owner: fc.nat(1) },
@@ -60,6 +63,7 @@ const WEIGHTS: Record<keyof typeof kinds, number> = {
   unmap: 4,
   unmapAll: 1,
   addDomain: 5,
+  starve: 1,
   removeDomain: 2,
   reserve: 2,
   unreserve: 1,
