@@ -224,6 +224,13 @@ describe("commands", () => {
 })
 
 describe("tables", () => {
+  it("qemu 2025: widths of addresses in miscellaneous information register 0 in each other's place", () => {
+    // GVAsize 010b at bit 5, PAsize at bit 8, VAsize at bit 15.
+    const { mmio } = new Machine().model
+    expect(mmio.read32(0x150)).toBe((2 << 5) | (52 << 8) | (64 << 15))
+    expect(new Machine({ extFeatures: 0n }).model.mmio.read32(0x150)).toBe((52 << 8) | (48 << 15))
+  })
+
   it("qemu 2025: devices on another bus than 0 looked up under the wrong number", () => {
     const { machine } = mapped({ 4: page(0x30_0000n) })
     machine.dte(0xff01, DTE_V | DTE_TV | IRW, 9n, 0n, 0n)

@@ -292,6 +292,18 @@ describe("the driver, against caches that forget nothing", () => {
     expect(m.dma(device, 0x4000_0000n)).toBe(0x40_0000n)
   })
 
+  it("asterinas#2090: an RMRR is named for whom it concerns, and the display's device reaches it one to one", () => {
+    const rmrr = { type: "direct", start: 0x80_0000n, last: 0x80_ffffn } as const
+    const m = machine(EVERYTHING, { reservedRegions: [{ ...rmrr, devices: [0x0010] }] })
+    const { device, domain } = attached(m, SS)
+    const regions = m.driver.reservedRegions(device).filter(({ type }) => type === "direct")
+    expect(regions).toEqual([rmrr])
+    expect(m.driver.reservedRegions(m.device(0x0018)).some(({ type }) => type === "direct")).toBe(false)
+    expect(m.dma(device, rmrr.start)).toBeNull()
+    for (const { start, last } of regions) domain.map(start, start, last + 1n - start, RW)
+    expect([m.dma(device, rmrr.start), m.dma(device, rmrr.last)]).toEqual([rmrr.start, rmrr.last])
+  })
+
   it("asterinas#3920: IQE is looked at before it is cleared", () => {
     const m = machine()
     const { device, domain } = attached(m, SS)

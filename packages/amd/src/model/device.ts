@@ -53,7 +53,7 @@ export class AmdModel implements IommuModel, AtsModel, RegisterEffects, CommandT
     attributes: 0,
     fault: null,
   }
-  private readonly registers: Registers = new Registers()
+  private readonly registers: Registers
   private readonly caches: Caches
   private readonly host: HostWalk
   private readonly guest: GuestWalk
@@ -71,12 +71,11 @@ export class AmdModel implements IommuModel, AtsModel, RegisterEffects, CommandT
 
   constructor(options: AmdModelOptions) {
     const { memory, extFeatures = EVERYTHING, extFeatures2 = EVERYTHING_2 } = options
-    const { registers, transaction } = this
+    const registers = new Registers(extFeatures, extFeatures2)
+    const { transaction } = this
+    this.registers = registers
     const caches = new Caches(cachePolicies(options.caches))
     this.caches = caches
-    registers.set64("EXT_FEATURES", extFeatures)
-    registers.set64("EXT_FEATURES2", extFeatures2)
-    registers.configure()
     registers.effects = this
     this.mmio = registers
     this.host = new HostWalk(memory, caches)

@@ -133,8 +133,12 @@ export class Registers implements Mmio {
   /** By dword: what a write stores. */
   readonly #writable = new Uint32Array(reg.MMIO_BYTES / 4)
 
-  constructor() {
+  constructor(extFeatures: bigint, extFeatures2: bigint) {
+    this.set64("EXT_FEATURES", extFeatures)
+    this.set64("EXT_FEATURES2", extFeatures2)
     this.set64("MSI_CAP_HEADER", BigInt(MSI_CAP_HEADER))
+    this.set64("MSI_VECTOR_0", miscInfo(extFeatures))
+    this.configure()
   }
 
   /** Makes reserved what EXT_FEATURES and EXT_FEATURES2 lack. What registers hold stays. */
@@ -242,6 +246,17 @@ export class Registers implements Mmio {
 function clearable(name: reg.RegisterName, at: number): number {
   if (at !== dwordOf(name)) return 0
   return name === "STATUS" ? reg.STATUS_RW1C : 3
+}
+
+/** Widths of addresses. */
+function miscInfo(extFeatures: bigint): bigint {
+  const { GTSup, HATS } = reg.EXT_FEATURES.decode([extFeatures])
+  const [word] = reg.MISC_INFO_0.encode({
+    GVAsize: GTSup === 0n ? 0n : 0b010n,
+    PAsize: 52n,
+    VAsize: HATS < 2n ? 48n : 64n,
+  })
+  return word as bigint
 }
 
 /** Offsets outside the region meet no register. */

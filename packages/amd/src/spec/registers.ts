@@ -259,6 +259,22 @@ export const EXT_FEATURES: BitLayout<typeof fieldsEXT_FEATURES> = bitLayout(
   fieldsEXT_FEATURES,
 )
 
+export const fieldsMISC_INFO_0 = {
+  MsiNum: [4, 0, "number of the general interrupt message"],
+  GVAsize: [7, 5, "guest virtual address: 010b 48 bits"],
+  PAsize: [14, 8, "bits of a physical address"],
+  VAsize: [21, 15, "bits of a device virtual address: 32, 40, 48 or 64"],
+  HtAtsResv: [22, 22, "the ATS response range of HyperTransport is reserved"],
+  MsiNumPPR: [31, 27, "number of the PPR interrupt message"],
+} as const
+/** What the book calls MSI Vector Register 0 here, and Miscellaneous Information Register 0 in the PCI capability. */
+export const MISC_INFO_0: BitLayout<typeof fieldsMISC_INFO_0> = bitLayout(
+  "MISC_INFO_0",
+  "AMD 48882 §3.4, MMIO Offset 0150h",
+  32,
+  fieldsMISC_INFO_0,
+)
+
 /** EXT_FEATURES2, low half: the GCR3 table may be addressed by guest physical addresses. */
 export const EFR2_GCR3TRPModeSup: number = 1 << 3
 

@@ -184,6 +184,11 @@ export const REGISTER_LAYOUTS: readonly LayoutVector[] = [
     fields: "SEVSNPIOSup 1, TMPMSup 2, GCR3TRPModeSup 3, GAPPIDisSup 4, SNPAVICSup 7:5",
   },
   {
+    layout: "MISC_INFO_0",
+    from: "§3.4, 0150h, VirtualBox, QEMU",
+    fields: "MsiNum 4:0, GVAsize 7:5, PAsize 14:8, VAsize 21:15, HtAtsResv 22, MsiNumPPR 31:27",
+  },
+  {
     layout: "PPR_AUTO_RESPONSE",
     from: "§3.4, 2080h, VirtualBox",
     fields: "PprAutoRespCode 3:0, PprAutoRespMaskGn 4",
