@@ -40,7 +40,9 @@ export const TABLE_LO = 1
 export const TABLE_RIGHTS = 2
 export const TABLE_PLACE_HI = 3
 export const TABLE_PLACE_LO = 4
-export const TABLE_WORDS = 5
+/** Index of the table in memory.words, -1 in memory where none may be kept. */
+export const TABLE_AT = 5
+export const TABLE_WORDS = 6
 /** No address of a table: it has not been read yet. */
 export const NO_PLACE = 1
 
@@ -127,6 +129,7 @@ export class RangeCache {
     words[at + TABLE_LO] = tableLo
     words[at + TABLE_RIGHTS] = rights
     words[at + TABLE_PLACE_LO] = NO_PLACE
+    words[at + TABLE_AT] = -1
     return at
   }
 

@@ -27,7 +27,7 @@ const HOST_READ = READ
 const HOST_WRITE = WRITE
 const DEVICE_WRITE = ACCESS_WRITE
 
-const { NO_PLACE, TABLE_HI, TABLE_LO, TABLE_PLACE_HI, TABLE_PLACE_LO, TABLE_RIGHTS } = cached
+const { NO_PLACE, TABLE_AT, TABLE_HI, TABLE_LO, TABLE_PLACE_HI, TABLE_PLACE_LO, TABLE_RIGHTS } = cached
 const PAGE_MASK = -4096
 
 const ALL_RIGHTS = WRITABLE | USER
@@ -149,11 +149,11 @@ export class GuestWalk {
     const known = this.caches.guestTables.findLastTable(this.host.tag, pasid, hi, lo)
     if (known < 0 || this.tracer !== null) return false
     const records = store.words
-    const placeLo = records[known + TABLE_PLACE_LO] as number
-    if (placeLo === NO_PLACE) return false
     const { memory } = this
-    const at = memory.find(records[known + TABLE_PLACE_HI] as number, placeLo | ((lo >>> 9) & 0xff8))
+    let at = records[known + TABLE_AT] as number
+    if (at < 0) at = this.findPlace(records, known)
     if (at < 0) return false
+    at += (lo >>> 11) & 0x3fe
     const low = memory.words[at] as number
     const high = memory.words[at + 1] as number
     const rights = records[known + TABLE_RIGHTS] as number
@@ -164,6 +164,12 @@ export class GuestWalk {
     if ((low & set) !== set || forbid !== 0 || !this.allows(allow, forbid, access)) return false
     this.finish(1, high, low, lo, allow, forbid)
     return true
+  }
+
+  /** Where a cached directory entry's table is in memory that others may move. @returns index in its words, or -1 */
+  private findPlace(records: Int32Array, known: number): number {
+    const lo = records[known + TABLE_PLACE_LO] as number
+    return lo === NO_PLACE ? -1 : this.memory.find(records[known + TABLE_PLACE_HI] as number, lo)
   }
 
   /**
@@ -196,6 +202,7 @@ export class GuestWalk {
       if (kept !== null && record >= 0) {
         kept.store.words[record + TABLE_PLACE_HI] = host.paHi
         kept.store.words[record + TABLE_PLACE_LO] = host.paLo & PAGE_MASK
+        kept.store.words[record + TABLE_AT] = memory.isVolatile ? -1 : at - index * 2
       }
       const low = words[at] as number
       const high = words[at + 1] as number

@@ -161,6 +161,7 @@ function setFirstStage(t: Transaction, hi2: number, lo2: number): boolean {
   t.fsLevels = fspm === FSPM_5_LEVEL ? 5 : 4
   t.fsTableHi = hi2 | 0
   t.fsTableLo = lo2 & ADDR_MASK_LO
+  t.fsRootAt = t.memory.isVolatile ? -1 : t.memory.find(t.fsTableHi, t.fsTableLo)
   t.wpe = (lo2 & PE_WPE_LO2) !== 0
   t.eafe = (lo2 & PE_EAFE_LO2) !== 0
   return t.mode === MODE_FIRST || !beyondSecondStage(t, hi2, t.fsTableLo)

@@ -24,7 +24,7 @@ const SECOND_WORDS = 4
 /** Words of a first-stage or nested translation. */
 const FIRST_WORDS = 7
 /** What the walks keep of a table. */
-const TABLE_WORDS = 6
+const TABLE_WORDS = 7
 const FAULT_WORDS = 3
 
 /** What a cached translation is good for, beside reads (1) and writes (2) by a second stage. */

@@ -81,6 +81,8 @@ export class Transaction {
   fsTableHi = 0
   fsTableLo = 0
   fsLevels = 0
+  /** As {@link ssRootAt}, for any levels; the tables of a nested first stage lie elsewhere. */
+  fsRootAt = -1
   wpe = false
   eafe = false
   /** Page walks snoop caches; without it no A/D flag can be updated. */

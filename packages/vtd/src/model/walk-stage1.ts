@@ -25,6 +25,8 @@ const PAGE_MASK = ADDR_LO | 0
 const ADDR_HI_MASK = ADDR_HI
 /** Begin at the root, and take neither tables nor second-stage pages from the caches. */
 const FROM_TABLES = -2
+/** Word of a table's record: its index in memory.words, -1 in memory where none may be kept. */
+const TABLE_AT = 6
 /** Upper key word of the table of level 1, which spans 2^9 pages. */
 const LEAF_TABLE_SPAN = spanHi(0, 9)
 
@@ -82,8 +84,10 @@ export function findPlainEntry(t: Transaction): number {
   if (known < 0 || (t.access & ACCESS_EXEC) !== 0) return -1
   const cached = store.words
   const memory = t.memory
-  const at = memory.find(cached[known] as number, (cached[known + 1] as number) + ((lo >>> 9) & 0xff8))
+  let at = cached[known + TABLE_AT] as number
+  if (at < 0) at = memory.find(cached[known] as number, cached[known + 1] as number)
   if (at < 0) return -1
+  at += (lo >>> 11) & 0x3fe
   const words = memory.words
   const entry = words[at] as number
   const rights = cached[known + 2] as number
@@ -143,6 +147,9 @@ export function keepFirstTables(t: Transaction): void {
     store.words[at + 3] = executeDisable
     store.words[at + 4] = (words[entry + 1] as number) & ADDR_HI_MASK
     store.words[at + 5] = (words[entry] as number) & PAGE_MASK
+    store.words[at + TABLE_AT] = t.memory.isVolatile
+      ? -1
+      : t.memory.find(t.fsHostHi[level] as number, t.fsHostLo[level] as number)
   }
 }
 
@@ -324,32 +331,33 @@ export function plainFirst(t: Transaction, result: VtdTranslationResult): boolea
   let odd = 0
   let tops = 0
   let rights = FS_RW
-  let tableHi = t.fsTableHi
-  let tableLo = t.fsTableLo
-  let at: number
-  if (isFive) {
-    at = memory.find(tableHi, tableLo | ((hi >>> 13) & 0xff8))
-    if (at < 0) return false
-    tableLo = words[at] as number
-    tops = words[at + 1] as number
-    odd = tableLo ^ wanted
-    rights &= tableLo
-    tableHi = tops & ADDR_HI_MASK
-  }
-  at = memory.find(tableHi, (tableLo & PAGE_MASK) | ((hi >>> 4) & 0xff8))
+  let at = t.fsRootAt
+  if (at < 0) at = memory.find(t.fsTableHi, t.fsTableLo)
   if (at < 0) return false
+  if (isFive) {
+    at += (hi >>> 15) & 0x3fe
+    rights = words[at] as number
+    tops = words[at + 1] as number
+    odd = rights ^ wanted
+    at = memory.find(tops & ADDR_HI_MASK, rights & PAGE_MASK)
+    if (at < 0) return false
+  }
+  at += (hi >>> 6) & 0x3fe
   const low4 = words[at] as number
   const high4 = words[at + 1] as number
-  at = memory.find(high4 & ADDR_HI_MASK, (low4 & PAGE_MASK) | (((hi << 5) | (lo >>> 27)) & 0xff8))
+  at = memory.find(high4 & ADDR_HI_MASK, low4 & PAGE_MASK)
   if (at < 0) return false
+  at += ((hi << 3) | (lo >>> 29)) & 0x3fe
   const low3 = words[at] as number
   const high3 = words[at + 1] as number
-  at = memory.find(high3 & ADDR_HI_MASK, (low3 & PAGE_MASK) | ((lo >>> 18) & 0xff8))
+  at = memory.find(high3 & ADDR_HI_MASK, low3 & PAGE_MASK)
   if (at < 0) return false
+  at += (lo >>> 20) & 0x3fe
   const low2 = words[at] as number
   const high2 = words[at + 1] as number
-  at = memory.find(high2 & ADDR_HI_MASK, (low2 & PAGE_MASK) | ((lo >>> 9) & 0xff8))
+  at = memory.find(high2 & ADDR_HI_MASK, low2 & PAGE_MASK)
   if (at < 0) return false
+  at += (lo >>> 11) & 0x3fe
   const low = words[at] as number
   const high = words[at + 1] as number
   const leafWanted = (t.access & ACCESS_WRITE) === 0 ? wanted : wanted | FS_D
@@ -360,7 +368,7 @@ export function plainFirst(t: Transaction, result: VtdTranslationResult): boolea
   if (odd !== 0 || (paHi === 0 && low >>> 20 === INTERRUPT_MEGABYTE)) return false
   t.fsLeaf = low | 0
   t.fsSizeLg2 = PAGE_LG2
-  rights &= low4 & low3 & low2 & low
+  rights &= low4 & low3 & low2 & low & FS_RW
   const writable = rights !== 0 || (t.privileged && !t.wpe)
   const paLo = ((low & PAGE_MASK) | (lo & 0xfff)) >>> 0
   result.ipaHi = paHi
