@@ -21,6 +21,16 @@ function tracked(): { bench: Workbench; ioas: Ioas; domain: RecordingDomain } {
 /** Where bitmaps go: the second half of the process's memory. */
 const BITMAP = USER_VA + 0x80_0000n
 
+function bitsOf(words: Uint32Array, firstBit: bigint): bigint[] {
+  const bits: bigint[] = []
+  words.forEach((word, index) => {
+    for (let bit = 0; word !== 0 && bit < 32; bit++) {
+      if (((word >>> bit) & 1) !== 0) bits.push(firstBit + BigInt(index * 32 + bit))
+    }
+  })
+  return bits
+}
+
 describe("2.15 GET_DIRTY", () => {
   it("ORs one bit a page into user memory at any address, for any page size, and forgets or keeps", () => {
     const range = fc.record({
@@ -71,12 +81,7 @@ describe("2.15 GET_DIRTY", () => {
     const { memory } = bench.process
     const seen: bigint[] = []
     ioas.readDirty(domain, { iova: 0x10_0000n, length: 0x30_4000n, pageSize: PAGE }, "keep", {
-      mark: (words, firstBit) => {
-        words.forEach((word, index) => {
-          for (let bit = 0; bit < 32; bit++)
-            if ((word >>> bit) & 1) seen.push(firstBit + BigInt(index * 32 + bit))
-        })
-      },
+      mark: (words, firstBit) => seen.push(...bitsOf(words, firstBit)),
     })
     expect(seen).toEqual([0n, 0x303n])
     memory.unmap(BITMAP, PAGE)
@@ -95,6 +100,29 @@ describe("2.15 GET_DIRTY", () => {
     )
     expect(memory.read(BITMAP, 1)).toEqual(Uint8Array.of(0))
     expect(domain.written).toEqual([0x40_3000n])
+  })
+
+  it("reads more than a bitmap of its own can hold, piece by piece, and nothing beyond the range", () => {
+    const bench = workbench()
+    const ioas = bench.ioas()
+    const domain = new RecordingDomain({ dirty: "tracked" })
+    ioas.addDomain(domain)
+    const [va, length] = [1n << 45n, 1n << 40n]
+    bench.process.memory.map(va, 1n << 41n, length)
+    // Neither end is where a piece ends.
+    const iova = (1n << 42n) + 0x7000n
+    ioas.map(bench.process, request(iova, length, va))
+    const pages = [1n, 2n, (300n << 30n) / PAGE, length / PAGE - 2n, length / PAGE - 1n]
+    domain.written = pages.map(page => iova + page * PAGE)
+    const range = { iova: iova + 2n * PAGE, length: length - 3n * PAGE, pageSize: PAGE }
+    const seen: bigint[] = []
+    ioas.readDirty(domain, range, "clear", {
+      mark: (words, firstBit) => seen.push(...bitsOf(words, firstBit)),
+    })
+    expect(seen).toEqual(
+      [0n, pages[2] as bigint, pages[3] as bigint].map((page, n) => (n === 0 ? page : page - 2n)),
+    )
+    expect(domain.written).toEqual([iova + PAGE, iova + length - PAGE])
   })
 
   it("refuses ranges: EOVERFLOW, EINVAL; and domains that do not track: EOPNOTSUPP", () => {

@@ -4,6 +4,7 @@ import type { IommuOps } from "@iommu/core"
 import {
   bytesArgument,
   IommuGroup,
+  memoryArgument,
   VfioDeviceFile,
   type VfioDeviceOptions,
   vfioDeviceIoctl,
@@ -12,6 +13,7 @@ import { describe, expect, it } from "vitest"
 import { VfioDeviceCommand } from "../src/vfio/constants.ts"
 import { VFIO_ATTACH, VFIO_BIND, VFIO_DETACH, VFIO_DEVICE_INFO } from "../src/vfio/structs.ts"
 import { expectErrno, type Testbench, testbench } from "./testbench.ts"
+import { PAGE, RAM, USER_VA } from "./workbench.ts"
 
 function deviceFile(bench: Testbench, options: Partial<VfioDeviceOptions> = {}): VfioDeviceFile {
   return new VfioDeviceFile({ ops: bench.mock, device: bench.probed({ pasid: true }), ...options })
@@ -161,6 +163,30 @@ describe("8 VFIO cdev, byte by byte", () => {
     })
     call(VfioDeviceCommand.GET_INFO, info)
     expect(VFIO_DEVICE_INFO.decode(info)).toMatchObject({ argsz: 24, flags: 2, numRegions: 9, numIrqs: 5 })
+  })
+
+  it("undoes what it cannot report: EFAULT", () => {
+    const bench = testbench()
+    const file = deviceFile(bench)
+    const { memory } = bench.process
+    const at = USER_VA + 0x10_0000n
+    const call = (command: number, bytes: Uint8Array): number => {
+      memory.map(at, RAM.base + 0x10_0000n, PAGE)
+      memory.write(at, bytes)
+      memory.map(at, RAM.base + 0x10_0000n, PAGE, "read-only")
+      return vfioDeviceIoctl(file, bench.process, command, memoryArgument(memory, at))
+    }
+    const bind = { argsz: 24, flags: 0, iommufd: bench.iommufd.fd, outDevid: 0, tokenUuidPtr: 0n }
+    expectErrno("EFAULT", () => call(VfioDeviceCommand.BIND_IOMMUFD, VFIO_BIND.encode(bind)))
+    expect(bench.iommufd.state().objects).toEqual([])
+    const deviceId = file.bindIommufd(bench.process, bench.iommufd.fd)
+    const ptId = bench.iommufd.hwptAlloc({ deviceId, parentId: bench.iommufd.ioasAlloc(), flags: 8 })
+    file.attach(ptId)
+    for (const flags of [1, 0]) {
+      const attach = VFIO_ATTACH.encode({ argsz: 16, flags, ptId, pasid: 3 })
+      expectErrno("EFAULT", () => call(VfioDeviceCommand.ATTACH_IOMMUFD_PT, attach))
+    }
+    expect(bench.iommufd.state().objects[0]).toMatchObject({ state: { attached: [] } })
   })
 
   it("checks argsz and flags: EINVAL, and unknown commands: ENOTTY", () => {
