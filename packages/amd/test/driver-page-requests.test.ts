@@ -96,6 +96,9 @@ describe("page requests", () => {
     ])
     groups[0]?.respond(INVALID)
     expect(answers[1]).toEqual([2, 0x12345, 1])
+    ask(3)
+    host.ops.blockedDomain.attachDev(device)
+    expect(answers[2]).toEqual([3, 0x12345, 1])
   })
 
   it("leave the device where it was when the hardware does not take the new entry", () => {
