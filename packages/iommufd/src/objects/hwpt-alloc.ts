@@ -39,7 +39,7 @@ export interface HwptAllocRequest {
   readonly faultId: number
 }
 
-/** @throws as section 2.13 of the errno rules orders it; nothing is left then */
+/** @throws ENOENT for the device, EINVAL for the parent, then what page tables of the parent's kind refuse; nothing is left */
 export function draftHwpt(context: IommufdContext, caller: Process, request: HwptAllocRequest): Draft<Hwpt> {
   const { objects } = context
   const device = objects.get(request.deviceId, "device")
