@@ -34,7 +34,11 @@ describe("8 iommufd_access", () => {
     refused("EINVAL", 0x1_0800n, PAGE)
     ioas.map(bench.process, { ...request(0x2_0000n, PAGE), writeable: false })
     refused("EPERM", 0x2_0000n, PAGE)
+    // What is wrong with an area comes before a hole behind it.
+    refused("EPERM", 0x2_0000n, 2n * PAGE)
     expect(ioas.pin(0x2_0000n, 100n, "read").pages).toHaveLength(1)
+    ioas.map(bench.process, { ...request(0x3_0000n, PAGE), readable: false })
+    expectRefused(bench, "EPERM", () => ioas.pin(0x3_0000n, PAGE, "read"))
   })
 
   it("undoes all when a later page cannot be pinned: EFAULT", () => {
@@ -67,6 +71,9 @@ describe("8 iommufd_access", () => {
     expectRefused(bench, "EFAULT", () => ioas.read(0x1_0fffn, 1))
     ioas.map(bench.process, { ...request(0x2_0000n, PAGE), writeable: false })
     expectRefused(bench, "EPERM", () => ioas.write(0x2_0000n, Uint8Array.of(1)))
+    ioas.map(bench.process, { ...request(0x3_0000n, PAGE, USER_VA + PAGE), readable: false })
+    expectRefused(bench, "EPERM", () => ioas.read(0x3_0000n, 1))
+    ioas.write(0x3_0000n, Uint8Array.of(7))
   })
 
   it("cannot join where areas do not keep its alignment: EADDRINUSE", () => {
@@ -79,13 +86,13 @@ describe("8 iommufd_access", () => {
 })
 
 describe("2.22 memory of a hardware queue", () => {
-  it("is one physical run across areas, from any byte on, pinned and locked until the queue goes", () => {
+  it("is one physical run across areas, in whole pages, pinned and locked until the queue goes", () => {
     const bench = workbench()
     const ioas = bench.ioas()
     ioas.map(bench.process, request(0n, 2n * PAGE))
     ioas.map(bench.process, request(0x2000n, 2n * PAGE, USER_VA + 2n * PAGE))
-    const queue = ioas.pinContiguous(0x1010n, 2n * PAGE)
-    expect(queue.address).toBe(RAM.base + 0x1010n)
+    const queue = ioas.pinContiguous(0x1000n, 3n * PAGE)
+    expect(queue.address).toBe(RAM.base + 0x1000n)
     expect(bench.counts()).toMatchObject({ pins: 3 })
     expectRefused(bench, "EBUSY", () => ioas.unmap(0x2000n, 2n * PAGE))
     queue.release()
@@ -98,6 +105,9 @@ describe("2.22 memory of a hardware queue", () => {
     expectRefused(bench, "EFAULT", () => ioas.pinContiguous(0x1_3000n, 2n * PAGE))
     ioas.map(bench.process, { ...request(0x2_0000n, PAGE), readable: false })
     expectRefused(bench, "EPERM", () => ioas.pinContiguous(0x2_0000n, PAGE))
+    // Without a domain, an IOVA may begin where its page does not.
+    ioas.map(bench.process, request(0x3_0000n, 2n * PAGE, USER_VA + 0x800n))
+    expectRefused(bench, "EINVAL", () => ioas.pinContiguous(0x3_0000n, PAGE))
   })
 })
 

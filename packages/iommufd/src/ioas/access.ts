@@ -1,7 +1,8 @@
 /** Use of an IOAS by software instead of a device, as mediated devices do. */
 import { IommuError, PAGE_SIZE, U64_MAX } from "@iommu/core"
+import type { PinnedPages } from "../memory/pinned-pages.ts"
 import type { Area } from "./area.ts"
-import { type AreaPart, contiguousAreas } from "./contiguous-areas.ts"
+import { type AreaPart, areasToHole, checkNoHole } from "./contiguous-areas.ts"
 import type { Ioas } from "./ioas.ts"
 
 /** A user of an IOAS, as the IOAS sees it: Linux's `struct iommufd_access`. */
@@ -24,79 +25,29 @@ export interface IovaPin {
 const ACCESS_BYTES = 96
 const FRAME_BYTES = 8
 
+/** What the user of a range does there. */
+export type AccessUse = "read" | "write"
+
 /**
- * Pins a range. Pages that domains hold are not counted again.
- * @throws EINVAL for an empty or misaligned range, a dma-buf, or areas that are about to go; EOVERFLOW; ENOENT for
- *   holes; EPERM to write to what is read-only; EFAULT, ENOMEM
+ * Pins a range. Pages that domains hold are not counted again. Areas are taken one after the other, so that what is
+ * wrong with one comes before a hole behind it.
+ * @throws EINVAL for an empty range, pages that are not whole, a dma-buf, or areas that are about to go; EOVERFLOW;
+ *   ENOENT for holes; EPERM for areas that do not allow the use; EFAULT, ENOMEM
  */
-export function pinRange(ioas: Ioas, iova: bigint, length: bigint, use: "read" | "write"): IovaPin {
-  const parts = partsOf(ioas, iova, length)
-  parts.forEach((part, index) => {
-    checkPinnable(part, use)
-    checkPageAligned(part, index === parts.length - 1)
-  })
-  return pinParts(ioas, parts)
-}
-
-/** Reads bytes by CPU. @throws as {@link pinRange} for the range; EBUSY for areas that are about to go */
-export function readIova(ioas: Ioas, iova: bigint, length: number): Uint8Array {
-  const parts = partsOf(ioas, iova, BigInt(length))
-  const bytes = new Uint8Array(length)
-  for (const { area, start, last } of parts) {
-    const pages = pagesForCopy(area, "read")
-    bytes.set(pages.read(area.byteAt(start), Number(last - start) + 1), Number(start - iova))
-  }
-  return bytes
-}
-
-/** Writes bytes by CPU. @throws as {@link readIova}; areas below the refused one are written */
-export function writeIova(ioas: Ioas, iova: bigint, bytes: Uint8Array): void {
-  for (const { area, start, last } of partsOf(ioas, iova, BigInt(bytes.length))) {
-    const pages = pagesForCopy(area, "write")
-    pages.write(area.byteAt(start), bytes.subarray(Number(start - iova), Number(last - iova) + 1))
-  }
-}
-
-export function partsOf(ioas: Ioas, iova: bigint, length: bigint): AreaPart[] {
-  if (length === 0n) throw new IommuError("EINVAL", "an access is not empty")
-  if (iova + length - 1n > U64_MAX) throw new IommuError("EOVERFLOW", "the range ends beyond the last IOVA")
-  return contiguousAreas(ioas, iova, iova + length - 1n)
-}
-
-export function checkPinnable({ area }: AreaPart, use: "read" | "write"): void {
-  if (area.pages.kind === "dma-buf") throw new IommuError("EINVAL", "software cannot access a dma-buf")
-  if (area.preventsAccess) throw new IommuError("EINVAL", "the area is about to be unmapped")
-  checkWriteable(area, use)
-}
-
-function checkWriteable(area: Area, use: "read" | "write"): void {
-  if (use === "write" && !area.pages.writeable)
-    throw new IommuError("EPERM", "the pages are mapped read-only")
-}
-
-/** Where two areas meet, pages must meet too. */
-function checkPageAligned({ area, start, last }: AreaPart, isLast: boolean): void {
-  const begins = area.byteAt(start) % BigInt(PAGE_SIZE) === 0n
-  const ends = (area.byteAt(last) + 1n) % BigInt(PAGE_SIZE) === 0n
-  if (!begins || !(ends || isLast))
-    throw new IommuError("EINVAL", "pages are pinned whole, from their first byte on")
-}
-
-function pagesForCopy(area: Area, use: "read" | "write"): Extract<Area["pages"], { kind: "pinned" }> {
-  if (area.pages.kind === "dma-buf") throw new IommuError("EINVAL", "software cannot access a dma-buf")
-  if (area.preventsAccess) throw new IommuError("EBUSY", "the area is about to be unmapped")
-  checkWriteable(area, use)
-  return area.pages
-}
-
-export function pinParts(ioas: Ioas, parts: readonly AreaPart[]): IovaPin {
+export function pinRange(ioas: Ioas, iova: bigint, length: bigint, use: AccessUse): IovaPin {
+  const last = lastOf(iova, length)
   const undo: (() => void)[] = []
   const release = (): void => {
     for (const step of undo.splice(0).reverse()) step()
   }
   const pages: bigint[] = []
   try {
-    for (const part of parts) pages.push(...pinPart(ioas, part, undo))
+    const parts = areasToHole(ioas, iova, last)
+    for (const part of parts) {
+      checkWholePages(part, last)
+      pages.push(...pinPart(ioas, part, accessiblePages(part.area, use), undo))
+    }
+    checkNoHole(parts, iova, last)
   } catch (error) {
     release()
     throw error
@@ -104,8 +55,64 @@ export function pinParts(ioas: Ioas, parts: readonly AreaPart[]): IovaPin {
   return { pages, release }
 }
 
-function pinPart(ioas: Ioas, { area, start, last }: AreaPart, undo: (() => void)[]): bigint[] {
-  const pages = pagesForCopy(area, "read")
+/**
+ * Reads bytes by CPU.
+ * @throws EINVAL for an empty range, a dma-buf, or areas that are about to go; EOVERFLOW; ENOENT for holes; EPERM;
+ *   EFAULT
+ */
+export function readIova(ioas: Ioas, iova: bigint, length: number): Uint8Array {
+  const rangeLast = lastOf(iova, BigInt(length))
+  const parts = areasToHole(ioas, iova, rangeLast)
+  const bytes = new Uint8Array(length)
+  for (const { area, start, last } of parts) {
+    const pages = accessiblePages(area, "read")
+    bytes.set(pages.read(area.byteAt(start), Number(last - start) + 1), Number(start - iova))
+  }
+  checkNoHole(parts, iova, rangeLast)
+  return bytes
+}
+
+/** Writes bytes by CPU. @throws as {@link readIova}; areas below the refused one are written */
+export function writeIova(ioas: Ioas, iova: bigint, bytes: Uint8Array): void {
+  const rangeLast = lastOf(iova, BigInt(bytes.length))
+  const parts = areasToHole(ioas, iova, rangeLast)
+  for (const { area, start, last } of parts) {
+    const pages = accessiblePages(area, "write")
+    pages.write(area.byteAt(start), bytes.subarray(Number(start - iova), Number(last - iova) + 1))
+  }
+  checkNoHole(parts, iova, rangeLast)
+}
+
+function lastOf(iova: bigint, length: bigint): bigint {
+  if (length === 0n) throw new IommuError("EINVAL", "an access is not empty")
+  if (iova + length - 1n > U64_MAX) throw new IommuError("EOVERFLOW", "the range ends beyond the last IOVA")
+  return iova + length - 1n
+}
+
+/** Pages are pinned from their first byte on, and where two areas meet, pages must meet too. */
+function checkWholePages({ area, start, last }: AreaPart, rangeLast: bigint): void {
+  const begins = area.byteAt(start) % BigInt(PAGE_SIZE) === 0n
+  const ends = (area.byteAt(last) + 1n) % BigInt(PAGE_SIZE) === 0n
+  if (!begins || !(ends || last === rangeLast)) {
+    throw new IommuError("EINVAL", "pages are pinned whole, from their first byte on")
+  }
+}
+
+function accessiblePages(area: Area, use: AccessUse): PinnedPages {
+  if (area.pages.kind === "dma-buf") throw new IommuError("EINVAL", "software cannot access a dma-buf")
+  if (area.preventsAccess) throw new IommuError("EINVAL", "the area is about to be unmapped")
+  if (!(use === "write" ? area.access.writeable : area.access.readable)) {
+    throw new IommuError("EPERM", `the area is not mapped to ${use}`)
+  }
+  return area.pages
+}
+
+function pinPart(
+  ioas: Ioas,
+  { area, start, last }: AreaPart,
+  pages: PinnedPages,
+  undo: (() => void)[],
+): bigint[] {
   const first = Number(area.byteAt(start) >> 12n)
   const count = Number(area.byteAt(last) >> 12n) - first + 1
   const cost = ACCESS_BYTES + count * FRAME_BYTES

@@ -222,19 +222,19 @@ export class Ioas {
   }
 
   /**
-   * Pins a queue of the hardware; its areas cannot be unmapped until it is released.
+   * Pins whole pages of a queue of the hardware; its areas cannot be unmapped until it is released.
    * @throws ENOENT, EPERM, EINVAL, EOVERFLOW, ENOMEM; EFAULT when its pages are not physically contiguous
    */
   pinContiguous(iova: bigint, length: bigint): PinnedRange {
     return pinContiguous(this, iova, length)
   }
 
-  /** `iommufd_access_rw`. @throws EINVAL, EOVERFLOW, ENOENT, EBUSY, EFAULT */
+  /** `iommufd_access_rw`. @throws EINVAL, EOVERFLOW, ENOENT, EPERM, EFAULT */
   read(iova: bigint, length: number): Uint8Array {
     return readIova(this, iova, length)
   }
 
-  /** @throws as {@link read}, and EPERM */
+  /** @throws as {@link read}; areas below the refused one are written */
   write(iova: bigint, bytes: Uint8Array): void {
     writeIova(this, iova, bytes)
   }

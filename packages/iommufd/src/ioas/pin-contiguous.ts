@@ -1,6 +1,7 @@
 /** Memory of queues that hardware reads by physical address, beside all translation. */
 import { IommuError, PAGE_SIZE } from "@iommu/core"
-import { checkPinnable, partsOf, pinParts } from "./access.ts"
+import { pinRange } from "./access.ts"
+import { contiguousAreas } from "./contiguous-areas.ts"
 import type { Ioas } from "./ioas.ts"
 
 /** Physically contiguous memory whose areas cannot be unmapped. */
@@ -12,26 +13,23 @@ export interface PinnedRange {
 }
 
 /**
- * @throws EINVAL for an empty range or a dma-buf; EOVERFLOW; ENOENT for holes; EPERM when it is not readable; EFAULT
- *   when its pages are not contiguous; ENOMEM
+ * @param iova of the first page, @param length whole pages
+ * @throws EINVAL for an empty range, pages that are not whole or a dma-buf; EOVERFLOW; ENOENT for holes; EPERM when it
+ *   is not readable; EFAULT when its pages are not contiguous; ENOMEM
  */
 export function pinContiguous(ioas: Ioas, iova: bigint, length: bigint): PinnedRange {
-  const parts = partsOf(ioas, iova, length)
-  for (const part of parts) {
-    if (!part.area.access.readable) throw new IommuError("EPERM", "a queue lies in areas that can be read")
-    checkPinnable(part, "read")
-  }
-  const pin = pinParts(ioas, parts)
+  const pin = pinRange(ioas, iova, length, "read")
   const [first] = pin.pages as readonly [bigint, ...bigint[]]
   if (pin.pages.some((page, index) => page !== first + BigInt(index * PAGE_SIZE))) {
     pin.release()
     throw new IommuError("EFAULT", "the pages of a queue are physically contiguous")
   }
-  for (const { area } of parts) area.locks++
+  const areas = contiguousAreas(ioas, iova, iova + length - 1n).map(({ area }) => area)
+  for (const area of areas) area.locks++
   return {
-    address: first + (iova & 0xfffn),
+    address: first,
     release: () => {
-      for (const { area } of parts) area.locks--
+      for (const area of areas) area.locks--
       pin.release()
     },
   }

@@ -170,11 +170,17 @@ export class NaiveIoas {
 
   /** The parts of areas that cover a range without a hole. */
   cover(iova: number, length: number): { area: NaiveArea; start: number; last: number }[] | Refused {
+    const parts = this.toHole(iova, length)
+    return parts.at(-1)?.last === iova + length - 1 ? parts : new Refused("ENOENT")
+  }
+
+  /** The parts of areas up to the first hole. */
+  toHole(iova: number, length: number): { area: NaiveArea; start: number; last: number }[] {
     const parts: { area: NaiveArea; start: number; last: number }[] = []
     for (let at = iova; at < iova + length; ) {
       const from = at
       const area = this.areas.find(one => touches(one, from, from))
-      if (!area) return new Refused("ENOENT")
+      if (!area) break
       parts.push({ area, start: at, last: Math.min(area.last, iova + length - 1) })
       at = area.last + 1
     }

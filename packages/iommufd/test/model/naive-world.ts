@@ -145,35 +145,31 @@ export class NaivePlay {
     use: "read" | "write" | "queue",
   ): null | Refused {
     if (step.length === 0) return new Refused("EINVAL")
-    const parts = ioas.cover(step.at * UNIT, step.length * UNIT)
-    if (parts instanceof Refused) return parts
-    for (const [index, { area, start, last }] of parts.entries()) {
-      const begins = (area.byte + start - area.start) % PAGE === 0
-      const ends = (area.byte + last + 1 - area.start) % PAGE === 0
-      if (use === "queue" && !area.readable) return new Refused("EPERM")
-      if (area.pages.source === "device" || area.preventsAccess) return new Refused("EINVAL")
-      if (use === "write" && !area.pages.writeable) return new Refused("EPERM")
-      if (use !== "queue" && !(begins && (ends || index === parts.length - 1))) return new Refused("EINVAL")
-    }
-    const holds = parts.map(({ area, start, last }) => ({
-      pages: area.pages,
-      first: Math.floor((area.byte + start - area.start) / PAGE),
-      last: Math.floor((area.byte + last - area.start) / PAGE),
-    }))
-    const pin: NaivePin = { ioas, holds, areas: parts.map(({ area }) => area), locks: use === "queue" }
+    const end = (step.at + step.length) * UNIT - 1
+    const parts = ioas.toHole(step.at * UNIT, step.length * UNIT)
     const before = this.world.pins
-    for (const [index, hold] of holds.entries()) {
-      this.world.pins = [...before, { ...pin, holds: holds.slice(0, index) }]
-      const refused = this.world.pinPages(hold.pages, hold.first, hold.last)
+    const holds: { pages: NaivePages; first: number; last: number }[] = []
+    const pin: NaivePin = { ioas, holds, areas: parts.map(({ area }) => area), locks: use === "queue" }
+    const refused = (code: string): Refused => {
       this.world.pins = before
-      if (refused) return refused
+      return new Refused(code)
     }
+    this.world.pins = [...before, pin]
+    for (const { area, start, last } of parts) {
+      const [low, high] = [area.byte + start - area.start, area.byte + last - area.start]
+      if (low % PAGE !== 0 || ((high + 1) % PAGE !== 0 && last !== end)) return refused("EINVAL")
+      if (area.pages.source === "device" || area.preventsAccess) return refused("EINVAL")
+      if (!(use === "write" ? area.writeable : area.readable)) return refused("EPERM")
+      const hold = { pages: area.pages, first: Math.floor(low / PAGE), last: Math.floor(high / PAGE) }
+      const cannot = this.world.pinPages(hold.pages, hold.first, hold.last)
+      if (cannot) return refused(cannot.code)
+      holds.push(hold)
+    }
+    if (parts.at(-1)?.last !== end) return refused("ENOENT")
     const frames = holds.flatMap(({ pages, first, last }) =>
       Array.from({ length: last - first + 1 }, (_, n) => pages.frames.get(first + n) as number),
     )
-    if (pin.locks && frames.some((frame, n) => frame !== (frames[0] as number) + n))
-      return new Refused("EFAULT")
-    this.world.pins = [...before, pin]
+    if (pin.locks && frames.some((frame, n) => frame !== (frames[0] as number) + n)) return refused("EFAULT")
     if (pin.locks) for (const area of pin.areas) area.locks++
     return null
   }
