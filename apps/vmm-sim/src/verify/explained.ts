@@ -30,6 +30,7 @@ function explainFault(vendor: Vendor, { finding, differences }: Comparison): rea
     fault: outcome.fault,
     ourRecord: outcome.fault.record,
     theirRecord: row.words ?? null,
+    theirRecords: row.words ? [row.words] : [],
     theirCode: row.code ?? null,
     theyRefused: true,
   })

@@ -23,6 +23,10 @@ const READS_AT = 0x800
 /** Rounds of a script, as many as a device has tags for. */
 const MAX_ROUNDS = 16
 
+/** A script takes milliseconds; a QEMU that is still at it then is in a loop. */
+const HANG_MS = 5_000
+export const NO_ANSWER = "it does not answer any more"
+
 interface PendingRound {
   /** Where the tags of this round were found, by access; null for a read and for a tag that is nowhere. */
   readonly landed: readonly (number | null)[]
@@ -57,10 +61,18 @@ export class QemuSubject implements Subject {
   }
 
   async run(script: Script): Promise<Observation> {
+    let isHung = false
+    const alarm = setTimeout(() => {
+      isHung = true
+      this.#machine.kill()
+    }, HANG_MS)
     try {
       return await this.#run(script)
     } catch (error) {
+      if (isHung) throw new SubjectDied(NO_ANSWER, { cause: error })
       throw error instanceof QemuEnded ? new SubjectDied(error.message, { cause: error }) : error
+    } finally {
+      clearTimeout(alarm)
     }
   }
 

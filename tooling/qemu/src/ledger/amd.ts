@@ -1,4 +1,95 @@
 /** QEMU's slips in AMD-Vi. Book: AMD 48882 rev 3.10. */
-import type { LedgerEntry } from "./entry.ts"
+import { NO_ANSWER } from "../diff/qemu-subject.ts"
+import { withoutReservedEntryBits, withPassThroughForInvalid, withQemusReservedBits } from "./amd-readings.ts"
+import type { Dispute, LedgerEntry } from "./entry.ts"
 
-export const AMD_SLIPS: readonly LedgerEntry[] = []
+/** An event in 64-bit words (§2.5): the code in bits 63:60 of word 0, DeviceID in 15:0; the address is word 1. */
+const CODE_SHIFT = 60n
+const DEVICE = 0xffffn
+/** Codes that QEMU records, by the event that the model has. */
+const CODES: Readonly<Record<string, readonly bigint[]>> = {
+  ILLEGAL_DEV_TABLE_ENTRY: [1n],
+  IO_PAGE_FAULT: [2n],
+  PAGE_TAB_HARDWARE_ERROR: [4n, 2n],
+  DEV_TAB_HARDWARE_ERROR: [3n],
+}
+
+export const AMD_SLIPS: readonly LedgerEntry[] = [
+  {
+    id: "amd-silent",
+    vendor: "amd",
+    versions: ["7.2", "10.0", "11.1"],
+    qemu: "Refused accesses leave no event; in 11.1 those that the IOTLB refuses.",
+    book: "Each of these faults is an event in the log.",
+    section: "AMD 48882 §2.5",
+    recognised: "no event of an access that both refuse",
+    slip: {
+      kind: "answer",
+      explains: ({ fault, theirRecords, theyRefused }) =>
+        fault !== null && theirRecords.length === 0 && theyRefused,
+    },
+  },
+  {
+    id: "amd-event-fields",
+    vendor: "amd",
+    versions: ["11.1"],
+    qemu: "Events have neither address nor domain, flags of their own, and sometimes come twice.",
+    book: "One event with the address, the domain and the flags of the access.",
+    section: "AMD 48882 §2.5.2 to §2.5.5",
+    recognised: "events of the same device and of the model's event, with an address of 0",
+    slip: { kind: "answer", explains: isBareEvent },
+  },
+  {
+    id: "amd-entry-reserved",
+    vendor: "amd",
+    versions: ["7.2", "10.0", "11.1"],
+    qemu: "Reserved bits of table entries are not looked at.",
+    book: "A reserved bit that is set is IO_PAGE_FAULT with RZ.",
+    section: "AMD 48882 §2.2.3, §2.5.3",
+    recognised: "the model agrees once these bits are clear",
+    slip: { kind: "reading", reads: withoutReservedEntryBits },
+  },
+  {
+    id: "amd-dte-reserved",
+    vendor: "amd",
+    versions: ["7.2", "10.0", "11.1"],
+    qemu: "Bits of the device table entry that later revisions of the book defined count as reserved.",
+    book: "CxlMemAttr, PPR, GPRP and HAD have a meaning.",
+    section: "AMD 48882 §2.2.2.1",
+    recognised: "the model agrees once a reserved bit is set in such an entry",
+    slip: { kind: "reading", reads: withQemusReservedBits },
+  },
+  {
+    id: "amd-invalid-passes",
+    vendor: "amd",
+    versions: ["7.2", "10.0", "11.1"],
+    qemu: "An entry with V = 1 and TV = 0 lets accesses pass untranslated.",
+    book: "Without valid translation information such accesses are refused: IO_PAGE_FAULT.",
+    section: "AMD 48882 §2.2.2.1, Table 7",
+    recognised: "the model agrees once the entry has Mode 0 and TV = 1",
+    slip: { kind: "reading", reads: withPassThroughForInvalid },
+  },
+  {
+    id: "amd-walk-loops",
+    vendor: "amd",
+    versions: ["7.2", "10.0"],
+    qemu: "A walk whose next level is not a lower one goes on for ever, and QEMU with it.",
+    book: "NextLevel has to be below the level of the entry: IO_PAGE_FAULT.",
+    section: "AMD 48882 §2.2.3",
+    recognised: "QEMU does not answer any more",
+    slip: {
+      kind: "state",
+      explains: difference => difference.kind === "died" && difference.words === NO_ANSWER,
+    },
+  },
+]
+
+function isBareEvent({ fault, ourRecord, theirRecords, theyRefused }: Dispute): boolean {
+  if (fault === null || ourRecord === null || theirRecords.length === 0 || !theyRefused) return false
+  return theirRecords.every(
+    ([word0, word1]) =>
+      (CODES[fault.reason] ?? []).includes(word0 >> CODE_SHIFT) &&
+      (word0 & DEVICE) === (ourRecord[0] & DEVICE) &&
+      word1 === 0n,
+  )
+}

@@ -31,6 +31,8 @@ export interface Dispute {
   /** What our model recorded, and what QEMU did; null for nothing. */
   readonly ourRecord: readonly bigint[] | null
   readonly theirRecord: readonly bigint[] | null
+  /** All that QEMU recorded, where it recorded more than one thing. */
+  readonly theirRecords: readonly (readonly bigint[])[]
   /** The reason that QEMU gave, where it is known without a record. */
   readonly theirCode: bigint | null
   readonly theyRefused: boolean

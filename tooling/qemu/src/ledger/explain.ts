@@ -20,7 +20,9 @@ export function explainAccess(vendor: Vendor, dispute: Dispute): readonly string
   const entries = entriesOf(vendor)
   const answer = entries.find(({ slip }) => slip.kind === "answer" && slip.explains(dispute))
   if (answer !== undefined) return [answer.id]
-  const { fault, ourRecord, theyRefused, write } = dispute
+  const { fault, ourRecord, theirRecords, theyRefused, write } = dispute
+  // One access leaves one record at most; what leaves more is nothing that bits of a record explain.
+  if (theirRecords.length > 1) return null
   const theirRecord = dispute.theirRecord ?? recordOfCode(dispute)
   if (fault === null || !theyRefused || ourRecord === null || theirRecord === null) return null
   const used = explainRecord(vendor, ourRecord, theirRecord, { write, reason: fault.reason })
@@ -60,13 +62,13 @@ export function explainDifference(vendor: Vendor, difference: Difference): reado
   if (state !== undefined) return [state.id]
   if (difference.kind !== "access") return null
   const { access, ours, theirs, fault } = difference
-  // One access leaves one record at most; whatever leaves more is not known.
-  if (ours.records.length > 1 || theirs.records.length > 1) return null
+  if (ours.records.length > 1) return null
   return explainAccess(vendor, {
     write: access.write,
     fault,
     ourRecord: ours.records[0] ?? null,
     theirRecord: theirs.records[0] ?? null,
+    theirRecords: theirs.records,
     theirCode: null,
     theyRefused: theirs.answer.kind === "refused",
   })

@@ -75,6 +75,8 @@ export interface QemuMachine {
   run(lines: readonly string[]): Promise<string[]>
   /** Waits until none of these devices transfers. */
   idle(devices: readonly Edu[]): Promise<void>
+  /** Ends QEMU at once; what waits for it fails. */
+  kill(): void
   close(): Promise<void>
 }
 
@@ -113,6 +115,7 @@ export async function startMachine(
     ram,
     run,
     idle: waiting => waitUntilIdle(run, waiting),
+    kill: () => session.process.kill(),
     close: async () => {
       ram.close()
       await session.close()

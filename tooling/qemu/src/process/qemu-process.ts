@@ -1,5 +1,6 @@
 /** A running QEMU: its own pid and no other is ever signalled, and what it complained about is kept. */
 import { type ChildProcess, spawn } from "node:child_process"
+import { existsSync } from "node:fs"
 import { Duplex, type Readable } from "node:stream"
 import { describeBinary, type QemuBinary } from "../binary/qemu-binary.ts"
 
@@ -24,10 +25,16 @@ const STDERR_CHARACTERS = 16_384
 const GRACE_MS = 2_000
 
 const running = new Set<ChildProcess>()
-/** A machine never outlives the process that started it. */
 process.on("exit", () => {
   for (const child of running) child.kill("SIGKILL")
 })
+
+/**
+ * A machine never outlives the process that started it, not even one that is killed: Linux then kills it, too.
+ * setpriv is part of every Debian; where there is none, only an orderly end of this process ends its machines.
+ */
+const SETPRIV = "/usr/bin/setpriv"
+const DIES_WITH_PARENT = existsSync(SETPRIV) ? [SETPRIV, "--pdeathsig", "KILL", "--"] : []
 
 export class QemuProcess {
   readonly binary: QemuBinary
@@ -108,7 +115,7 @@ export async function startQemu(
   args: readonly string[],
   options: QemuStartOptions = {},
 ): Promise<QemuProcess> {
-  const [program, ...before] = binary.command
+  const [program, ...before] = [...DIES_WITH_PARENT, ...binary.command]
   const child = spawn(program, [...before, ...args], {
     env: { ...process.env, ...binary.environment },
     stdio: ["ignore", "pipe", "pipe", ...Array.from({ length: options.links ?? 0 }, () => "pipe" as const)],

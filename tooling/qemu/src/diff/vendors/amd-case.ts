@@ -8,6 +8,8 @@ export interface AmdCase {
   readonly mode: number
   readonly leaves: readonly LeafCase[]
   readonly damage: Damage<"DTE">
+  /** Damage may lead a walk back to where it was; seldom, because some QEMUs do not come back from there. */
+  readonly mayLoop: boolean
   readonly accesses: readonly AccessCase[]
 }
 
@@ -20,6 +22,7 @@ export function amdCases(_: World): fc.Arbitrary<AmdCase> {
     mode: fc.constantFrom(4, 3, 2, 1, 5, 6),
     leaves: fc.array(leafCases([0, 0, 0, 1, 1, 2, 3]), { minLength: 1, maxLength: 3 }),
     damage: damages({ DTE: DTE_DMA_BITS }, ["stage 2"]),
+    mayLoop: fc.oneof({ weight: 9, arbitrary: fc.constant(false) }, fc.constant(true)),
     accesses: accessCases(MAX_ACCESSES),
   })
 }

@@ -5,13 +5,10 @@ import { buildTables, TableAllocator, type TableShape } from "../radix.ts"
 import type { RegisterRead, RegisterWrite, Script } from "../script.ts"
 import type { World } from "../vendor-diff.ts"
 import type { AmdCase } from "./amd-case.ts"
+import { COMMAND_BUFFER, DEVICE_TABLE, EVENT_LOG } from "./amd-layout.ts"
 import { accessOf, damaged, damageEntry, mappingOf } from "./script-parts.ts"
 
 const { REGISTERS } = registers
-/** From the start of the structures. One page of device table: DeviceIDs below 128 times its size. */
-const DEVICE_TABLE = 0
-const COMMAND_BUFFER = 0x2000
-const EVENT_LOG = 0x4000
 /** 256 entries of 16 bytes. */
 const LOG_LEN = 8n
 const DOMAIN = 5n
@@ -47,7 +44,7 @@ export function amdScript(world: World, given: AmdCase): Script {
     mappings,
     tables: buildTables(image, shape, mappings, new TableAllocator(places.tables)),
   }
-  damageEntry(image, stage, "stage 2", given.damage)
+  if (given.mayLoop || !isLoop(given.damage)) damageEntry(image, stage, "stage 2", given.damage)
   const dte = deviceTable.DTE.encode({
     V: 1n,
     TV: 1n,
@@ -78,23 +75,24 @@ export function amdScript(world: World, given: AmdCase): Script {
   }
 }
 
-/** §2.4: the entries of all devices, and all pages of the one domain. */
+/** A bit of NextLevel, or one of the address that leads to another table of the case. §2.2.3. */
+function isLoop(damage: AmdCase["damage"]): boolean {
+  return damage?.at === "stage 2" && damage.bit >= 9 && damage.bit < 20
+}
+
+/**
+ * §2.4.8. Pages of one domain would not do: an entry that is damaged in an earlier case names another one. QEMU 11
+ * takes note of new entries by their own command alone.
+ */
 function invalidateEverything(deviceIds: readonly number[]): bigint[] {
   return [
+    ...commands.INVALIDATE_IOMMU_ALL.encode({ Opcode: BigInt(commands.OPCODE.INVALIDATE_IOMMU_ALL) }),
     ...deviceIds.flatMap(id =>
       commands.INVALIDATE_DEVTAB_ENTRY.encode({
         DeviceID: BigInt(id),
         Opcode: BigInt(commands.OPCODE.INVALIDATE_DEVTAB_ENTRY),
       }),
     ),
-    ...commands.INVALIDATE_IOMMU_PAGES.encode({
-      DomainID: DOMAIN,
-      Opcode: BigInt(commands.OPCODE.INVALIDATE_IOMMU_PAGES),
-      S: 1n,
-      PDE: 1n,
-      // All ones above bit 12, none of it a size: everything. §2.4.3.
-      Address: 0x7_ffff_ffff_ffffn,
-    }),
   ]
 }
 

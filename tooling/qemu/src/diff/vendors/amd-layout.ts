@@ -1,0 +1,5 @@
+/** Where the structures of an AMD-Vi case lie, from the start of the structures. */
+/** One page of device table: DeviceIDs below 128 times its size. */
+export const DEVICE_TABLE = 0
+export const COMMAND_BUFFER = 0x2000
+export const EVENT_LOG = 0x4000

@@ -1,0 +1,53 @@
+/**
+ * How QEMU reads AMD-Vi's structures where it does not read them as the book does. AMD 48882 rev 3.10 §2.2. Where
+ * the structures of a case lie: `diff/vendors/amd-layout.ts`.
+ */
+import { deviceTable } from "@iommu/amd"
+import type { Words } from "../diff/script.ts"
+import type { World } from "../diff/vendor-diff.ts"
+import { DEVICE_TABLE } from "../diff/vendors/amd-layout.ts"
+
+const TABLE_AREA_BYTES = 0x80_0000
+/** PR, A, D, NextLevel, address, U, FC, IR, IW. */
+const ENTRY_BITS = 0x780f_ffff_ffff_fe61n
+/** Bits 7:2, 53:52 and 63 of word 0, bit 8 of word 1. */
+const DTE_RESERVED = [0x8030_0000_0000_00fcn, 0x100n]
+/** A bit that is reserved in every revision. */
+const RESERVED = 1n << 2n
+const V_TV = 3n
+const MODE = 7n << 9n
+
+export function withoutReservedEntryBits({ places }: World, memory: Words): Words {
+  const changes = new Map<number, bigint>()
+  for (const [address, value] of memory) {
+    const isTable = places.tables.some(base => address >= base && address < base + TABLE_AREA_BYTES)
+    if (isTable && (value & ~ENTRY_BITS) !== 0n) changes.set(address, value & ENTRY_BITS)
+  }
+  return changes
+}
+
+export function withQemusReservedBits(world: World, memory: Words): Words {
+  return changedEntries(world, memory, ([word0, word1]) =>
+    (word0 & DTE_RESERVED[0]) !== 0n || (word1 & DTE_RESERVED[1]) !== 0n ? word0 | RESERVED : word0,
+  )
+}
+
+export function withPassThroughForInvalid(world: World, memory: Words): Words {
+  return changedEntries(world, memory, ([word0]) => ((word0 & V_TV) === 1n ? (word0 | V_TV) & ~MODE : word0))
+}
+
+/** @param read the first word of an entry as QEMU takes it */
+function changedEntries(
+  { places, deviceIds }: World,
+  memory: Words,
+  read: (entry: readonly [bigint, bigint]) => bigint,
+): Words {
+  const changes = new Map<number, bigint>()
+  for (const id of deviceIds) {
+    const at = places.structures + DEVICE_TABLE + id * deviceTable.DTE_BYTES
+    const word0 = memory.get(at) ?? 0n
+    const now = read([word0, memory.get(at + 8) ?? 0n])
+    if (now !== word0) changes.set(at, now)
+  }
+  return changes
+}
