@@ -3,8 +3,9 @@ import fc from "fast-check"
 import type { QemuBinary } from "../binary/qemu-binary.ts"
 import type { Recipe } from "../machine/recipe.ts"
 import type { Difference } from "./compare.ts"
-import { openLane, type Verdict } from "./lane.ts"
+import { openLane } from "./lane.ts"
 import type { VendorDiff } from "./vendor-diff.ts"
+import type { Verdict } from "./verdict.ts"
 
 export interface JobSettings {
   readonly binary: QemuBinary

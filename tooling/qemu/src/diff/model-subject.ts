@@ -92,6 +92,7 @@ export class ModelSubject implements Subject {
       answers.push(answer)
       faults.push(fault)
     }
+    this.#forgetOverwritten(round, index, answers)
     this.#restoreFrames(round, answers)
     const registers = round.reads.map(({ offset, bytes }) =>
       bytes === 8 ? model.mmio.read64(offset) : BigInt(model.mmio.read32(offset) >>> 0),
@@ -122,6 +123,16 @@ export class ModelSubject implements Subject {
     const inFrame = this.#places.frames.some(base => pa >= base && pa < base + 0x1_0000)
     this.#memory.write(pa, new Uint8Array(Uint32Array.of(tagOf(device, round)).buffer))
     return { answer: inFrame ? { kind: "landed", address: Number(pa) } : { kind: "refused" }, fault: null }
+  }
+
+  /** Seen is what stands in memory after the round: of two writes to one place, the later one. */
+  #forgetOverwritten({ accesses }: Round, round: number, answers: Answer[]): void {
+    for (const [index, { device, write }] of accesses.entries()) {
+      const answer = answers[index]
+      if (!write || answer.kind !== "landed") continue
+      const [word] = new Uint32Array(this.#memory.read(answer.address, 4).buffer)
+      if (word !== tagOf(device, round)) answers[index] = { kind: "refused" }
+    }
   }
 
   #restoreFrames(round: Round, answers: readonly Answer[]): void {

@@ -8,8 +8,10 @@ import type { World } from "../diff/vendor-diff.ts"
 import { DEVICE_TABLE } from "../diff/vendors/amd-layout.ts"
 
 const TABLE_AREA_BYTES = 0x80_0000
-/** PR, A, D, NextLevel, address, U, FC, IR, IW. */
-const ENTRY_BITS = 0x780f_ffff_ffff_fe61n
+/** PR, A, D, NextLevel, address, U, FC, IR, IW of a leaf; a table entry has no U and no FC. §2.2.3. */
+const LEAF_BITS = 0x780f_ffff_ffff_fe61n
+const TABLE_BITS = 0x600f_ffff_ffff_fe61n
+const NEXT_LEVEL = 7n << 9n
 /** Bits 7:2, 53:52 and 63 of word 0, bit 8 of word 1. */
 const DTE_RESERVED = [0x8030_0000_0000_00fcn, 0x100n]
 /** A bit that is reserved in every revision. */
@@ -21,7 +23,8 @@ export function withoutReservedEntryBits({ places }: World, memory: Words): Word
   const changes = new Map<number, bigint>()
   for (const [address, value] of memory) {
     const isTable = places.tables.some(base => address >= base && address < base + TABLE_AREA_BYTES)
-    if (isTable && (value & ~ENTRY_BITS) !== 0n) changes.set(address, value & ENTRY_BITS)
+    const bits = (value & NEXT_LEVEL) === 0n ? LEAF_BITS : TABLE_BITS
+    if (isTable && (value & ~bits) !== 0n) changes.set(address, value & bits)
   }
   return changes
 }
@@ -34,6 +37,18 @@ export function withQemusReservedBits(world: World, memory: Words): Words {
 
 export function withPassThroughForInvalid(world: World, memory: Words): Words {
   return changedEntries(world, memory, ([word0]) => ((word0 & V_TV) === 1n ? (word0 | V_TV) & ~MODE : word0))
+}
+
+/** IR and IW of the device table entry as those of the table entries alone. */
+export function withPermissionsOfDevice(world: World, memory: Words): Words {
+  return changedEntries(world, memory, ([word0]) => word0 | (3n << 61n))
+}
+
+/** An address as far as the levels of Mode reach. */
+export function withinMode({ places, deviceIds }: World, memory: Words, iova: bigint): bigint {
+  const word0 = memory.get(places.structures + DEVICE_TABLE + deviceIds[0] * deviceTable.DTE_BYTES) ?? 0n
+  const levels = Number((word0 & MODE) >> 9n)
+  return levels === 0 ? iova : BigInt.asUintN(12 + 9 * levels, iova)
 }
 
 /** @param read the first word of an entry as QEMU takes it */

@@ -1,6 +1,12 @@
 /** QEMU's slips in AMD-Vi. Book: AMD 48882 rev 3.10. */
 import { NO_ANSWER } from "../diff/qemu-subject.ts"
-import { withoutReservedEntryBits, withPassThroughForInvalid, withQemusReservedBits } from "./amd-readings.ts"
+import {
+  withinMode,
+  withoutReservedEntryBits,
+  withPassThroughForInvalid,
+  withPermissionsOfDevice,
+  withQemusReservedBits,
+} from "./amd-readings.ts"
 import type { Dispute, LedgerEntry } from "./entry.ts"
 
 /** An event in 64-bit words (§2.5): the code in bits 63:60 of word 0, DeviceID in 15:0; the address is word 1. */
@@ -68,6 +74,26 @@ export const AMD_SLIPS: readonly LedgerEntry[] = [
     section: "AMD 48882 §2.2.2.1, Table 7",
     recognised: "the model agrees once the entry has Mode 0 and TV = 1",
     slip: { kind: "reading", reads: withPassThroughForInvalid },
+  },
+  {
+    id: "amd-beyond-mode",
+    vendor: "amd",
+    versions: ["7.2", "10.0"],
+    qemu: "Address bits above those that the levels of Mode resolve are dropped.",
+    book: "An address that the tables do not reach is not present: IO_PAGE_FAULT.",
+    section: "AMD 48882 §2.2.3",
+    recognised: "the model agrees once the address has no such bits",
+    slip: { kind: "reading", reads: () => new Map(), addressOf: withinMode },
+  },
+  {
+    id: "amd-dte-permissions",
+    vendor: "amd",
+    versions: ["11.1"],
+    qemu: "IR and IW of the device table entry are not looked at.",
+    book: "They are the permissions at the top of the walk.",
+    section: "AMD 48882 §2.2.2.1, §2.2.3",
+    recognised: "the model agrees once both are set",
+    slip: { kind: "reading", reads: withPermissionsOfDevice },
   },
   {
     id: "amd-walk-loops",

@@ -72,4 +72,6 @@ type Slip =
       readonly kind: "reading"
       /** The words that QEMU reads in another way, as it reads them; none when this memory has no such words. */
       reads(world: World, memory: Words): Words
+      /** The address that QEMU takes an access to be of. Absent: the access's own. */
+      readonly addressOf?: (world: World, memory: Words, iova: bigint) => bigint
     }

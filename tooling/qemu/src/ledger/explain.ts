@@ -1,14 +1,12 @@
 /** Which entries of the ledger make a difference, if any do. */
 import type { Difference } from "../diff/compare.ts"
-import type { Words } from "../diff/script.ts"
-import type { World } from "../diff/vendor-diff.ts"
 import type { Vendor } from "../machine/recipe.ts"
 import { AMD_SLIPS } from "./amd.ts"
 import type { Dispute, LedgerEntry, RefusedAccess } from "./entry.ts"
 import { SMMUV3_SLIPS } from "./smmuv3.ts"
 import { recordOfCode, VTD_SLIPS } from "./vtd.ts"
 
-type Reads = (world: World, memory: Words) => Words
+export type Reading = { readonly id: string } & Extract<LedgerEntry["slip"], { readonly kind: "reading" }>
 
 export const LEDGER: readonly LedgerEntry[] = [...VTD_SLIPS, ...SMMUV3_SLIPS, ...AMD_SLIPS]
 
@@ -75,10 +73,8 @@ export function explainDifference(vendor: Vendor, difference: Difference): reado
 }
 
 /** Entries by which QEMU reads memory in another way. */
-export function readingsOf(vendor: Vendor): readonly { readonly id: string; readonly reads: Reads }[] {
-  return entriesOf(vendor).flatMap(({ id, slip }) =>
-    slip.kind === "reading" ? [{ id, reads: slip.reads }] : [],
-  )
+export function readingsOf(vendor: Vendor): readonly Reading[] {
+  return entriesOf(vendor).flatMap(({ id, slip }) => (slip.kind === "reading" ? [{ id, ...slip }] : []))
 }
 
 function entriesOf(vendor: Vendor): LedgerEntry[] {

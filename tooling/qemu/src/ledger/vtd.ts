@@ -101,17 +101,19 @@ export const VTD_SLIPS: readonly LedgerEntry[] = [
     },
   },
   {
-    id: "vtd-directory-width",
+    id: "vtd-directory-entry",
     vendor: "vtd",
-    versions: ["10.0", "11.1"],
-    qemu: "A PASID directory entry whose address has more bits than the host is followed: SPT.1 (58h).",
-    book: "Address bits beyond the host address width are reserved: SPD.3 (52h).",
+    versions: ["7.2", "10.0", "11.1"],
+    qemu: "A PASID directory entry whose address has more bits than the host, in 7.2 one that is not present, is SPT.1 (58h).",
+    book: "An entry that is not present is SPD.2 (51h); address bits beyond the host address width are reserved: SPD.3.",
     section: "VT-d 5.10 §9.5, §7.1.3 Table 30",
-    recognised: "reason 58h in place of the model's SPD.3",
+    recognised: "reason 58h in place of the model's SPD.2 or SPD.3",
     slip: {
       kind: "record",
       mask: [0n, REASON_MASK],
-      matches: (_, qemu, access) => access?.reason === "SPD.3" && reasonOf(qemu) === 0x58n << REASON_SHIFT,
+      matches: (_, qemu, access) =>
+        (access?.reason === "SPD.2" || access?.reason === "SPD.3") &&
+        reasonOf(qemu) === 0x58n << REASON_SHIFT,
     },
   },
   {

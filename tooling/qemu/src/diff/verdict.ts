@@ -1,0 +1,23 @@
+/** What came of a case: what the ledger explains of its differences, and what it does not. */
+import { explainDifference } from "../ledger/explain.ts"
+import type { Vendor } from "../machine/recipe.ts"
+import type { Difference } from "./compare.ts"
+
+export interface Verdict {
+  /** Ids of the ledger's entries that explain what differs. */
+  readonly rows: readonly string[]
+  /** What differs and is in no entry of the ledger. */
+  readonly unexplained: readonly Difference[]
+}
+
+/** Sorts differences into those that the ledger explains one by one, and the others. */
+export function judge(vendor: Vendor, differences: readonly Difference[]): Verdict {
+  const rows = new Set<string>()
+  const unexplained: Difference[] = []
+  for (const difference of differences) {
+    const ids = explainDifference(vendor, difference)
+    if (ids === null) unexplained.push(difference)
+    for (const id of ids ?? []) rows.add(id)
+  }
+  return { rows: [...rows], unexplained }
+}
