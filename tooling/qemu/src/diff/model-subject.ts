@@ -45,7 +45,9 @@ export class ModelSubject implements Subject {
     make: (memory: PhysicalMemory) => IommuModel,
   ) {
     this.name = name
-    this.#memory = createMemory(layout.ram.map(({ base, bytes }) => ({ base, size: bytes })))
+    this.#memory = createMemory(
+      [...layout.zeros, ...layout.ram].map(({ base, bytes }) => ({ base, size: bytes })),
+    )
     this.#places = places
     this.#deviceIds = deviceIds
     this.#make = make

@@ -53,6 +53,7 @@ export class QemuSubject implements Subject {
     bypass: readonly RegisterWrite[],
   ): Promise<QemuSubject> {
     const subject = new QemuSubject(machine, places)
+    for (const { base, bytes } of machine.layout.leftovers) machine.ram.write(base, new Uint8Array(bytes))
     places.frames.forEach((frame, index) => {
       machine.ram.write(frame, framePattern(index))
     })

@@ -12,6 +12,8 @@ const TABLE_AREA_BYTES = 0x80_0000
 const LEAF_BITS = 0x780f_ffff_ffff_fe61n
 const TABLE_BITS = 0x600f_ffff_ffff_fe61n
 const NEXT_LEVEL = 7n << 9n
+const PR = 1n
+const IR_IW = 3n << 61n
 /** Bits 7:2, 53:52 and 63 of word 0, bit 8 of word 1. */
 const DTE_RESERVED = [0x8030_0000_0000_00fcn, 0x100n]
 /** A bit that is reserved in every revision. */
@@ -19,14 +21,8 @@ const RESERVED = 1n << 2n
 const V_TV = 3n
 const MODE = 7n << 9n
 
-export function withoutReservedEntryBits({ places }: World, memory: Words): Words {
-  const changes = new Map<number, bigint>()
-  for (const [address, value] of memory) {
-    const isTable = places.tables.some(base => address >= base && address < base + TABLE_AREA_BYTES)
-    const bits = (value & NEXT_LEVEL) === 0n ? LEAF_BITS : TABLE_BITS
-    if (isTable && (value & ~bits) !== 0n) changes.set(address, value & bits)
-  }
-  return changes
+export function withoutReservedEntryBits(world: World, memory: Words): Words {
+  return changedTables(world, memory, entry => entry & (isLeaf(entry) ? LEAF_BITS : TABLE_BITS))
 }
 
 export function withQemusReservedBits(world: World, memory: Words): Words {
@@ -39,9 +35,17 @@ export function withPassThroughForInvalid(world: World, memory: Words): Words {
   return changedEntries(world, memory, ([word0]) => ((word0 & V_TV) === 1n ? (word0 | V_TV) & ~MODE : word0))
 }
 
-/** IR and IW of the device table entry as those of the table entries alone. */
-export function withPermissionsOfDevice(world: World, memory: Words): Words {
-  return changedEntries(world, memory, ([word0]) => word0 | (3n << 61n))
+/** IR and IW set above the leaves: in the device table entry and in entries that lead to tables. */
+export function withPermissionsOfLeaves(world: World, memory: Words): Words {
+  return new Map([
+    ...changedEntries(world, memory, ([word0]) => word0 | IR_IW),
+    ...changedTables(world, memory, entry => (isLeaf(entry) ? entry : entry | IR_IW)),
+  ])
+}
+
+/** Leaves present, if they hold anything at all. */
+export function withPresentLeaves(world: World, memory: Words): Words {
+  return changedTables(world, memory, entry => (isLeaf(entry) && entry !== 0n ? entry | PR : entry))
 }
 
 /** An address as far as the levels of Mode reach. */
@@ -49,6 +53,21 @@ export function withinMode({ places, deviceIds }: World, memory: Words, iova: bi
   const word0 = memory.get(places.structures + DEVICE_TABLE + deviceIds[0] * deviceTable.DTE_BYTES) ?? 0n
   const levels = Number((word0 & MODE) >> 9n)
   return levels === 0 ? iova : BigInt.asUintN(12 + 9 * levels, iova)
+}
+
+function isLeaf(entry: bigint): boolean {
+  return (entry & NEXT_LEVEL) === 0n || (entry & NEXT_LEVEL) === NEXT_LEVEL
+}
+
+/** @param read an entry as QEMU takes it */
+function changedTables({ places }: World, memory: Words, read: (entry: bigint) => bigint): Words {
+  const changes = new Map<number, bigint>()
+  for (const [address, value] of memory) {
+    const isTable = places.tables.some(base => address >= base && address < base + TABLE_AREA_BYTES)
+    const now = isTable ? read(value) : value
+    if (now !== value) changes.set(address, now)
+  }
+  return changes
 }
 
 /** @param read the first word of an entry as QEMU takes it */

@@ -41,6 +41,25 @@ export function withWideStage1Output({ places, identity }: World, memory: Words)
   return word === cd[0] ? new Map() : new Map([[at, word]])
 }
 
+/** Pointers of the STE and the CD without address bits 51:48. */
+export function withPointersOf48Bits({ places, deviceIds }: World, memory: Words): Words {
+  const pointers = [
+    places.structures + CD_AT + 8,
+    places.structures + CD_AT + 16,
+    ...deviceIds.flatMap(id => {
+      const ste = places.structures + STREAM_TABLE + id * deviceTable.STE_BYTES
+      return [ste, ste + 24]
+    }),
+  ]
+  const changes = new Map<number, bigint>()
+  for (const at of pointers) {
+    const value = memory.get(at) ?? 0n
+    const now = value & ~(0xfn << 48n)
+    if (now !== value) changes.set(at, now)
+  }
+  return changes
+}
+
 /** The CD with Access flag faults off. */
 export function withoutAccessFaults({ places }: World, memory: Words): Words {
   const at = places.structures + CD_AT

@@ -10,6 +10,7 @@ import {
   withMoreIllegalEntries,
   withoutAccessFaults,
   withoutPrivilege,
+  withPointersOf48Bits,
   withWideStage1Output,
 } from "./smmuv3-readings.ts"
 
@@ -24,6 +25,7 @@ const EVENT = 0xffn
 const EVENT_C_BAD_STE = 0x04n
 const EVENT_F_CD_FETCH = 0x09n
 const EVENT_F_WALK_EABT = 0x0bn
+const EVENT_F_TRANSLATION = 0x10n
 const WHOLE_WORD = (1n << 64n) - 1n
 /** Which 4 KiB page of the largest table, one of 64 KiB. */
 const TABLE_PAGES = 0xf000n
@@ -64,6 +66,33 @@ export const SMMUV3_SLIPS: readonly LedgerEntry[] = [
     section: "IHI 0070 G.b §5.4 (IPS, TTB0), §3.4",
     recognised: "the model agrees once IPS is the OAS, or the CD with such a TTB is not valid",
     slip: { kind: "reading", reads: withWideStage1Output },
+  },
+  {
+    id: "smmuv3-pointers",
+    vendor: "smmuv3",
+    versions: ["7.2", "10.0", "11.1"],
+    qemu: "Address bits 51:48 of S1ContextPtr, TTB0, TTB1 and S2TTB are dropped.",
+    book: "They are part of the address, which is then beyond the address size: C_BAD_STE, C_BAD_CD.",
+    section: "IHI 0070 G.b §5.2 (S1ContextPtr, S2TTB), §5.4 (TTB0)",
+    recognised: "the model agrees once they are clear",
+    slip: { kind: "reading", reads: withPointersOf48Bits },
+  },
+  {
+    id: "smmuv3-context-size",
+    vendor: "smmuv3",
+    versions: ["7.2", "10.0", "11.1"],
+    qemu: "An S1ContextPtr beyond the address size is followed: F_CD_FETCH, or a fault of stage 2 for the CD.",
+    book: "Such an STE is ILLEGAL: C_BAD_STE.",
+    section: "IHI 0070 G.b §5.2 (S1ContextPtr)",
+    recognised: "F_CD_FETCH, or an event with CLASS = CD, where the model has C_BAD_STE",
+    slip: {
+      kind: "answer",
+      explains: ({ fault, theirRecord }) =>
+        fault?.reason === "C_BAD_STE" &&
+        theirRecord !== null &&
+        ((theirRecord[0] & EVENT) === EVENT_F_CD_FETCH ||
+          ((theirRecord[0] & EVENT) >= EVENT_F_TRANSLATION && (theirRecord[1] & CLASS) === 0n)),
+    },
   },
   {
     id: "smmuv3-access-flag",

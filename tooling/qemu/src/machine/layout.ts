@@ -12,6 +12,10 @@ export interface RamPiece {
 export interface MachineLayout {
   readonly ram: readonly RamPiece[]
   readonly ramBytes: number
+  /** Memory that is no RAM and reads as zeros. */
+  readonly zeros: readonly { readonly base: number; readonly bytes: number }[]
+  /** RAM in which the machine leaves something for a guest at its start. */
+  readonly leftovers: readonly { readonly base: number; readonly bytes: number }[]
   /** Configuration space as memory; null where it is reached through ports 0xcf8 and 0xcfc. */
   readonly ecam: number | null
   /** Where BARs may be put. */
@@ -29,12 +33,18 @@ export const LAYOUTS: Readonly<Record<QemuTarget, MachineLayout>> = {
       { base: 4 * GIB, bytes: 32 * MIB, fileOffset: 32 * MIB },
     ],
     ramBytes: 64 * MIB,
+    zeros: [],
+    leftovers: [],
     ecam: null,
     bars: 0xe000_0000,
   },
   aarch64: {
     ram: [{ base: GIB, bytes: 3 * GIB + 256 * MIB, fileOffset: 0 }],
     ramBytes: 3 * GIB + 256 * MIB,
+    // Flash, behind the firmware.
+    zeros: [{ base: MIB, bytes: 127 * MIB }],
+    // The device tree.
+    leftovers: [{ base: GIB, bytes: 2 * MIB }],
     ecam: 0x40_1000_0000,
     bars: 0x1000_0000,
   },
