@@ -8,6 +8,7 @@ import type { World } from "../diff/vendor-diff.ts"
 import { CD_AT, IPA_OFFSET, STREAM_TABLE, TABLE_AREA_BYTES } from "../diff/vendors/smmuv3-layout.ts"
 
 const WORDS = 8
+const ROOT_TABLE_BYTES = 0x4000
 const LARGEST_SIZE = 5n
 
 /** STEs whose stage 2 input is wider than its output, and those with S1CDMax, as not valid. */
@@ -20,9 +21,9 @@ export function withMoreIllegalEntries({ places, deviceIds, identity }: World, m
     const limit = Math.min(outputBits(identity, deviceTable.STE.get(ste, "S2PS")), granule64K ? 52 : 48)
     const input = 64 - Number(deviceTable.STE.get(ste, "S2T0SZ"))
     const hasStage2 = (deviceTable.STE.get(ste, "Config") & 6n) === 6n
-    const hasSubstreams =
-      (deviceTable.STE.get(ste, "Config") & 5n) === 5n && deviceTable.STE.get(ste, "S1CDMax") !== 0n
-    if ((hasStage2 && input > limit) || hasSubstreams) changes.set(at, ste[0] & ~1n)
+    const translates = deviceTable.STE.get(ste, "Config") > BigInt(deviceTable.CONFIG_BYPASS)
+    const asksMore = deviceTable.STE.get(ste, "S1CDMax") !== 0n || deviceTable.STE.get(ste, "S1STALLD") !== 0n
+    if ((hasStage2 && input > limit) || (translates && asksMore)) changes.set(at, ste[0] & ~1n)
   }
   return changes
 }
@@ -41,7 +42,28 @@ export function withWideStage1Output({ places, identity }: World, memory: Words)
   return word === cd[0] ? new Map() : new Map([[at, word]])
 }
 
-/** Pointers of the STE and the CD without address bits 51:48. */
+/** Stage 2 of 16 KiB granules with each of the tables of its root as the first of them. */
+export function withOneRootTable({ places, deviceIds }: World, memory: Words): Words {
+  const ste = wordsAt(memory, places.structures + STREAM_TABLE + deviceIds[0] * deviceTable.STE_BYTES)
+  if (deviceTable.STE.get(ste, "S2TG") !== 2n) return new Map()
+  const root = Number(deviceTable.STE.get(ste, "S2TTB") << 4n)
+  const input = 64 - Number(deviceTable.STE.get(ste, "S2T0SZ"))
+  const start = 3 - Number(deviceTable.STE.get(ste, "S2SL0"))
+  // Bits that one table resolves are 11; those above choose a table. DDI 0487 J.a §D8.2.
+  const tables = 2 ** Math.max(0, input - (14 + 11 * (4 - start)))
+  const changes = new Map<number, bigint>()
+  const inTable = (address: number, table: number): boolean =>
+    address >= root + table * ROOT_TABLE_BYTES && address < root + (table + 1) * ROOT_TABLE_BYTES
+  for (let table = 1; table < tables; table++) {
+    for (const address of memory.keys()) if (inTable(address, table)) changes.set(address, 0n)
+    for (const [address, value] of memory) {
+      if (inTable(address, 0)) changes.set(address + table * ROOT_TABLE_BYTES, value)
+    }
+  }
+  return changes
+}
+
+/** Pointers of the STE and the CD without address bits 55:48. */
 export function withPointersOf48Bits({ places, deviceIds }: World, memory: Words): Words {
   const pointers = [
     places.structures + CD_AT + 8,
@@ -54,7 +76,7 @@ export function withPointersOf48Bits({ places, deviceIds }: World, memory: Words
   const changes = new Map<number, bigint>()
   for (const at of pointers) {
     const value = memory.get(at) ?? 0n
-    const now = value & ~(0xfn << 48n)
+    const now = value & ~(0xffn << 48n)
     if (now !== value) changes.set(at, now)
   }
   return changes

@@ -8,6 +8,7 @@
 import type { Dispute, LedgerEntry } from "./entry.ts"
 import {
   withMoreIllegalEntries,
+  withOneRootTable,
   withoutAccessFaults,
   withoutPrivilege,
   withPointersOf48Bits,
@@ -26,6 +27,7 @@ const EVENT_C_BAD_STE = 0x04n
 const EVENT_F_CD_FETCH = 0x09n
 const EVENT_F_WALK_EABT = 0x0bn
 const EVENT_F_TRANSLATION = 0x10n
+const EVENT_F_ADDR_SIZE = 0x11n
 const WHOLE_WORD = (1n << 64n) - 1n
 /** Which 4 KiB page of the largest table, one of 64 KiB. */
 const TABLE_PAGES = 0xf000n
@@ -51,9 +53,9 @@ export const SMMUV3_SLIPS: readonly LedgerEntry[] = [
     id: "smmuv3-illegal-entries",
     vendor: "smmuv3",
     versions: ["7.2", "10.0", "11.1"],
-    qemu: "An STE whose stage 2 input is wider than S2PS, or one with S1CDMax, is C_BAD_STE.",
-    book: "S2T0SZ is bounded by the IAS, not by the output size; without SubstreamIDs S1CDMax is IGNORED.",
-    section: "IHI 0070 G.b §5.2 (S2T0SZ, S1CDMax)",
+    qemu: "An STE whose stage 2 input is wider than S2PS, or one with S1CDMax or S1STALLD, is C_BAD_STE.",
+    book: "S2T0SZ is bounded by the IAS, not by the output size; without SubstreamIDs S1CDMax is IGNORED, without stage 1 S1STALLD.",
+    section: "IHI 0070 G.b §5.2 (S2T0SZ, S1CDMax, S1STALLD)",
     recognised: "the model agrees once such an STE is not valid",
     slip: { kind: "reading", reads: withMoreIllegalEntries },
   },
@@ -71,11 +73,21 @@ export const SMMUV3_SLIPS: readonly LedgerEntry[] = [
     id: "smmuv3-pointers",
     vendor: "smmuv3",
     versions: ["7.2", "10.0", "11.1"],
-    qemu: "Address bits 51:48 of S1ContextPtr, TTB0, TTB1 and S2TTB are dropped.",
+    qemu: "Address bits 55:48 of S1ContextPtr, TTB0, TTB1 and S2TTB are dropped.",
     book: "They are part of the address, which is then beyond the address size: C_BAD_STE, C_BAD_CD.",
     section: "IHI 0070 G.b §5.2 (S1ContextPtr, S2TTB), §5.4 (TTB0)",
     recognised: "the model agrees once they are clear",
     slip: { kind: "reading", reads: withPointersOf48Bits },
+  },
+  {
+    id: "smmuv3-concatenated-16k",
+    vendor: "smmuv3",
+    versions: ["10.0", "11.1"],
+    qemu: "With 16 KiB granules, the first of the concatenated tables of a stage 2 root stands for all of them.",
+    book: "Address bits above those that one table resolves choose the table.",
+    section: "DDI 0487 J.a §D8.2",
+    recognised: "the model agrees once all tables of the root are as the first",
+    slip: { kind: "reading", reads: withOneRootTable },
   },
   {
     id: "smmuv3-context-size",
@@ -118,17 +130,11 @@ export const SMMUV3_SLIPS: readonly LedgerEntry[] = [
     id: "smmuv3-table-size",
     vendor: "smmuv3",
     versions: ["7.2", "10.0", "11.1"],
-    qemu: "Tables are fetched from addresses beyond the output size, where there is no memory: F_WALK_EABT.",
+    qemu: "Tables are fetched from addresses beyond the output size: F_WALK_EABT, with both stages F_ADDR_SIZE of the fetch.",
     book: "A table's address beyond the output size is an Address Size fault.",
     section: "IHI 0070 G.b §3.4, §7.3.14",
-    recognised: "F_WALK_EABT with the same InputAddr where the model has F_ADDR_SIZE",
-    slip: {
-      kind: "answer",
-      explains: ({ fault, ourRecord, theirRecord }) =>
-        fault?.reason === "F_ADDR_SIZE" &&
-        ((theirRecord?.[0] ?? 0n) & EVENT) === EVENT_F_WALK_EABT &&
-        ourRecord?.[2] === theirRecord?.[2],
-    },
+    recognised: "F_WALK_EABT, or CLASS = TT, with the same InputAddr where the model has F_ADDR_SIZE",
+    slip: { kind: "answer", explains: isFetchBeyondOutput },
   },
   {
     id: "smmuv3-aborts",
@@ -276,6 +282,14 @@ export const SMMUV3_SLIPS: readonly LedgerEntry[] = [
     },
   },
 ]
+
+/** The model refused an address of a table; QEMU went there. */
+function isFetchBeyondOutput({ fault, ourRecord, theirRecord }: Dispute): boolean {
+  if (fault?.reason !== "F_ADDR_SIZE" || theirRecord === null || ourRecord?.[2] !== theirRecord[2])
+    return false
+  const event = theirRecord[0] & EVENT
+  return event === EVENT_F_WALK_EABT || (event === EVENT_F_ADDR_SIZE && (theirRecord[1] & CLASS) === CLASS_TT)
+}
 
 /** QEMU recorded C_BAD_STE, which has nothing but the StreamID, where the model has no STE to look at. */
 function isBadSteForStreamId({ fault, theirRecord }: Dispute): boolean {

@@ -6,6 +6,8 @@ import { type AccessCase, accessCases, type Damage, damages, type LeafCase, leaf
 export interface StageCase {
   readonly granuleLg2: number
   readonly inputBits: number
+  /** T0SZ where it is not what the tables have: a value that is ILLEGAL; else null. */
+  readonly wrongSize: number | null
   /** CD.IPS or STE.S2PS. */
   readonly outputSize: number
   /** log2 of the tables that the root of stage 2 is made of. */
@@ -30,6 +32,8 @@ export interface SmmuCase {
 const GRANULES = [12, 14, 16]
 /** Encoded as IDR5.OAS: mostly all of QEMU's 44 bits, sometimes fewer, seldom more. */
 const OUTPUT_SIZES = [4, 4, 4, 4, 4, 4, 5, 3, 2, 1, 0]
+/** T0SZ and S2T0SZ are 16 to 39 here. */
+const ILLEGAL_SIZES = [0, 1, 8, 14, 15, 40, 41, 48, 63]
 const STE_BITS = 512
 const CD_BITS = 512
 export const MAX_ACCESSES = 8
@@ -65,6 +69,7 @@ function stage(which: 1 | 2): fc.Arbitrary<StageCase> {
             { weight: 9, arbitrary: fc.integer({ min: 40, max: 44 }) },
             fc.integer({ min: 33, max: 48 }),
           ),
+    wrongSize: fc.oneof({ weight: 40, arbitrary: fc.constant(null) }, fc.constantFrom(...ILLEGAL_SIZES)),
     outputSize: fc.oneof({ weight: 200, arbitrary: fc.constantFrom(...OUTPUT_SIZES) }, fc.constantFrom(6, 7)),
     concatenatedLg2: fc.nat(4),
     leaves: fc.array(leafCases([0, 0, 0, 1, 1, 2]), { minLength: 1, maxLength: 4 }),

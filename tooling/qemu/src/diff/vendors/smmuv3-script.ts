@@ -28,6 +28,17 @@ const S2_LEAF = 0x7fcn
 const TABLE = 3n
 const TABLE_BIT = 1
 const BLOCK = 1n
+/** T0SZ, TG0, T1SZ, TG1; S2T0SZ, S2SL0, S2TG. */
+const SIZE_BITS: Readonly<Record<string, readonly (readonly [first: number, last: number])[]>> = {
+  CD: [
+    [0, 7],
+    [16, 23],
+  ],
+  STE: [
+    [160, 167],
+    [174, 175],
+  ],
+}
 const TG: Readonly<Record<number, bigint>> = { 12: 0n, 14: 2n, 16: 1n }
 const TG1: Readonly<Record<number, bigint>> = { 12: 2n, 14: 1n, 16: 3n }
 
@@ -51,12 +62,12 @@ export function smmuScript(world: World, given: SmmuCase): Script {
   const stage2 = buildStage2(image, given.stage2, places, new TableAllocator([second]), windows)
   damageEntry(image, stage1, "stage 1", given.damage, TABLE_BIT)
   damageEntry(image, stage2, "stage 2", given.damage, TABLE_BIT)
-  const cd = damaged(contextDescriptor(given.stage1, stage1, ipaOffset), "CD", given.damage)
+  const cd = damaged(contextDescriptor(given.stage1, stage1, ipaOffset), "CD", withoutSizes(given.damage))
   image.store(places.structures + CD_AT, cd)
   const ste = damaged(
     streamTableEntry(given, stage2, places.structures + CD_AT + ipaOffset),
     "STE",
-    given.damage,
+    withoutSizes(given.damage),
   )
   for (const id of world.deviceIds) image.store(places.structures + STREAM_TABLE + id * 64, ste)
   const accessed = given.config === deviceTable.CONFIG_S2 ? stage2 : stage1
@@ -75,6 +86,17 @@ export function smmuScript(world: World, given: SmmuCase): Script {
       },
     ],
   }
+}
+
+/**
+ * No bit of a size or a granule: tables of another shape than they are built for are walked through data, and what
+ * is found there is nobody's rule. Sizes that are ILLEGAL have their own place in a case.
+ */
+function withoutSizes(damage: SmmuCase["damage"]): SmmuCase["damage"] {
+  const isSize =
+    damage !== null &&
+    SIZE_BITS[damage.at]?.some(([first, last]) => damage.bit >= first && damage.bit <= last)
+  return isSize ? null : damage
 }
 
 /** QEMU's TLB forgets APTable[1]: where that is the damage, one access meets it. */
@@ -143,7 +165,7 @@ function windowsOf(stage: StageCase, { structures, tables, frames }: Places): Ma
 
 function contextDescriptor(stage: StageCase, { tables }: Stage, ipaOffset: number): bigint[] {
   const TTB = BigInt(tables.root + ipaOffset) >> 4n
-  const size = BigInt(64 - stage.inputBits)
+  const size = BigInt(stage.wrongSize ?? 64 - stage.inputBits)
   return pasidTable.CD.encode({
     V: 1n,
     AA64: 1n,
@@ -174,7 +196,7 @@ function streamTableEntry(
     Config: BigInt(config),
     S1ContextPtr: BigInt(cd) >> 6n,
     S2VMID: 1n,
-    S2T0SZ: BigInt(64 - stage.inputBits),
+    S2T0SZ: BigInt(stage.wrongSize ?? 64 - stage.inputBits),
     S2SL0: BigInt(Math.max(0, SL0)),
     S2TG: TG[stage.granuleLg2],
     S2PS: BigInt(stage.outputSize),
