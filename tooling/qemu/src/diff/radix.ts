@@ -11,8 +11,6 @@ export interface TableShape {
   readonly levels: number
   /** log2 of the entries of the root, where it is not that of the other tables. */
   readonly rootBits?: number
-  /** True when an entry of this level can be a leaf. */
-  mayEnd(level: number): boolean
   table(level: number, address: bigint): bigint
   leaf(level: number, address: bigint): bigint
 }

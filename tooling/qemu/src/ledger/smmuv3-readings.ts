@@ -8,7 +8,6 @@ import type { World } from "../diff/vendor-diff.ts"
 import { CD_AT, IPA_OFFSET, STREAM_TABLE, TABLE_AREA_BYTES } from "../diff/vendors/smmuv3-layout.ts"
 
 const WORDS = 8
-const ROOT_TABLE_BYTES = 0x4000
 const LARGEST_SIZE = 5n
 
 /** STEs whose stage 2 input is wider than its output, and those with S1CDMax, as not valid. */
@@ -42,23 +41,37 @@ export function withWideStage1Output({ places, identity }: World, memory: Words)
   return word === cd[0] ? new Map() : new Map([[at, word]])
 }
 
-/** Stage 2 of 16 KiB granules with each of the tables of its root as the first of them. */
+/** Stage 2 with each of the tables of its root as the first of them. */
 export function withOneRootTable({ places, deviceIds }: World, memory: Words): Words {
   const ste = wordsAt(memory, places.structures + STREAM_TABLE + deviceIds[0] * deviceTable.STE_BYTES)
-  if (deviceTable.STE.get(ste, "S2TG") !== 2n) return new Map()
+  const granuleLg2 = deviceTable.STE.get(ste, "S2TG") === 2n ? 14 : 16
+  if (deviceTable.STE.get(ste, "S2TG") === 0n) return new Map()
   const root = Number(deviceTable.STE.get(ste, "S2TTB") << 4n)
   const input = 64 - Number(deviceTable.STE.get(ste, "S2T0SZ"))
-  const start = 3 - Number(deviceTable.STE.get(ste, "S2SL0"))
-  // Bits that one table resolves are 11; those above choose a table. DDI 0487 J.a §D8.2.
-  const tables = 2 ** Math.max(0, input - (14 + 11 * (4 - start)))
+  const levels = 1 + Number(deviceTable.STE.get(ste, "S2SL0"))
+  const bytes = 2 ** granuleLg2
+  // Bits above those that so many levels resolve choose a table. DDI 0487 J.a §D8.2.
+  const tables = Math.min(16, 2 ** Math.max(0, input - (granuleLg2 + levels * (granuleLg2 - 3))))
   const changes = new Map<number, bigint>()
   const inTable = (address: number, table: number): boolean =>
-    address >= root + table * ROOT_TABLE_BYTES && address < root + (table + 1) * ROOT_TABLE_BYTES
+    address >= root + table * bytes && address < root + (table + 1) * bytes
   for (let table = 1; table < tables; table++) {
     for (const address of memory.keys()) if (inTable(address, table)) changes.set(address, 0n)
     for (const [address, value] of memory) {
-      if (inTable(address, 0)) changes.set(address + table * ROOT_TABLE_BYTES, value)
+      if (inTable(address, 0)) changes.set(address + table * bytes, value)
     }
+  }
+  return changes
+}
+
+/** STEs without S2HD. */
+export function withoutStage2Dirty({ places, deviceIds }: World, memory: Words): Words {
+  const changes = new Map<number, bigint>()
+  for (const id of deviceIds) {
+    const at = places.structures + STREAM_TABLE + id * deviceTable.STE_BYTES + 16
+    const value = memory.get(at) ?? 0n
+    const now = value & ~(1n << 55n)
+    if (now !== value) changes.set(at, now)
   }
   return changes
 }

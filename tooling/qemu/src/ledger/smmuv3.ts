@@ -11,6 +11,7 @@ import {
   withOneRootTable,
   withoutAccessFaults,
   withoutPrivilege,
+  withoutStage2Dirty,
   withPointersOf48Bits,
   withWideStage1Output,
 } from "./smmuv3-readings.ts"
@@ -28,6 +29,7 @@ const EVENT_F_CD_FETCH = 0x09n
 const EVENT_F_WALK_EABT = 0x0bn
 const EVENT_F_TRANSLATION = 0x10n
 const EVENT_F_ADDR_SIZE = 0x11n
+const EVENT_F_PERMISSION = 0x13n
 const WHOLE_WORD = (1n << 64n) - 1n
 /** Which 4 KiB page of the largest table, one of 64 KiB. */
 const TABLE_PAGES = 0xf000n
@@ -80,14 +82,53 @@ export const SMMUV3_SLIPS: readonly LedgerEntry[] = [
     slip: { kind: "reading", reads: withPointersOf48Bits },
   },
   {
-    id: "smmuv3-concatenated-16k",
+    id: "smmuv3-concatenated",
     vendor: "smmuv3",
     versions: ["10.0", "11.1"],
-    qemu: "With 16 KiB granules, the first of the concatenated tables of a stage 2 root stands for all of them.",
+    qemu: "With 16 and 64 KiB granules, the first of the concatenated tables of a stage 2 root stands for all of them.",
     book: "Address bits above those that one table resolves choose the table.",
     section: "DDI 0487 J.a §D8.2",
     recognised: "the model agrees once all tables of the root are as the first",
     slip: { kind: "reading", reads: withOneRootTable },
+  },
+  {
+    id: "smmuv3-s2hd",
+    vendor: "smmuv3",
+    versions: ["10.0", "11.1"],
+    qemu: "S2HD = 1 with S2HA = 0 is accepted.",
+    book: "Without HTTU an STE with S2HD = 1 is ILLEGAL.",
+    section: "IHI 0070 G.b §5.2 (S2HD)",
+    recognised: "the model agrees once S2HD = 0",
+    slip: { kind: "reading", reads: withoutStage2Dirty },
+  },
+  {
+    id: "smmuv3-tlb-reads",
+    vendor: "smmuv3",
+    versions: ["10.0", "11.1"],
+    qemu: "With both stages, a read of a page that may only be written passes once the TLB holds the page.",
+    book: "The fault does not depend on what is cached: F_PERMISSION.",
+    section: "IHI 0070 G.b §7.3.16",
+    recognised: "a read that passes where the model has F_PERMISSION of stage 2",
+    slip: {
+      kind: "answer",
+      explains: ({ fault, write, theyRefused }) =>
+        fault?.reason === "F_PERMISSION" && fault.stage === 2 && !write && !theyRefused,
+    },
+  },
+  {
+    id: "smmuv3-tlb-ipa",
+    vendor: "smmuv3",
+    versions: ["10.0", "11.1"],
+    qemu: "With both stages, F_PERMISSION of a page that the TLB holds has no IPA.",
+    book: "IPA is bits 55:12 of the address that stage 2 was asked for.",
+    section: "IHI 0070 G.b §7.3.16",
+    recognised: "word 3 = 0 in F_PERMISSION with S2 and CLASS = IN",
+    slip: {
+      kind: "record",
+      mask: [0n, 0n, 0n, WHOLE_WORD],
+      matches: (ours, qemu) =>
+        (ours[0] & EVENT) === EVENT_F_PERMISSION && isStage2(ours) && isInput(ours) && qemu[3] === 0n,
+    },
   },
   {
     id: "smmuv3-context-size",

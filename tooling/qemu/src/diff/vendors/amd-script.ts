@@ -34,7 +34,6 @@ export function amdScript(world: World, given: AmdCase): Script {
     granuleLg2: 12,
     levels: given.mode,
     // The book's level 1 is the last; an entry says the level of the table that it leads to.
-    mayEnd: () => true,
     table: (level, address) => address | ENTRY | (BigInt(level) << 9n),
     leaf: (_, address) => address | ENTRY,
   }

@@ -49,20 +49,19 @@ export function accessOf({ leaf, offset, write, flip }: AccessCase, device: numb
 
 /**
  * Turns over the bit of a stage's entry, when the damage is one of that stage.
- * @param leafBit the bit that tells a table from a leaf
+ * @param isLeftOut damage that says nothing about the IOMMU in this machine
  */
 export function damageEntry<Structure extends string>(
   image: Image,
   { shape, tables }: Stage,
   name: EntryDamage["at"],
   damage: Damage<Structure>,
-  leafBit: number | null = null,
+  isLeftOut: (bit: number, level: number) => boolean = () => false,
 ): void {
   if (damage === null || damage.at !== name || !("leaf" in damage)) return
   const path = tables.paths[damage.leaf % tables.paths.length]
   const depth = damage.depth % path.length
-  // A table entry turned into a leaf where there can be none: the book has no more to say than that it is reserved.
-  if (damage.bit === leafBit && !shape.mayEnd(shape.levels - 1 - depth)) return
+  if (isLeftOut(damage.bit, shape.levels - 1 - depth)) return
   image.flip(path[depth], 1n << BigInt(damage.bit))
 }
 

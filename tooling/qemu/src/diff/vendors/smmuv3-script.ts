@@ -27,16 +27,21 @@ const S1_LEAF = 0x740n
 const S2_LEAF = 0x7fcn
 const TABLE = 3n
 const TABLE_BIT = 1
+const PCI_BIT = 39
 const BLOCK = 1n
-/** T0SZ, TG0, T1SZ, TG1; S2T0SZ, S2SL0, S2TG. */
-const SIZE_BITS: Readonly<Record<string, readonly (readonly [first: number, last: number])[]>> = {
+/** T0SZ, TG0, T1SZ, TG1, TTB0 bit 39, TTB1; S1ContextPtr bit 39, S2T0SZ, S2SL0, S2TG, S2TTB bit 39. */
+const SHAPE_BITS: Readonly<Record<string, readonly (readonly [first: number, last: number])[]>> = {
   CD: [
     [0, 7],
     [16, 23],
+    [103, 103],
+    [132, 183],
   ],
   STE: [
+    [39, 39],
     [160, 167],
     [174, 175],
+    [231, 231],
   ],
 }
 const TG: Readonly<Record<number, bigint>> = { 12: 0n, 14: 2n, 16: 1n }
@@ -60,14 +65,14 @@ export function smmuScript(world: World, given: SmmuCase): Script {
   const stage1 = buildStage1(image, given.stage1, places, new TableAllocator([first]), ipaOffset)
   const windows = isNested ? windowsOf(given.stage2, places) : null
   const stage2 = buildStage2(image, given.stage2, places, new TableAllocator([second]), windows)
-  damageEntry(image, stage1, "stage 1", given.damage, TABLE_BIT)
-  damageEntry(image, stage2, "stage 2", given.damage, TABLE_BIT)
-  const cd = damaged(contextDescriptor(given.stage1, stage1, ipaOffset), "CD", withoutSizes(given.damage))
+  damageEntry(image, stage1, "stage 1", given.damage, leftOutBy(given.stage1))
+  damageEntry(image, stage2, "stage 2", given.damage, leftOutBy(given.stage2))
+  const cd = damaged(contextDescriptor(given.stage1, stage1, ipaOffset), "CD", withoutShape(given.damage))
   image.store(places.structures + CD_AT, cd)
   const ste = damaged(
     streamTableEntry(given, stage2, places.structures + CD_AT + ipaOffset),
     "STE",
-    withoutSizes(given.damage),
+    withoutShape(given.damage),
   )
   for (const id of world.deviceIds) image.store(places.structures + STREAM_TABLE + id * 64, ste)
   const accessed = given.config === deviceTable.CONFIG_S2 ? stage2 : stage1
@@ -89,14 +94,24 @@ export function smmuScript(world: World, given: SmmuCase): Script {
 }
 
 /**
- * No bit of a size or a granule: tables of another shape than they are built for are walked through data, and what
- * is found there is nobody's rule. Sizes that are ILLEGAL have their own place in a case.
+ * An entry turned into a block where there are none, of which the book says no more than that it is reserved; and
+ * address bit 39, which leads to PCI's memory, where everything reads as ones.
  */
-function withoutSizes(damage: SmmuCase["damage"]): SmmuCase["damage"] {
-  const isSize =
+function leftOutBy({ granuleLg2 }: StageCase): (bit: number, level: number) => boolean {
+  const blocks = granuleLg2 === 12 ? 2 : 1
+  return (bit, level) => bit === PCI_BIT || (bit === TABLE_BIT && level > blocks)
+}
+
+/**
+ * No bit of a size or a granule: tables of another shape than they are built for are walked through data, and what
+ * is found there is nobody's rule. Sizes that are ILLEGAL have their own place in a case. Of the pointers, no bit 39
+ * (see {@link leftOutBy}), and nothing of TTB1, which QEMU translates with both stages whether or not it is used.
+ */
+function withoutShape(damage: SmmuCase["damage"]): SmmuCase["damage"] {
+  const isShape =
     damage !== null &&
-    SIZE_BITS[damage.at]?.some(([first, last]) => damage.bit >= first && damage.bit <= last)
-  return isSize ? null : damage
+    SHAPE_BITS[damage.at]?.some(([first, last]) => damage.bit >= first && damage.bit <= last)
+  return isShape ? null : damage
 }
 
 /** QEMU's TLB forgets APTable[1]: where that is the damage, one access meets it. */
@@ -146,7 +161,6 @@ function shapeOf(
     granuleLg2,
     levels,
     rootBits: Math.max(0, inputBits - granuleLg2 - (levels - 1) * stride),
-    mayEnd: level => level < (granuleLg2 === 12 ? 3 : 2),
     table: (_, address) => address | TABLE,
     leaf: (level, address) => address | attributes | (level === 0 ? TABLE : BLOCK),
   }

@@ -73,7 +73,6 @@ function shapeOf(variant: string, levels: number): TableShape {
   return {
     granuleLg2: 12,
     levels,
-    mayEnd: level => level < 3,
     table: (_, address) => address | (isFirst ? FS_TABLE : SS_LEAF),
     leaf: (level, address) => address | attributes | (level === 0 ? 0n : PS),
   }
