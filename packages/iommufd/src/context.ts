@@ -274,7 +274,10 @@ export class Iommufd {
     return dirtyBitmap(this.context, request)
   }
 
-  /** Carries out a guest's invalidations on its page table or vIOMMU. What is wrong is in the result. */
+  /**
+   * Carries out a guest's invalidations on its page table or vIOMMU. What is wrong with an entry is in the result.
+   * @throws ENOENT; EINVAL for another object, EOPNOTSUPP where the driver invalidates nothing
+   */
   hwptInvalidate(id: number, data: CacheInvalidateData): CacheInvalidateResult {
     return invalidateValues(this.context, id, data)
   }

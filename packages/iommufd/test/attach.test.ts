@@ -384,6 +384,17 @@ describe("5.4 PASID", () => {
 })
 
 describe("5.6 Software MSI window", () => {
+  it("is the only one, and stands alone: EINVAL", () => {
+    const window = { type: "sw-msi", start: 0x800_0000n, last: 0x80f_ffffn } as const
+    const doorbells = { type: "msi", start: 0x300_0000n, last: 0x300_0fffn } as const
+    for (const other of [doorbells, { ...window, start: 0x900_0000n, last: 0x90f_ffffn }]) {
+      const bench = testbench({ mock: { reservedRegions: [window, other] } })
+      const ioas = bench.iommufd.ioasAlloc()
+      const device = bench.bound()
+      refused(bench, "EINVAL", () => device.attach(ioas))
+    }
+  })
+
   it("makes one page for each doorbell, the same on all domains", () => {
     const window = { type: "sw-msi", start: 0x800_0000n, last: 0x80f_ffffn } as const
     const bench = testbench({ mock: { reservedRegions: [window] } })

@@ -1,5 +1,5 @@
 /** Attach, replace and detach as users call them: Linux's `iommufd_device_attach` and its kin. */
-import { IommuError, isIommuError, NO_PASID } from "@iommu/core"
+import { IommuError, isIommuError, NO_PASID, type ReservedRegion } from "@iommu/core"
 import type { BoundDevice } from "./device.ts"
 import { blockMembers, checkCompatible, putMembers } from "./group-domain.ts"
 import { type Hwpt, type HwptPaging, pagingOf } from "./hwpt.ts"
@@ -147,6 +147,13 @@ function unreserveAll(devices: ReadonlySet<BoundDevice>, { ioas }: IoasObject): 
   for (const device of devices) ioas.unreserve(device)
 }
 
-function reservedRegions({ ops, device }: BoundDevice): ReturnType<NonNullable<typeof ops.reservedRegions>> {
-  return ops.reservedRegions?.(device) ?? []
+/** @throws EINVAL when the driver offers two ways for interrupts: a controller's doorbells and a window, or two windows */
+function reservedRegions({ ops, device }: BoundDevice): readonly ReservedRegion[] {
+  const regions = ops.reservedRegions?.(device) ?? []
+  const count = (wanted: ReservedRegion["type"]): number =>
+    regions.filter(({ type }) => type === wanted).length
+  if (count("sw-msi") > 1 || (count("sw-msi") > 0 && count("msi") > 0)) {
+    throw new IommuError("EINVAL", `${ops.name} reserves IOVAs for interrupts of ${device.name} in two ways`)
+  }
+  return regions
 }
