@@ -444,6 +444,18 @@ describe("policies apart", () => {
     expect(machine.read(2, 0x1000n, 0).ok).toBe(false)
   })
 
+  it("in memory that others hold, cached tables are looked for anew", () => {
+    const machine = new CachingMachine({ structures: "hoard", walks: "hoard", translations: "none" })
+    Object.defineProperty(machine.memory, "isVolatile", { value: true })
+    const leaf = machine.table({ 1: 0x5000n | PRWU })
+    const root = machine.table({ 0: machine.table({ 0: machine.table({ 0: leaf | PRWU }) | PRWU }) | PRWU })
+    machine.guestDevice(machine.table({ 0: root | P }))
+    expect(where(machine.read(2, 0x1000n, 0))).toBe(0x5000n)
+    machine.set(root, { 0: 0n })
+    machine.set(leaf, { 1: 0x6000n | PRWU })
+    expect(where(machine.read(2, 0x1000n, 0))).toBe(0x6000n)
+  })
+
   it("with caches for translations alone, walks read all tables", () => {
     const { machine, leaf, root } = walked({ structures: "hoard", walks: "none", translations: "hoard" })
     machine.set(leaf, { 1: 0x6000n | PRWU, 2: 0x7000n | PRWU })

@@ -428,6 +428,16 @@ describe("the policies", () => {
     expect(at(unit, 0x1000n)).toBeNull()
   })
 
+  it("in memory that others hold, cached tables are looked for anew", () => {
+    const walks = new Unit(undefined, 52, { structures: "none", walks: "hoard", translations: "none" })
+    Object.defineProperty(walks.memory, "isVolatile", { value: true })
+    const { unit, firsts } = nestedUnit(walks)
+    expect(at(unit, 0x1000n)).toBe(0x5_5000n)
+    for (const entry of firsts.slice(0, -1)) unit.put(entry, 0n)
+    unit.put(firsts.at(-1) as bigint, 0x1_1000n | 0x27n)
+    expect(at(unit, 0x1000n)).toBe(0x1_1000n + GUEST_OFFSET)
+  })
+
   it("with caches for translations alone, walks read all tables", () => {
     const answers = new Unit(undefined, 52, { structures: "none", walks: "none", translations: "hoard" })
     const { unit, firsts } = nestedUnit(answers)
