@@ -23,7 +23,7 @@ import {
   type SteFields,
 } from "./model-machine.ts"
 
-const WORLDS = 600
+const WORLDS = 400
 const REQUESTS = 32
 const PLACES = 8
 const RAM_BYTES = 0x4_0000n
