@@ -215,11 +215,11 @@ export class Outcome implements TranslationResult {
   stage1SizeLg2 = 0
   stage2SizeLg2 = 0
   fault: Fault | null = null
-  readonly #registers: Registers
-  readonly #streams: StreamTable
-  readonly #contexts: ContextTable
-  readonly #stage1: Stage1Walk
-  readonly #stage2: Stage2Walk
+  private readonly registers: Registers
+  private readonly streams: StreamTable
+  private readonly contexts: ContextTable
+  private readonly stage1: Stage1Walk
+  private readonly stage2: Stage2Walk
 
   constructor(
     registers: Registers,
@@ -228,11 +228,11 @@ export class Outcome implements TranslationResult {
     stage1: Stage1Walk,
     stage2: Stage2Walk,
   ) {
-    this.#registers = registers
-    this.#streams = streams
-    this.#contexts = contexts
-    this.#stage1 = stage1
-    this.#stage2 = stage2
+    this.registers = registers
+    this.streams = streams
+    this.contexts = contexts
+    this.stage1 = stage1
+    this.stage2 = stage2
   }
 
   /** @param stage1 and @param stage2 log2 of their leaves, 0 without the stage; @param allowed ACCESS_* bits */
@@ -254,27 +254,27 @@ export class Outcome implements TranslationResult {
     this.stage1SizeLg2 = stage1
     this.stage2SizeLg2 = stage2
     const smaller = stage1 === 0 ? stage2 : stage2 === 0 || stage1 < stage2 ? stage1 : stage2
-    this.sizeLg2 = smaller === 0 ? this.#registers.features.oasBits : smaller
+    this.sizeLg2 = smaller === 0 ? this.registers.features.oasBits : smaller
   }
 
   /** §13.2 to §13.4. */
   get attributes(): number {
-    return this.known >= 0 ? this.known : this.#workOut()
+    return this.known >= 0 ? this.known : this.workOut()
   }
 
-  #workOut(): number {
-    const { features, translates } = this.#registers
+  private workOut(): number {
+    const { features, translates } = this.registers
     if (!translates) {
-      return features.typeOverrides ? globalBypassInput(this.#registers.get("GBPA")) : DEFAULT_INPUT
+      return features.typeOverrides ? globalBypassInput(this.registers.get("GBPA")) : DEFAULT_INPUT
     }
-    let attributes = this.#streams.entry.input
+    let attributes = this.streams.entry.input
     if (this.stage1SizeLg2 !== 0) {
-      const { leafLo, sharing } = this.#stage1
-      const { mairLo, mairHi } = this.#contexts.context
+      const { leafLo, sharing } = this.stage1
+      const { mairLo, mairHi } = this.contexts.context
       attributes = stage1Attributes(attributes, leafLo, mairLo, mairHi, sharing)
     }
     if (this.stage2SizeLg2 === 0) return attributes
-    const { leafLo, config } = this.#stage2
+    const { leafLo, config } = this.stage2
     return config.forceWriteBack
       ? stage2ForcedAttributes(attributes, leafLo, config.geometry.sharing)
       : stage2Attributes(attributes, leafLo, config.geometry.sharing)
