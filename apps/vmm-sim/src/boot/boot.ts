@@ -5,9 +5,10 @@ import { GuestConsole } from "./guest/console.ts"
 import type { RogueDma } from "./guest/init-script.ts"
 import { buildInitramfs } from "./guest/initramfs.ts"
 import type { GuestFiles, GuestKernel } from "./guest/kernels.ts"
+import { keepRun, keptFolder } from "./keep.ts"
 import { createHardware, type Hardware } from "./machine/hardware.ts"
-import { createRamFile } from "./machine/ram-file.ts"
-import { startMachine } from "./machine/start.ts"
+import { createRamFile, type RamFile } from "./machine/ram-file.ts"
+import { type StartOptions, startMachine } from "./machine/start.ts"
 import type { BootMode, BootPlatform } from "./platform.ts"
 import type { DmaPolicy } from "./policy.ts"
 
@@ -31,6 +32,8 @@ export interface BootPlan {
   readonly caches: CachePolicy
   readonly rogue: readonly Omit<RogueDma, "registers">[]
   readonly timeoutMs: number
+  /** Folder where RAM, console, disk and transcript stay; absent: nothing stays. */
+  readonly keepIn?: string
   readonly onConsoleLine: (line: string) => void
 }
 
@@ -55,16 +58,25 @@ export const DISK_ID: number = DISK_SLOT * 8
 
 /** @throws Error when QEMU does not start; nothing is left running then */
 export async function bootGuest(plan: BootPlan): Promise<BootRun> {
-  const started = performance.now()
-  const { platform } = plan
-  const { board } = platform
-  const folder = makeWorkFolder()
+  const folder = plan.keepIn === undefined ? makeWorkFolder() : keptFolder(plan.keepIn)
   const ram = createRamFile(folder.file("ram"), RAM_BYTES)
+  try {
+    const run = await runMachine(plan, ram)
+    if (plan.keepIn !== undefined) keepRun(run, folder)
+    return run
+  } finally {
+    ram.close()
+    folder.remove()
+  }
+}
+
+async function runMachine(plan: BootPlan, ram: RamFile): Promise<BootRun> {
+  const started = performance.now()
   const console = new GuestConsole(plan.onConsoleLine)
   const complaints: string[] = []
   let sendMessage: (address: bigint, data: number) => void = () => undefined
   const hardware = createHardware({
-    platform,
+    platform: plan.platform,
     createModel: plan.mode.createModel,
     caches: plan.caches,
     ram,
@@ -72,54 +84,51 @@ export async function bootGuest(plan: BootPlan): Promise<BootRun> {
     device: DISK_ID,
     onMessage: (address, data) => sendMessage(address, data),
   })
-  const { mmio } = hardware.iommu
-  const companion = platform.companion?.(mmio)
+  const session = await startMachine({
+    ...machineOf(plan, ram, hardware),
+    onConsole: text => console.push(text),
+    complain: what => complaints.push(what),
+  })
   try {
-    const session = await startMachine({
-      binary: plan.binary,
-      board,
-      firmware: platform.firmware,
-      facts: { mmio, companionDevice: COMPANION_SLOT * 8 },
-      ramFile: ram.path,
-      ramBytes: RAM_BYTES,
-      cpus: plan.cpus,
-      kernel: plan.kernel ?? plan.files.vmlinuz,
-      initramfs: plan.initrd ?? initramfsOf(plan, hardware.nvme.rogueOffset),
-      append: [`console=${board.console}`, "panic=-1", plan.mode.append, plan.policy.append, plan.append]
-        .filter(words => words !== "")
-        .join(" "),
-      functions: [
-        { fn: hardware.trap, slot: TRAP_SLOT },
-        { fn: hardware.nvme, slot: DISK_SLOT },
-        ...(companion === undefined ? [] : [{ fn: companion, slot: COMPANION_SLOT }]),
-      ],
-      timeoutMs: plan.timeoutMs,
-      onConsole: text => console.push(text),
-      complain: what => complaints.push(what),
-    })
-    try {
-      // An interrupt on its way to a machine that has just ended reaches nobody.
-      sendMessage = (address, data) => void session.qtest.writel(address, data).catch(() => undefined)
-      await board.placeBar(session.qtest, TRAP_SLOT, platform.registers.base)
-      hardware.trap.hide()
-      await session.qmp.execute("cont")
-      const end = await session.process.ended
-      const milliseconds = Math.round(performance.now() - started)
-      return {
-        plan,
-        hardware,
-        console,
-        end,
-        qemuSaid: session.process.stderr.trim(),
-        milliseconds,
-        complaints,
-      }
-    } finally {
-      await session.close()
-    }
+    // An interrupt on its way to a machine that has just ended reaches nobody.
+    sendMessage = (address, data) => void session.qtest.writel(address, data).catch(() => undefined)
+    await plan.platform.board.placeBar(session.qtest, TRAP_SLOT, plan.platform.registers.base)
+    hardware.trap.hide()
+    await session.qmp.execute("cont")
+    const end = await session.process.ended
+    const milliseconds = Math.round(performance.now() - started)
+    const qemuSaid = session.process.stderr.trim()
+    return { plan, hardware, console, end, qemuSaid, milliseconds, complaints }
   } finally {
-    ram.close()
-    folder.remove()
+    await session.close()
+  }
+}
+
+function machineOf(
+  plan: BootPlan,
+  ram: RamFile,
+  { iommu, trap, nvme }: Hardware,
+): Omit<StartOptions, "onConsole" | "complain"> {
+  const { platform, mode, policy } = plan
+  const companion = platform.companion?.(iommu.mmio)
+  const words = [`console=${platform.board.console}`, "panic=-1", mode.append, policy.append, plan.append]
+  return {
+    binary: plan.binary,
+    board: platform.board,
+    firmware: platform.firmware,
+    facts: { mmio: iommu.mmio, companionDevice: COMPANION_SLOT * 8 },
+    ramFile: ram.path,
+    ramBytes: RAM_BYTES,
+    cpus: plan.cpus,
+    kernel: plan.kernel ?? plan.files.vmlinuz,
+    initramfs: plan.initrd ?? initramfsOf(plan, nvme.rogueOffset),
+    append: words.filter(word => word !== "").join(" "),
+    functions: [
+      { fn: trap, slot: TRAP_SLOT },
+      { fn: nvme, slot: DISK_SLOT },
+      ...(companion === undefined ? [] : [{ fn: companion, slot: COMPANION_SLOT }]),
+    ],
+    timeoutMs: plan.timeoutMs,
   }
 }
 

@@ -52,18 +52,23 @@ function agrees(fault: Fault, line: LinuxFault): boolean {
 
 /** What did not come out as it must; empty when all is well. */
 export function problemsOf(run: BootRun): string[] {
+  const ended = endProblems(run)
   return [
-    ...endProblems(run),
+    ...ended,
     ...run.complaints,
     ...staleProblems(run),
     ...run.qemuSaid.split("\n").filter(line => line.includes("Blocked re-entrant IO")),
     ...run.console.marks
       .filter(({ word }) => word === "problem")
       .map(({ rest }) => `the guest says: ${rest.join(" ")}`),
-    ...(run.plan.initrd === undefined
-      ? [...domainProblems(run), ...dataProblems(run), ...faultProblems(run)]
-      : []),
+    // A guest that did not get to its end has nothing to show for what was to come.
+    ...(run.plan.initrd === undefined && ended.length === 0 ? scriptProblems(run) : []),
   ]
+}
+
+/** What our own script was to do, and to see. */
+function scriptProblems(run: BootRun): string[] {
+  return [...domainProblems(run), ...dataProblems(run), ...faultProblems(run)]
 }
 
 function staleProblems({ hardware: { freshness } }: BootRun): string[] {

@@ -27,6 +27,7 @@ interface BootOptions {
   readonly cpus: number
   readonly caches: Scenario["caches"]
   readonly timeout: number
+  readonly keep?: string
   readonly sweep?: true
   readonly transcript?: true
   readonly fetch?: true
@@ -85,6 +86,7 @@ export function bootCommand(): Command {
         .default("exact"),
     )
     .option("--sweep", "one boot for each mode and policy, with two CPUs, and on caches that forget nothing")
+    .option("--keep <folder>", "leave RAM, disk, console and transcript there")
     .option("--transcript", "compare what Linux's driver and our own write to bring the IOMMU up")
     .option("--timeout <seconds>", "a guest that runs longer is ended", count, 90)
     .option("--fetch", "get QEMU and the kernel from Debian's packages first")
@@ -146,6 +148,7 @@ function planOf(
     modules: kernel.modules,
     ...(options.kernel === undefined ? {} : { kernel: options.kernel }),
     ...(options.initrd === undefined ? {} : { initrd: readFileSync(options.initrd) }),
+    ...(options.keep === undefined ? {} : { keepIn: options.keep }),
     append: options.append,
     cpus: scenario.cpus,
     caches: scenario.caches,
