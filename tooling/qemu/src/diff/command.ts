@@ -10,6 +10,7 @@ import { describeDifference } from "./describe.ts"
 import { type JobReport, runCase, runJob } from "./job.ts"
 import { type PlannedJob, planJobs } from "./plan.ts"
 import { withVendor } from "./vendors.ts"
+import type { Verdict } from "./verdict.ts"
 
 interface Options {
   readonly vendor: Vendor | "all"
@@ -35,7 +36,7 @@ Exit code: 0 when nothing differs but what the ledger explains, 1 for a new diff
 Without QEMU nothing is compared, which is said on stderr; the exit code is 0.`
 
 /** Cases by which a row of the ledger that is still true must have been seen. */
-const ENOUGH_CASES = 2000
+const ENOUGH_CASES = 10_000
 
 export function diffCommand(): Command {
   return new Command("iommu-diff")
@@ -122,12 +123,17 @@ async function replay(jobs: readonly PlannedJob[], text: string, command: Comman
       runCase(diffOf, binary, recipe, profile, given as never),
     )
     console.log(
-      `${describeBinary(binary)} ${vendor} ${recipe.variant} ${profile}: ${verdict.rows.join(", ") || "agrees"}`,
+      `${describeBinary(binary)} ${vendor} ${recipe.variant} ${profile}: ${describeVerdict(verdict)}`,
     )
     for (const difference of verdict.unexplained) console.log(`  ${describeDifference(difference)}`)
     isNew ||= verdict.unexplained.length > 0
   }
   process.exitCode = isNew ? 1 : 0
+}
+
+function describeVerdict({ rows, unexplained }: Verdict): string {
+  const words = [...rows, ...(unexplained.length > 0 ? ["new differences"] : [])]
+  return words.length === 0 ? "agrees" : words.join(", ")
 }
 
 function print(reports: readonly VendorReport[], { json, seed }: Options): void {

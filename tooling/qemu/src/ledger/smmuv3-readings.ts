@@ -8,6 +8,8 @@ import type { World } from "../diff/vendor-diff.ts"
 import { CD_AT, IPA_OFFSET, STREAM_TABLE, TABLE_AREA_BYTES } from "../diff/vendors/smmuv3-layout.ts"
 
 const WORDS = 8
+/** By S2TG. */
+const GRANULES: readonly (number | undefined)[] = [12, 16, 14]
 const LARGEST_SIZE = 5n
 
 /** STEs whose stage 2 input is wider than its output, and those with S1CDMax, as not valid. */
@@ -44,11 +46,11 @@ export function withWideStage1Output({ places, identity }: World, memory: Words)
 /** Stage 2 with each of the tables of its root as the first of them. */
 export function withOneRootTable({ places, deviceIds }: World, memory: Words): Words {
   const ste = wordsAt(memory, places.structures + STREAM_TABLE + deviceIds[0] * deviceTable.STE_BYTES)
-  const granuleLg2 = deviceTable.STE.get(ste, "S2TG") === 2n ? 14 : 16
-  if (deviceTable.STE.get(ste, "S2TG") === 0n) return new Map()
+  const granuleLg2 = GRANULES[Number(deviceTable.STE.get(ste, "S2TG"))]
+  if (granuleLg2 === undefined) return new Map()
   const root = Number(deviceTable.STE.get(ste, "S2TTB") << 4n)
   const input = 64 - Number(deviceTable.STE.get(ste, "S2T0SZ"))
-  const levels = 1 + Number(deviceTable.STE.get(ste, "S2SL0"))
+  const levels = (granuleLg2 === 12 ? 2 : 1) + Number(deviceTable.STE.get(ste, "S2SL0"))
   const bytes = 2 ** granuleLg2
   // Bits above those that so many levels resolve choose a table. DDI 0487 J.a §D8.2.
   const tables = Math.min(16, 2 ** Math.max(0, input - (granuleLg2 + levels * (granuleLg2 - 3))))

@@ -85,7 +85,7 @@ export const SMMUV3_SLIPS: readonly LedgerEntry[] = [
     id: "smmuv3-concatenated",
     vendor: "smmuv3",
     versions: ["10.0", "11.1"],
-    qemu: "With 16 and 64 KiB granules, the first of the concatenated tables of a stage 2 root stands for all of them.",
+    qemu: "The first of the concatenated tables of a stage 2 root stands for all of them.",
     book: "Address bits above those that one table resolves choose the table.",
     section: "DDI 0487 J.a §D8.2",
     recognised: "the model agrees once all tables of the root are as the first",

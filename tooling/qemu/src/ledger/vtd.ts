@@ -104,16 +104,15 @@ export const VTD_SLIPS: readonly LedgerEntry[] = [
     id: "vtd-directory-entry",
     vendor: "vtd",
     versions: ["7.2", "10.0", "11.1"],
-    qemu: "A PASID directory entry whose address has more bits than the host, in 7.2 one that is not present, is SPT.1 (58h).",
-    book: "An entry that is not present is SPD.2 (51h); address bits beyond the host address width are reserved: SPD.3.",
+    qemu: "A PASID directory entry whose address has more bits than the host, in 7.2 any that cannot be used, is SPT.1 (58h).",
+    book: "An entry that cannot be read is SPD.1 (50h), one that is not present SPD.2 (51h); address bits beyond the host address width are reserved: SPD.3.",
     section: "VT-d 5.10 §9.5, §7.1.3 Table 30",
-    recognised: "reason 58h in place of the model's SPD.2 or SPD.3",
+    recognised: "reason 58h in place of the model's SPD.1, SPD.2 or SPD.3",
     slip: {
       kind: "record",
       mask: [0n, REASON_MASK],
       matches: (_, qemu, access) =>
-        (access?.reason === "SPD.2" || access?.reason === "SPD.3") &&
-        reasonOf(qemu) === 0x58n << REASON_SHIFT,
+        access !== null && /^SPD.[123]$/.test(access.reason) && reasonOf(qemu) === 0x58n << REASON_SHIFT,
     },
   },
   {
@@ -159,6 +158,23 @@ export const VTD_SLIPS: readonly LedgerEntry[] = [
       kind: "record",
       mask: [0n, PP],
       matches: (ours, qemu) => (ours[1] & PP) === 0n && (qemu[1] & PASID_MASK) === 0n,
+    },
+  },
+  {
+    id: "vtd-first-stage-width",
+    vendor: "vtd",
+    versions: ["10.0", "11.1"],
+    qemu: "AW of a first-stage entry is the width of its addresses: others are not canonical (SGN.1).",
+    book: "AW says nothing of a first stage, whose addresses have as many bits as FSPM has levels for.",
+    section: "VT-d 5.10 §9.6 (AW), §3.6",
+    recognised: "reason 80h where the model does not have SGN.1",
+    slip: {
+      kind: "answer",
+      explains: ({ fault, theirRecord, theyRefused }) =>
+        theyRefused &&
+        theirRecord !== null &&
+        reasonOf(theirRecord) === 0x80n << REASON_SHIFT &&
+        fault?.reason !== "SGN.1",
     },
   },
   {

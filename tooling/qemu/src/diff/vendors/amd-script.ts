@@ -53,7 +53,7 @@ export function amdScript(world: World, given: AmdCase): Script {
     IW: 1n,
     DomainID: DOMAIN,
   })
-  const entry = damaged(dte, "DTE", given.damage)
+  const entry = damaged(dte, "DTE", isShape(given.damage) ? null : given.damage)
   for (const id of deviceIds) image.store(base + DEVICE_TABLE + id * deviceTable.DTE_BYTES, entry)
   const queue = invalidateEverything(deviceIds)
   image.store(base + COMMAND_BUFFER, queue)
@@ -72,6 +72,11 @@ export function amdScript(world: World, given: AmdCase): Script {
       },
     ],
   }
+}
+
+/** Mode, or a bit of the root that leads to another table of the case: tables of another level are walked. */
+function isShape(damage: AmdCase["damage"]): boolean {
+  return damage?.at === "DTE" && damage.bit >= 9 && damage.bit < 20
 }
 
 /** A bit of NextLevel, or one of the address that leads to another table of the case. §2.2.3. */
