@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest"
-import { discoverQemu, type QemuBinary, startQemu, startSession } from "../src/index.ts"
+import { discoverQemu, FIRST_LINK, type QemuBinary, startQemu, startSession } from "../src/index.ts"
 
 const { binaries, unusable } = discoverQemu()
 
@@ -40,6 +40,18 @@ describe.skipIf(binaries.length === 0)("a session (skipped without QEMU)", () =>
     await expect(startSession(binaries[0], () => ["-machine", "abacus"])).rejects.toThrow(
       /ended with 1: .*unsupported machine type/,
     )
+  })
+
+  test("hands QEMU connected sockets", async () => {
+    const binary = binaries[0]
+    const monitor = ["-chardev", `socket,id=link,fd=${FIRST_LINK}`, "-mon", "chardev=link,mode=control"]
+    const started = await startQemu(binary, ["-machine", machineOf(binary), ...BARE, ...monitor], {
+      links: 1,
+    })
+    const [link] = started.links
+    const greeting = await new Promise(resolve => link.once("data", resolve))
+    expect(JSON.parse(String(greeting))).toHaveProperty("QMP.version")
+    await started.stop()
   })
 
   test("that runs too long is killed", async () => {
