@@ -2,6 +2,7 @@ import { readFileSync } from "node:fs"
 import { Command, InvalidArgumentError, Option } from "commander"
 import { type BootPlan, bootGuest } from "../boot/boot.ts"
 import { compareBringUps, differenceText } from "../boot/compare/bring-ups.ts"
+import { describeKernel } from "../boot/guest/kernels.ts"
 import type { BootPlatform, Release } from "../boot/platform.ts"
 import { PLATFORMS } from "../boot/platforms.ts"
 import { POLICIES, type PolicyName } from "../boot/policy.ts"
@@ -175,8 +176,10 @@ function findOrExplain(required: Requirements): Prerequisites {
 }
 
 function fetchOrExplain(required: Requirements): void {
+  showProgress(`fetching what is missing of QEMU and ${describeKernel(required.kernel)}`)
   try {
     fetchPrerequisites(required)
+    showProgress("")
   } catch (error) {
     throw new InputError("--fetch", error instanceof Error ? error.message : String(error))
   }
