@@ -2,6 +2,7 @@ import { ERRNO, IOMMU_READ, IOMMU_WRITE } from "@iommu/core"
 import { doubleStep, fillEmpty, isFiniteDouble, toDouble } from "./fill.ts"
 import type { Geometry } from "./geometry.ts"
 import { itemLg2, itemPages } from "./leaf.ts"
+import { leafTable } from "./leaf-table.ts"
 import { commit, noteCreated, noteFill, noteReplaced, undo } from "./map-journal.ts"
 import { bestPageSizeLg2, nextPageSizeLg2, offsetIn, pow2 } from "./page-size.ts"
 import { entryAddressHi, entryAddressLo, indexAt, isTable, type TableTree } from "./table-tree.ts"
@@ -107,6 +108,8 @@ function slotFor(tree: TableTree, hi: number, lo: number, level: number): number
   const { format } = tree
   const { words } = tree
   const mask = (1 << format.indexBits) - 1
+  const known = level === 0 ? leafTable(tree, hi, lo) : -1
+  if (known >= 0) return known + 2 * indexAt(hi, lo, format.granuleLg2, mask)
   let table = tree.rootWord
   let indexMask = ALL_BITS
   for (let above = tree.levels - 1; above > level; above--) {
