@@ -20,7 +20,10 @@ const { binaries } = discoverQemu()
 const machines = binaries.flatMap(binary =>
   VENDORS.flatMap(vendor => recipesOf(binary, vendor).recipes.map(recipe => ({ binary, recipe }))),
 )
-if (machines.length === 0) console.log("no QEMU here: our drivers are not tried on its IOMMUs")
+if (machines.length === 0) {
+  console.log("no QEMU here: our drivers are not tried on its IOMMUs")
+  test.skip("no QEMU here: our drivers are not tried on its IOMMUs")
+}
 
 /** Formats whose leaves can be writable without being readable. */
 const WRITE_ONLY: readonly number[] = [

@@ -11,7 +11,10 @@ const machines = binaries.flatMap(binary =>
     .recipes.filter(({ variant }) => variant === "nested")
     .map(recipe => ({ binary, recipe, name: describeBinary(binary) })),
 )
-if (machines.length === 0) console.log("no QEMU with a nested SMMUv3 here: both stages are not tried on one")
+if (machines.length === 0) {
+  console.log("no QEMU with a nested SMMUv3 here: both stages are not tried on one")
+  test.skip("no QEMU with a nested SMMUv3 here: both stages are not tried on one")
+}
 
 describe.each(machines)("$name", ({ binary, recipe }) => {
   let world: DriverWorld | null = null

@@ -13,7 +13,7 @@ import type { Dispute, LedgerEntry } from "./entry.ts"
 /** An event in 64-bit words (§2.5): the code in bits 63:60 of word 0, DeviceID in 15:0; the address is word 1. */
 const CODE_SHIFT = 60n
 const DEVICE = 0xffffn
-/** Codes that QEMU records, by the event that the model has. */
+/** Codes that QEMU records, if it records any, by the event that the model has. */
 const CODES: Readonly<Record<string, readonly bigint[]>> = {
   ILLEGAL_DEV_TABLE_ENTRY: [1n],
   IO_PAGE_FAULT: [2n],
@@ -33,7 +33,7 @@ export const AMD_SLIPS: readonly LedgerEntry[] = [
     slip: {
       kind: "answer",
       explains: ({ fault, theirRecords, theyRefused }) =>
-        fault !== null && theirRecords.length === 0 && theyRefused,
+        fault !== null && fault.reason in CODES && theirRecords.length === 0 && theyRefused,
     },
   },
   {
