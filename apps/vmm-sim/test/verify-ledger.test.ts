@@ -84,7 +84,7 @@ describe("the ledger", () => {
     expect(explain("smmuv3", comparison(read, readOnly))).toEqual(["smmuv3-s2-tlb-silent"])
     expect(explain("smmuv3", comparison(read, beyond))).toEqual(["smmuv3-ias-silent"])
     expect(explain("smmuv3", comparison(read, refused([0x10n, S2 | CLASS_IN, 0n, 0n])))).toBeNull()
-    expect(explain("amd", comparison(read, beyond))).toBeNull()
+    expect(explain("vtd", comparison(read, beyond))).toBeNull()
   })
 
   it("explains C_BAD_STE of a StreamID that the Stream table does not have", () => {

@@ -112,7 +112,8 @@ function tableDifferences(script: Script, ours: Observation, theirs: Observation
   })
 }
 
-function sameAnswer(a: Answer, b: Answer): boolean {
+/** True when a model's answer and what was seen can be of the same translation. */
+export function sameAnswer(a: Answer, b: Answer): boolean {
   if (a.kind === "landed") return b.kind === "landed" && a.address === b.address
   if (a.kind === "elsewhere") return b.kind === "elsewhere" && a.value === b.value
   if (a.kind === "outside") return b.kind !== "landed"

@@ -4,6 +4,7 @@ import type { QemuBinary } from "../binary/qemu-binary.ts"
 import type { Recipe } from "../machine/recipe.ts"
 import type { Difference } from "./compare.ts"
 import { openLane } from "./lane.ts"
+import { type StaleCase, staleCases } from "./stale.ts"
 import type { VendorDiff } from "./vendor-diff.ts"
 import type { Verdict } from "./verdict.ts"
 
@@ -51,10 +52,14 @@ export async function runJob<Case>(
     for (const row of rows) ledgered[row] = (ledgered[row] ?? 0) + 1
     onCase()
   }
-  let failing: { readonly given: Case; readonly differences: readonly Difference[] } | null = null
+  let failing: { readonly given: unknown; readonly differences: readonly Difference[] } | null = null
   try {
-    const property = fc.asyncProperty(vendor.cases(lane.world), async given => {
-      const verdict = await lane.check(given)
+    const suite: Suite =
+      profile === STALE
+        ? suiteOf(staleCases(vendor.stale, lane.world), given => lane.checkStale(given))
+        : suiteOf(vendor.cases(lane.world), given => lane.check(given))
+    const property = fc.asyncProperty(suite.cases, async ({ given, check }) => {
+      const verdict = await check()
       // After the first failure come ever smaller cases, which are no random ones.
       if (failing === null) count(verdict)
       if (verdict.unexplained.length > 0) failing = { given, differences: verdict.unexplained }
@@ -74,17 +79,32 @@ export async function runJob<Case>(
   }
 }
 
-/** Runs one given case. */
+/** The profile of cases whose tables change while caches hold them. */
+export const STALE = "stale"
+
+/** Random cases, each with what it is to be checked by. */
+interface Suite {
+  readonly cases: fc.Arbitrary<{ readonly given: unknown; check(): Promise<Verdict> }>
+}
+
+function suiteOf<Given>(cases: fc.Arbitrary<Given>, check: (given: Given) => Promise<Verdict>): Suite {
+  return { cases: cases.map(given => ({ given, check: () => check(given) })) }
+}
+
+/**
+ * Runs one given case.
+ * @param given a case of the vendor, or with the profile {@link STALE} a case of stale entries
+ */
 export async function runCase<Case>(
   vendor: VendorDiff<Case>,
   binary: QemuBinary,
   recipe: Recipe,
   profile: string,
-  given: Case,
+  given: Case & StaleCase<Case>,
 ): Promise<Verdict> {
   const lane = await openLane(vendor, binary, recipe, profile)
   try {
-    return await lane.check(given)
+    return profile === STALE ? await lane.checkStale(given) : await lane.check(given)
   } finally {
     await lane.close()
   }

@@ -9,7 +9,8 @@ import { ModelSubject } from "./model-subject.ts"
 import { PLACES } from "./places.ts"
 import { QemuSubject } from "./qemu-subject.ts"
 import { judgeByReadings } from "./readings.ts"
-import { type Observation, type Subject, SubjectDied } from "./script.ts"
+import { type Observation, type Script, type Subject, SubjectDied } from "./script.ts"
+import { CACHES, type StaleCase, staleDifferences, staleScript } from "./stale.ts"
 import type { VendorDiff, World } from "./vendor-diff.ts"
 import { judge, type Verdict } from "./verdict.ts"
 
@@ -20,6 +21,8 @@ export interface Lane<Case> {
   readonly world: World
   /** A QEMU that dies of the case is a difference, and is started again. */
   check(given: Case): Promise<Verdict>
+  /** As {@link check}, for tables that change while caches hold them. */
+  checkStale(given: StaleCase<Case>): Promise<Verdict>
   close(): Promise<void>
 }
 
@@ -53,20 +56,39 @@ export async function openLane<Case>(
   const ours = new ModelSubject("model", layout, places, world.deviceIds, memory =>
     vendor.model(world, memory),
   )
+  /** What QEMU does, or its end, after which there is a new one. */
+  const observe = async (script: Script): Promise<Observation | SubjectDied> => {
+    try {
+      return await theirs.run(script)
+    } catch (error) {
+      if (!(error instanceof SubjectDied)) throw error
+      await theirs.close()
+      ;({ theirs, world } = await start())
+      return error
+    }
+  }
+  const models = CACHES.map(caches => ({
+    name: `model, ${caches.structures} and ${caches.translations}`,
+    run: (script: Script) => ours.runOn(script, memory => vendor.model(world, memory, caches)),
+    close: async () => {},
+  }))
   return {
     world,
+    checkStale: async given => {
+      const script = staleScript(vendor, vendor.stale, world, given)
+      const found = await observe(script)
+      return judge(
+        recipe.vendor,
+        found instanceof SubjectDied
+          ? [{ kind: "died", words: found.message }]
+          : await staleDifferences(script, models, found),
+      )
+    },
     check: async given => {
       const script = vendor.script(world, given)
       const expected = await ours.run(script)
-      let found: Observation
-      try {
-        found = await theirs.run(script)
-      } catch (error) {
-        if (!(error instanceof SubjectDied)) throw error
-        await theirs.close()
-        ;({ theirs, world } = await start())
-        return judge(recipe.vendor, [{ kind: "died", words: error.message }])
-      }
+      const found = await observe(script)
+      if (found instanceof SubjectDied) return judge(recipe.vendor, [{ kind: "died", words: found.message }])
       const verdict = judge(recipe.vendor, compare(vendor, world, script, expected, found))
       if (verdict.unexplained.length === 0) return verdict
       return (await judgeByReadings(vendor, recipe.vendor, world, script, ours, found)) ?? verdict

@@ -56,9 +56,14 @@ export class ModelSubject implements Subject {
     })
   }
 
-  async run(script: Script): Promise<Observation> {
+  run(script: Script): Promise<Observation> {
+    return this.runOn(script, this.#make)
+  }
+
+  /** As {@link run}, on another model in the same memory. */
+  async runOn(script: Script, make: (memory: PhysicalMemory) => IommuModel): Promise<Observation> {
     this.#load(script)
-    const model = this.#make(this.#memory)
+    const model = make(this.#memory)
     const rounds = script.rounds.map((round, index) => this.#round(model, round, index))
     const changed = new Map<number, bigint>()
     const expected = new Map(script.memory)

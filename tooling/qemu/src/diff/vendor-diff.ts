@@ -1,8 +1,9 @@
 /** What a vendor brings to the comparison: cases, their scripts, and how its records are read. */
-import type { IommuModel, PhysicalMemory } from "@iommu/core"
+import type { CachePolicies, IommuModel, PhysicalMemory } from "@iommu/core"
 import type fc from "fast-check"
 import type { Places } from "./places.ts"
 import type { Observation, RegisterRead, RegisterWrite, Script } from "./script.ts"
+import type { StaleDiff } from "./stale.ts"
 
 /** The machine that cases are made for. */
 export interface World {
@@ -36,6 +37,8 @@ export interface VendorDiff<Case> {
   readonly compared: readonly string[]
   /** Those that follow from the records alone: where an access differs, they may. */
   readonly derived: readonly string[]
-  /** A model of hardware with the same identity, after reset. */
-  model(world: World, memory: PhysicalMemory): IommuModel
+  /** A model of hardware with the same identity, after reset. @param caches what it keeps, `exact` when left out */
+  model(world: World, memory: PhysicalMemory, caches?: CachePolicies): IommuModel
+  /** Cases of tables that change while caches hold them. */
+  readonly stale: StaleDiff<Case>
 }

@@ -107,6 +107,33 @@ export const AMD_SLIPS: readonly LedgerEntry[] = [
     slip: { kind: "reading", reads: withPresentLeaves },
   },
   {
+    id: "amd-iotlb-key",
+    vendor: "amd",
+    versions: ["7.2", "10.0"],
+    qemu: "Address bits 48 and up are mixed with the DeviceID in the IOTLB: a device can meet another one's entry.",
+    book: "Cached translations are those of the domain and the address.",
+    section: "AMD 48882 §2.4.3",
+    recognised: "an access beyond 48 bits that passes where the model has a fault",
+    slip: {
+      kind: "answer",
+      explains: ({ fault, theyRefused }) => fault !== null && fault.address >> 48n !== 0n && !theyRefused,
+    },
+  },
+  {
+    id: "amd-suppression",
+    vendor: "amd",
+    versions: ["11.1"],
+    qemu: "Page faults are logged whatever SA and SE of the device table entry say.",
+    book: "With SA = 1 none is logged, with SE = 1 the first one.",
+    section: "AMD 48882 §2.2.2.1 (SA, SE)",
+    recognised: "an event of an IO_PAGE_FAULT that the model does not log",
+    slip: {
+      kind: "answer",
+      explains: ({ fault, ourRecord, theirRecords, theyRefused }) =>
+        fault?.reason === "IO_PAGE_FAULT" && ourRecord === null && theirRecords.length > 0 && theyRefused,
+    },
+  },
+  {
     id: "amd-walk-loops",
     vendor: "amd",
     versions: ["7.2", "10.0"],

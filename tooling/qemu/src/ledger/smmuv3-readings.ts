@@ -97,6 +97,14 @@ export function withPointersOf48Bits({ places, deviceIds }: World, memory: Words
   return changes
 }
 
+/** The CD with walks of both halves on. */
+export function withBothHalves({ places }: World, memory: Words): Words {
+  const at = places.structures + CD_AT
+  const word = memory.get(at) ?? 0n
+  const now = word & ~((1n << 14n) | (1n << 30n))
+  return now === word ? new Map() : new Map([[at, now]])
+}
+
 /** The CD with Access flag faults off. */
 export function withoutAccessFaults({ places }: World, memory: Words): Words {
   const at = places.structures + CD_AT

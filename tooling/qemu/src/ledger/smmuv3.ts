@@ -1,12 +1,7 @@
-/**
- * QEMU's slips in SMMUv3. Book: IHI 0070 G.b.
- *
- * An event record in 64-bit words (§7.3.13): word 1 has RnW in bit 35, S2 in 39, CLASS in 41:40, TTRnW in 44;
- * word 2 is InputAddr; word 3 has IPA in 55:12. All records have the event's number in word 0 bits 7:0 and the
- * StreamID in 63:32; F_CD_FETCH (§7.3.10) has the address of the CD in word 3.
- */
+/** QEMU's slips in SMMUv3. Book: Arm IHI 0070 G.b. */
 import type { Dispute, LedgerEntry } from "./entry.ts"
 import {
+  withBothHalves,
   withMoreIllegalEntries,
   withOneRootTable,
   withoutAccessFaults,
@@ -15,42 +10,23 @@ import {
   withPointersOf48Bits,
   withWideStage1Output,
 } from "./smmuv3-readings.ts"
-
-const RNW = 1n << 35n
-const S2 = 1n << 39n
-const TTRNW = 1n << 44n
-const CLASS = 3n << 40n
-const CLASS_TT = 1n << 40n
-const CLASS_IN = 2n << 40n
-const PAGE_OFFSET = 0xfffn
-const EVENT = 0xffn
-const EVENT_C_BAD_STE = 0x04n
-const EVENT_F_CD_FETCH = 0x09n
-const EVENT_F_WALK_EABT = 0x0bn
-const EVENT_F_TRANSLATION = 0x10n
-const EVENT_F_ADDR_SIZE = 0x11n
-const EVENT_F_PERMISSION = 0x13n
-const WHOLE_WORD = (1n << 64n) - 1n
-/** Which 4 KiB page of the largest table, one of 64 KiB. */
-const TABLE_PAGES = 0xf000n
-/** Alignment of a CD, the smallest structure that stage 1 fetches (§5.4). */
-const CD_BYTES = 64n
+import { SMMUV3_RECORD_SLIPS } from "./smmuv3-records.ts"
+import {
+  CLASS,
+  CLASS_TT,
+  EVENT,
+  EVENT_C_BAD_STE,
+  EVENT_F_ADDR_SIZE,
+  EVENT_F_CD_FETCH,
+  EVENT_F_TRANSLATION,
+  EVENT_F_WALK_EABT,
+  isInput,
+  isStage2,
+  isTableFetch,
+} from "./smmuv3-words.ts"
 
 export const SMMUV3_SLIPS: readonly LedgerEntry[] = [
-  {
-    id: "smmuv3-class",
-    vendor: "smmuv3",
-    versions: ["7.2"],
-    qemu: "CLASS of faults of the input address is 0.",
-    book: "CLASS = IN (2) for a fault of the input address.",
-    section: "IHI 0070 G.b §7.3.13",
-    recognised: "CLASS = 0 where the model has IN",
-    slip: {
-      kind: "record",
-      mask: [0n, CLASS],
-      matches: (ours, qemu) => isInput(ours) && (qemu[1] & CLASS) === 0n,
-    },
-  },
+  ...SMMUV3_RECORD_SLIPS,
   {
     id: "smmuv3-illegal-entries",
     vendor: "smmuv3",
@@ -80,6 +56,33 @@ export const SMMUV3_SLIPS: readonly LedgerEntry[] = [
     section: "IHI 0070 G.b §5.2 (S1ContextPtr, S2TTB), §5.4 (TTB0)",
     recognised: "the model agrees once they are clear",
     slip: { kind: "reading", reads: withPointersOf48Bits },
+  },
+  {
+    id: "smmuv3-disabled-walks",
+    vendor: "smmuv3",
+    versions: ["7.2"],
+    qemu: "EPD0 and EPD1 do not keep walks from being done.",
+    book: "With EPD0 = 1 an address of the lower half is F_TRANSLATION, and so for EPD1.",
+    section: "IHI 0070 G.b §5.4 (EPD0, EPD1)",
+    recognised: "the model agrees once both are clear",
+    slip: { kind: "reading", reads: withBothHalves },
+  },
+  {
+    id: "smmuv3-roots-first",
+    vendor: "smmuv3",
+    versions: ["10.0", "11.1"],
+    qemu: "With both stages, TTB0 and TTB1 are translated before it is known whether the address uses either.",
+    book: "A root is fetched for an address that it translates.",
+    section: "IHI 0070 G.b §3.4, §7.3.13",
+    recognised: "a fault of stage 2 with CLASS = TT where the model has F_TRANSLATION of stage 1",
+    slip: {
+      kind: "answer",
+      explains: ({ fault, theirRecord }) =>
+        fault?.reason === "F_TRANSLATION" &&
+        fault.stage === 1 &&
+        theirRecord !== null &&
+        isTableFetch(theirRecord),
+    },
   },
   {
     id: "smmuv3-concatenated",
@@ -113,21 +116,6 @@ export const SMMUV3_SLIPS: readonly LedgerEntry[] = [
       kind: "answer",
       explains: ({ fault, write, theyRefused }) =>
         fault?.reason === "F_PERMISSION" && fault.stage === 2 && !write && !theyRefused,
-    },
-  },
-  {
-    id: "smmuv3-tlb-ipa",
-    vendor: "smmuv3",
-    versions: ["10.0", "11.1"],
-    qemu: "With both stages, F_PERMISSION of a page that the TLB holds has no IPA.",
-    book: "IPA is bits 55:12 of the address that stage 2 was asked for.",
-    section: "IHI 0070 G.b §7.3.16",
-    recognised: "word 3 = 0 in F_PERMISSION with S2 and CLASS = IN",
-    slip: {
-      kind: "record",
-      mask: [0n, 0n, 0n, WHOLE_WORD],
-      matches: (ours, qemu) =>
-        (ours[0] & EVENT) === EVENT_F_PERMISSION && isStage2(ours) && isInput(ours) && qemu[3] === 0n,
     },
   },
   {
@@ -193,71 +181,6 @@ export const SMMUV3_SLIPS: readonly LedgerEntry[] = [
     },
   },
   {
-    id: "smmuv3-ipa-offset",
-    vendor: "smmuv3",
-    versions: ["10.0", "11.1"],
-    qemu: "The record's word of the IPA holds the whole address, its offset in the page in bits 11:0.",
-    book: "IPA is bits 55:12 of the address; bits 11:0 of that word are RES0.",
-    section: "IHI 0070 G.b §7.3.13 to §7.3.16",
-    recognised:
-      "bits 11:0 of word 3 of a record with S2, equal to those of InputAddr or of a structure's address",
-    slip: {
-      kind: "record",
-      mask: [0n, 0n, 0n, PAGE_OFFSET],
-      matches: (ours, qemu) =>
-        isStage2(ours) &&
-        (isInput(ours) ? (qemu[3] & PAGE_OFFSET) === (ours[2] & PAGE_OFFSET) : qemu[3] % CD_BYTES === 0n),
-    },
-  },
-  {
-    id: "smmuv3-tt-ipa",
-    vendor: "smmuv3",
-    versions: ["10.0", "11.1"],
-    qemu: "IPA is the address of the stage 1 table that stage 2 does not let be read.",
-    book: "With CLASS = TT, IPA is the address of the descriptor, which in a table of 16 or 64 KiB may be in another page.",
-    section: "IHI 0070 G.b §7.3.13",
-    recognised: "bits 15:12 of word 3 of a record with S2 and CLASS = TT, below those of the descriptor",
-    slip: {
-      kind: "record",
-      mask: [0n, 0n, 0n, TABLE_PAGES],
-      matches: (ours, qemu) => isTableFetch(ours) && (qemu[3] & TABLE_PAGES) < (ours[3] & TABLE_PAGES),
-    },
-  },
-  {
-    id: "smmuv3-tt-s2",
-    vendor: "smmuv3",
-    versions: ["10.0", "11.1"],
-    qemu: "When stage 2 refuses the fetch of a stage 1 table below the root, S2 is 0 as if stage 1 had faulted.",
-    book: "A fault of stage 2 has S2 = 1, also with CLASS = TT.",
-    section: "IHI 0070 G.b §7.3.13",
-    recognised: "S2 of a record with S2 and CLASS = TT",
-    slip: { kind: "record", mask: [0n, S2], matches: isTableFetch },
-  },
-  {
-    id: "smmuv3-fetch-rnw",
-    vendor: "smmuv3",
-    versions: ["10.0", "11.1"],
-    qemu: "When stage 2 refuses the fetch of a CD or of the stage 1 root on behalf of a write, RnW is 1.",
-    book: "RnW is the access of the input transaction, whatever was fetched on its way.",
-    section: "IHI 0070 G.b §7.3.13",
-    recognised: "RnW = 1 in a record with S2 and CLASS other than IN",
-    slip: {
-      kind: "record",
-      mask: [0n, RNW],
-      matches: (ours, qemu) => isStage2(ours) && !isInput(ours) && (qemu[1] & RNW) !== 0n,
-    },
-  },
-  {
-    id: "smmuv3-tt-rnw",
-    vendor: "smmuv3",
-    versions: ["10.0", "11.1"],
-    qemu: "TTRnW is 0 when stage 2 does not let a stage 1 table be read.",
-    book: "With CLASS = TT, TTRnW says whether reading (1) or writing (0) the descriptor faulted.",
-    section: "IHI 0070 G.b §7.3.16",
-    recognised: "TTRnW of a record with S2 and CLASS = TT",
-    slip: { kind: "record", mask: [0n, TTRNW], matches: isTableFetch },
-  },
-  {
     id: "smmuv3-ias-silent",
     vendor: "smmuv3",
     versions: ["10.0", "11.1"],
@@ -307,21 +230,6 @@ export const SMMUV3_SLIPS: readonly LedgerEntry[] = [
     recognised: "C_BAD_STE where the model has C_BAD_STREAMID",
     slip: { kind: "answer", explains: isBadSteForStreamId },
   },
-  {
-    id: "smmuv3-cd-fetch-address",
-    vendor: "smmuv3",
-    versions: ["7.2"],
-    qemu: "F_CD_FETCH of older versions has the address of the CD in word 2, where other records have InputAddr.",
-    book: "FetchAddr is in word 3; word 2 is RES0.",
-    section: "IHI 0070 G.b §7.3.10",
-    recognised: "F_CD_FETCH with the model's word 3 in word 2",
-    slip: {
-      kind: "record",
-      mask: [0n, 0n, WHOLE_WORD, WHOLE_WORD],
-      matches: (ours, qemu) =>
-        (ours[0] & EVENT) === EVENT_F_CD_FETCH && qemu[2] === ours[3] && qemu[3] === 0n,
-    },
-  },
 ]
 
 /** The model refused an address of a table; QEMU went there. */
@@ -349,16 +257,4 @@ function isSilent(
 ): boolean {
   if (theirRecord !== null || !theyRefused || fault?.reason !== reason || ourRecord === null) return false
   return isInput(ourRecord) && matches(ourRecord)
-}
-
-function isTableFetch(record: readonly bigint[]): boolean {
-  return isStage2(record) && (record[1] & CLASS) === CLASS_TT
-}
-
-function isInput(record: readonly bigint[]): boolean {
-  return (record[1] & CLASS) === CLASS_IN
-}
-
-function isStage2(record: readonly bigint[]): boolean {
-  return (record[1] & S2) !== 0n
 }

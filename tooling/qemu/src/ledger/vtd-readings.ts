@@ -13,6 +13,9 @@ import {
 } from "../diff/vendors/vtd-layout.ts"
 
 const PAGE = 0x1000
+const TABLE_AREA_BYTES = 0x80_0000
+const PS = 1n << 7n
+const SNP = 1n << 11n
 /** Bits that QEMU looks at, by word. Context entry: without DTE, PASIDE, PRE; directory entry: P, FPD, pointer. */
 const CONTEXT_BITS = [~0x1cn, ~0n, 0n, 0n]
 const DIRECTORY_BITS = [~0xffcn]
@@ -47,6 +50,15 @@ export function withReservedBitsOfBothHalves({ variant, places }: World, memory:
   return changedWords(memory, (address, value) =>
     address === root || address === root + 8 ? value | reserved : value,
   )
+}
+
+/** Second-stage entries with PS and without SNP. */
+export function withoutSnoopOfLargeLeaves({ variant, places }: World, memory: Words): Words {
+  if (variant === "scalable-first") return new Map()
+  return changedWords(memory, (address, value) => {
+    const isTable = places.tables.some(base => address >= base && address < base + TABLE_AREA_BYTES)
+    return isTable && (value & PS) !== 0n ? value & ~SNP : value
+  })
 }
 
 function changedWords(memory: Words, read: (address: number, value: bigint) => bigint): Words {

@@ -1,6 +1,10 @@
 /** QEMU's slips in VT-d. Book: Intel VT-d 5.10 (D51397-018). */
 import type { Dispute, LedgerEntry } from "./entry.ts"
-import { withoutReservedBits, withReservedBitsOfBothHalves } from "./vtd-readings.ts"
+import {
+  withoutReservedBits,
+  withoutSnoopOfLargeLeaves,
+  withReservedBitsOfBothHalves,
+} from "./vtd-readings.ts"
 
 /**
  * Fault reasons of legacy mode that QEMU gives in scalable mode, by the scalable-mode reason of the same condition.
@@ -107,13 +111,39 @@ export const VTD_SLIPS: readonly LedgerEntry[] = [
     qemu: "A PASID directory entry whose address has more bits than the host, in 7.2 any that cannot be used, is SPT.1 (58h).",
     book: "An entry that cannot be read is SPD.1 (50h), one that is not present SPD.2 (51h); address bits beyond the host address width are reserved: SPD.3.",
     section: "VT-d 5.10 §9.5, §7.1.3 Table 30",
-    recognised: "reason 58h in place of the model's SPD.1, SPD.2 or SPD.3",
+    recognised: "reason 58h in place of the model's SPD.1, SPD.2, SPD.3 or SPT.2",
     slip: {
       kind: "record",
       mask: [0n, REASON_MASK],
       matches: (_, qemu, access) =>
-        access !== null && /^SPD.[123]$/.test(access.reason) && reasonOf(qemu) === 0x58n << REASON_SHIFT,
+        access !== null &&
+        /^(SPD.[123]|SPT.2)$/.test(access.reason) &&
+        reasonOf(qemu) === 0x58n << REASON_SHIFT,
     },
+  },
+  {
+    id: "vtd-first-stage-pointer",
+    vendor: "vtd",
+    versions: ["10.0", "11.1"],
+    qemu: "A first-stage table beyond the host address width is not read, which is SFS.4 (73h).",
+    book: "Address bits beyond the host address width are reserved: SPT.3.",
+    section: "VT-d 5.10 §9.6 (FSPTPTR), §7.1.3 Table 30",
+    recognised: "reason 73h in place of the model's SPT.3",
+    slip: {
+      kind: "record",
+      mask: [0n, REASON_MASK],
+      matches: (_, qemu, access) => access?.reason === "SPT.3" && reasonOf(qemu) === 0x73n << REASON_SHIFT,
+    },
+  },
+  {
+    id: "vtd-large-page-snoop",
+    vendor: "vtd",
+    versions: ["7.2", "10.0", "11.1"],
+    qemu: "SNP of a leaf of 2 MiB or 1 GiB is not looked at.",
+    book: "Without snoop control (ECAP.SC) it is reserved: LSS.2, SSS.3.",
+    section: "VT-d 5.10 §9.8 (SNP), §7.1.3 Table 30",
+    recognised: "the model agrees once SNP is clear in large leaves",
+    slip: { kind: "reading", reads: withoutSnoopOfLargeLeaves },
   },
   {
     id: "vtd-user-first",

@@ -11,7 +11,7 @@ import { accessOf, damaged, damageEntry, mappingOf } from "./script-parts.ts"
 const { REGISTERS } = registers
 /** 256 entries of 16 bytes. */
 const LOG_LEN = 8n
-const DOMAIN = 5n
+export const DOMAIN = 5n
 /** PR, IR and IW, in tables and leaves alike. §2.2.3. */
 const ENTRY = 1n | (3n << 61n)
 

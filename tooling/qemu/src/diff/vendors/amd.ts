@@ -3,6 +3,7 @@ import { amdModel, registers } from "@iommu/amd"
 import type { Records, VendorDiff } from "../vendor-diff.ts"
 import { type AmdCase, amdCases, MAX_ACCESSES } from "./amd-case.ts"
 import { AMD_BYPASS, amdScript, EVENT_LOG_BYTES, EVT_TAIL } from "./amd-script.ts"
+import { amdStale } from "./amd-stale.ts"
 
 const { REGISTERS } = registers
 const EVENT_BYTES = 16
@@ -29,6 +30,7 @@ export const amdDiff: VendorDiff<AmdCase> = {
       }
       return records
     }),
-  model: ({ identity }, memory) =>
-    amdModel({ memory, extFeatures: identity["EXT_FEATURES"], extFeatures2: 0n, caches: "exact" }),
+  stale: amdStale,
+  model: ({ identity }, memory, caches) =>
+    amdModel({ memory, extFeatures: identity["EXT_FEATURES"], extFeatures2: 0n, caches: caches ?? "exact" }),
 }

@@ -22,8 +22,8 @@ const COMMAND_QUEUE_LG2 = 8
 /** One page of records. */
 export const EVENT_QUEUE_LG2 = 7
 const STREAMS = 1024
-/** Leaf attributes that allow everything. Stage 1: AF, inner shareable, AP[1]; stage 2: AF, S2AP 11, write-back. */
-const S1_LEAF = 0x740n
+/** Leaf attributes that allow everything. Stage 1: nG, AF, inner shareable, AP[1]; stage 2: AF, S2AP 11, write-back. */
+const S1_LEAF = 0xf40n
 const S2_LEAF = 0x7fcn
 const TABLE = 3n
 const TABLE_BIT = 1
@@ -256,7 +256,7 @@ function writeFirstLevel(image: Image, base: number, split: number): void {
 }
 
 /** Nothing of an earlier case stays in a cache. */
-const RESET_COMMANDS: readonly (readonly [bigint, bigint])[] = [
+export const RESET_COMMANDS: readonly (readonly [bigint, bigint])[] = [
   [BigInt(commands.CMD_CFGI_STE_RANGE), BigInt(commands.CFGI_RANGE_ALL)],
   [BigInt(commands.CMD_TLBI_NSNH_ALL), 0n],
   [BigInt(commands.CMD_SYNC), 0n],

@@ -3,6 +3,7 @@ import { registers, smmuv3Model } from "@iommu/smmuv3"
 import type { Records, VendorDiff, World } from "../vendor-diff.ts"
 import { MAX_ACCESSES, type SmmuCase, smmuCases } from "./smmuv3-case.ts"
 import { EVENT_QUEUE_LG2, EVENT_READS, SMMU_BYPASS, smmuScript } from "./smmuv3-script.ts"
+import { smmuv3Stale } from "./smmuv3-stale.ts"
 
 const { REGISTERS } = registers
 const ID_REGISTERS = ["IDR0", "IDR1", "IDR2", "IDR3", "IDR4", "IDR5", "IIDR", "AIDR"] as const
@@ -33,8 +34,9 @@ export const smmuv3Diff: VendorDiff<SmmuCase> = {
       return records
     })
   },
-  model: ({ identity }: World, memory) => {
+  stale: smmuv3Stale,
+  model: ({ identity }: World, memory, caches) => {
     const id = Object.fromEntries(ID_REGISTERS.map(name => [name, Number(identity[name])]))
-    return smmuv3Model({ memory, id, caches: "exact" })
+    return smmuv3Model({ memory, id, caches: caches ?? "exact" })
   },
 }

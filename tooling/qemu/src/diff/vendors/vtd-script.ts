@@ -17,7 +17,7 @@ import {
 } from "./vtd-layout.ts"
 
 const { REGISTERS } = registers
-const DOMAIN = 5n
+export const DOMAIN = 5n
 /** Leaf attributes that allow everything. Second stage: R, W; first stage: P, R/W, U/S, A, D. */
 const SS_LEAF = 3n
 const FS_LEAF = 0x67n
@@ -140,28 +140,41 @@ function scalableStructures(image: Image, world: World, given: VtdCase, table: n
 
 /** §6.5.2: descriptors of 256 bits in scalable mode, of 128 bits in legacy mode. */
 function invalidateEverything(variant: string, statusAt: number): bigint[] {
-  const pad = (words: readonly bigint[]): readonly bigint[] =>
-    variant === "legacy" ? words.slice(0, 2) : [...words, 0n, 0n].slice(0, 4)
   const context = commands.CC_INV_DSC.encode({ Type: BigInt(commands.CC_INV), G: BigInt(commands.CC_GLOBAL) })
   const pasid = commands.PC_INV_DSC.encode({ Type: BigInt(commands.PC_INV), G: BigInt(commands.PC_GLOBAL) })
   const iotlb = commands.IOTLB_INV_DSC.encode({
     Type: BigInt(commands.IOTLB_INV),
     G: BigInt(commands.IOTLB_GLOBAL),
   })
-  // Without a wait as its last descriptor, the queue may not be turned off. §6.5.2.
-  const wait = commands.INV_WAIT_DSC.encode({
+  const wait = waitDescriptor(statusAt)
+  return descriptorsOf(variant, variant === "legacy" ? [context, iotlb, wait] : [context, pasid, iotlb, wait])
+}
+
+/** Without a wait as its last descriptor, the queue may not be turned off. §6.5.2. */
+export function waitDescriptor(statusAt: number): readonly bigint[] {
+  return commands.INV_WAIT_DSC.encode({
     Type: BigInt(commands.INV_WAIT),
     SW: 1n,
     STDATA: 1n,
     STADDR: BigInt(statusAt) >> 2n,
   })
-  return (variant === "legacy" ? [context, iotlb, wait] : [context, pasid, iotlb, wait]).flatMap(pad)
+}
+
+/** Descriptors as they stand in the queue: of 256 bits in scalable mode, of 128 bits in legacy mode. */
+export function descriptorsOf(variant: string, descriptors: readonly (readonly bigint[])[]): bigint[] {
+  return descriptors.flatMap(words =>
+    variant === "legacy" ? words.slice(0, 2) : [...words, 0n, 0n].slice(0, 4),
+  )
+}
+
+/** Bytes of the descriptors of the set-up. */
+export function firstDescriptors(variant: string): number {
+  return variant === "legacy" ? 3 * 16 : 4 * 32
 }
 
 function setUp(base: number, variant: string): RegisterWrite[] {
   const isLegacy = variant === "legacy"
   const mode = isLegacy ? registers.TTM_LEGACY : registers.TTM_SCALABLE
-  const descriptors = isLegacy ? 3 : 4
   return [
     write32("GCMD", 0),
     write64("RTADDR", BigInt(base + ROOT_TABLE) | BigInt(mode << registers.TTM_SHIFT)),
@@ -169,7 +182,7 @@ function setUp(base: number, variant: string): RegisterWrite[] {
     write64("IQA", BigInt(base + QUEUE) | (isLegacy ? 0n : BigInt(registers.IQA_DW))),
     write64("IQT", 0n),
     write32("GCMD", registers.QIE),
-    write64("IQT", BigInt(descriptors * (isLegacy ? 16 : 32))),
+    write64("IQT", BigInt(firstDescriptors(variant))),
     write32("GCMD", (registers.QIE | registers.TE) >>> 0),
   ]
 }

@@ -4,6 +4,7 @@ import type { RegisterRead } from "../script.ts"
 import type { Records, VendorDiff } from "../vendor-diff.ts"
 import { MAX_ACCESSES, type VtdCase, vtdCases } from "./vtd-case.ts"
 import { FRCD_HI, FRCD_LO, VTD_BYPASS, vtdScript } from "./vtd-script.ts"
+import { vtdStale } from "./vtd-stale.ts"
 
 const { REGISTERS } = registers
 /** QEMU's host address width is its `aw-bits`. */
@@ -29,12 +30,13 @@ export const vtdDiff: VendorDiff<VtdCase> = {
       const [lo, hi] = [value(FRCD_LO), value(FRCD_HI)]
       return (hi & F) === 0n ? new Map() : new Map([[Number(hi & 0xffffn), [[lo, hi]]]])
     }),
-  model: ({ identity }, memory) =>
+  stale: vtdStale,
+  model: ({ identity }, memory, caches) =>
     vtdModel({
       memory,
       capabilities: { ver: identity["VER"], cap: identity["CAP"], ecap: identity["ECAP"] },
       hostAddressWidth: HOST_ADDRESS_WIDTH,
-      caches: "exact",
+      caches: caches ?? "exact",
     }),
 }
 
