@@ -144,7 +144,7 @@ function print(reports: readonly VendorReport[], { json, seed }: Options): void 
   }
   const table = new Table({
     head: ["QEMU", "IOMMU", "cases", "agree", "ledger", "new", "cases/s"],
-    style: { head: [] },
+    style: { head: [], border: [] },
   })
   for (const report of reports) {
     const { settings, vendor, cases, agreements, newDifference, seconds } = report
