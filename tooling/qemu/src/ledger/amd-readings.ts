@@ -18,7 +18,6 @@ const IR_IW = 3n << 61n
 const DTE_RESERVED = [0x8030_0000_0000_00fcn, 0x100n]
 /** A bit that is reserved in every revision. */
 const RESERVED = 1n << 2n
-const V_TV = 3n
 const MODE = 7n << 9n
 
 export function withoutReservedEntryBits(world: World, memory: Words): Words {
@@ -29,10 +28,6 @@ export function withQemusReservedBits(world: World, memory: Words): Words {
   return changedEntries(world, memory, ([word0, word1]) =>
     (word0 & DTE_RESERVED[0]) !== 0n || (word1 & DTE_RESERVED[1]) !== 0n ? word0 | RESERVED : word0,
   )
-}
-
-export function withPassThroughForInvalid(world: World, memory: Words): Words {
-  return changedEntries(world, memory, ([word0]) => ((word0 & V_TV) === 1n ? (word0 | V_TV) & ~MODE : word0))
 }
 
 /** IR and IW set above the leaves: in the device table entry and in entries that lead to tables. */

@@ -3,7 +3,6 @@ import { NO_ANSWER } from "../diff/qemu-subject.ts"
 import {
   withinMode,
   withoutReservedEntryBits,
-  withPassThroughForInvalid,
   withPermissionsOfLeaves,
   withPresentLeaves,
   withQemusReservedBits,
@@ -65,16 +64,6 @@ export const AMD_SLIPS: readonly LedgerEntry[] = [
     section: "AMD 48882 §2.2.2.1",
     recognised: "the model agrees once a reserved bit is set in such an entry",
     slip: { kind: "reading", reads: withQemusReservedBits },
-  },
-  {
-    id: "amd-invalid-passes",
-    vendor: "amd",
-    versions: ["7.2", "10.0", "11.1"],
-    qemu: "An entry with V = 1 and TV = 0 lets accesses pass untranslated.",
-    book: "Without valid translation information such accesses are refused: IO_PAGE_FAULT.",
-    section: "AMD 48882 §2.2.2.1, Table 7",
-    recognised: "the model agrees once the entry has Mode 0 and TV = 1",
-    slip: { kind: "reading", reads: withPassThroughForInvalid },
   },
   {
     id: "amd-beyond-mode",

@@ -125,14 +125,11 @@ export const SMMUV3_SLIPS: readonly LedgerEntry[] = [
     qemu: "An S1ContextPtr beyond the address size is followed: F_CD_FETCH, or a fault of stage 2 for the CD.",
     book: "Such an STE is ILLEGAL: C_BAD_STE.",
     section: "IHI 0070 G.b §5.2 (S1ContextPtr)",
-    recognised: "F_CD_FETCH, or an event with CLASS = CD, where the model has C_BAD_STE",
+    recognised: "F_CD_FETCH, an event with CLASS = CD, or none, where the model has C_BAD_STE",
     slip: {
       kind: "answer",
-      explains: ({ fault, theirRecord }) =>
-        fault?.reason === "C_BAD_STE" &&
-        theirRecord !== null &&
-        ((theirRecord[0] & EVENT) === EVENT_F_CD_FETCH ||
-          ((theirRecord[0] & EVENT) >= EVENT_F_TRANSLATION && (theirRecord[1] & CLASS) === 0n)),
+      explains: ({ fault, theirRecord, theyRefused }) =>
+        fault?.reason === "C_BAD_STE" && theyRefused && (theirRecord === null || isContextFetch(theirRecord)),
     },
   },
   {
@@ -257,4 +254,9 @@ function isSilent(
 ): boolean {
   if (theirRecord !== null || !theyRefused || fault?.reason !== reason || ourRecord === null) return false
   return isInput(ourRecord) && matches(ourRecord)
+}
+
+function isContextFetch(record: readonly bigint[]): boolean {
+  const event = record[0] & EVENT
+  return event === EVENT_F_CD_FETCH || (event >= EVENT_F_TRANSLATION && (record[1] & CLASS) === 0n)
 }

@@ -14,7 +14,6 @@ import {
 
 const PAGE = 0x1000
 const TABLE_AREA_BYTES = 0x80_0000
-const PS = 1n << 7n
 const SNP = 1n << 11n
 /** Bits that QEMU looks at, by word. Context entry: without DTE, PASIDE, PRE; directory entry: P, FPD, pointer. */
 const CONTEXT_BITS = [~0x1cn, ~0n, 0n, 0n]
@@ -52,12 +51,12 @@ export function withReservedBitsOfBothHalves({ variant, places }: World, memory:
   )
 }
 
-/** Second-stage entries with PS and without SNP. */
-export function withoutSnoopOfLargeLeaves({ variant, places }: World, memory: Words): Words {
+/** Second-stage entries without SNP. */
+export function withoutSnoop({ variant, places }: World, memory: Words): Words {
   if (variant === "scalable-first") return new Map()
   return changedWords(memory, (address, value) => {
     const isTable = places.tables.some(base => address >= base && address < base + TABLE_AREA_BYTES)
-    return isTable && (value & PS) !== 0n ? value & ~SNP : value
+    return isTable ? value & ~SNP : value
   })
 }
 

@@ -1,10 +1,6 @@
 /** QEMU's slips in VT-d. Book: Intel VT-d 5.10 (D51397-018). */
 import type { Dispute, LedgerEntry } from "./entry.ts"
-import {
-  withoutReservedBits,
-  withoutSnoopOfLargeLeaves,
-  withReservedBitsOfBothHalves,
-} from "./vtd-readings.ts"
+import { withoutReservedBits, withoutSnoop, withReservedBitsOfBothHalves } from "./vtd-readings.ts"
 
 /**
  * Fault reasons of legacy mode that QEMU gives in scalable mode, by the scalable-mode reason of the same condition.
@@ -136,14 +132,14 @@ export const VTD_SLIPS: readonly LedgerEntry[] = [
     },
   },
   {
-    id: "vtd-large-page-snoop",
+    id: "vtd-snoop",
     vendor: "vtd",
     versions: ["7.2", "10.0", "11.1"],
-    qemu: "SNP of a leaf of 2 MiB or 1 GiB is not looked at.",
+    qemu: "SNP is not looked at in leaves of 2 MiB and 1 GiB, in scalable mode in no leaf.",
     book: "Without snoop control (ECAP.SC) it is reserved: LSS.2, SSS.3.",
     section: "VT-d 5.10 §9.8 (SNP), §7.1.3 Table 30",
-    recognised: "the model agrees once SNP is clear in large leaves",
-    slip: { kind: "reading", reads: withoutSnoopOfLargeLeaves },
+    recognised: "the model agrees once SNP is clear",
+    slip: { kind: "reading", reads: withoutSnoop },
   },
   {
     id: "vtd-user-first",
