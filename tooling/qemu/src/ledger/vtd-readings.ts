@@ -18,8 +18,8 @@ const SNP = 1n << 11n
 /** Bits that QEMU looks at, by word. Context entry: without DTE, PASIDE, PRE; directory entry: P, FPD, pointer. */
 const CONTEXT_BITS = [~0x1cn, ~0n, 0n, 0n]
 const DIRECTORY_BITS = [~0xffcn]
-/** PASID entry: P, FPD, AW, PGTT and the second-stage pointer; DID; FSPM and the first-stage pointer. */
-const PASID_BITS_SECOND = [~0xe20n, 0xffffn, 0n, 0n, 0n, 0n, 0n, 0n]
+/** PASID entry: P, FPD, AW, PGTT (in 7.2 nested is second stage) and the pointer; DID; FSPM and the first-stage pointer. */
+const PASID_BITS_SECOND = [~0xe60n, 0xffffn, 0n, 0n, 0n, 0n, 0n, 0n]
 const PASID_BITS_FIRST = [0x1dfn, 0xffffn, ~0xff3n, 0n, 0n, 0n, 0n, 0n]
 /** Bits 11:1 of either half of a root entry, and those beyond 48 bits of address. */
 const ROOT_RESERVED = 0xffff_0000_0000_0ffen

@@ -107,13 +107,13 @@ export const VTD_SLIPS: readonly LedgerEntry[] = [
     qemu: "A PASID directory entry whose address has more bits than the host, in 7.2 any that cannot be used, is SPT.1 (58h).",
     book: "An entry that cannot be read is SPD.1 (50h), one that is not present SPD.2 (51h); address bits beyond the host address width are reserved: SPD.3.",
     section: "VT-d 5.10 §9.5, §7.1.3 Table 30",
-    recognised: "reason 58h in place of the model's SPD.1, SPD.2, SPD.3 or SPT.2",
+    recognised: "reason 58h in place of the model's SPD.1 to SPD.3, SPT.2 to SPT.4",
     slip: {
       kind: "record",
       mask: [0n, REASON_MASK],
       matches: (_, qemu, access) =>
         access !== null &&
-        /^(SPD.[123]|SPT.2)$/.test(access.reason) &&
+        /^(SPD.[123]|SPT.[234])$/.test(access.reason) &&
         reasonOf(qemu) === 0x58n << REASON_SHIFT,
     },
   },
@@ -242,7 +242,7 @@ export const VTD_SLIPS: readonly LedgerEntry[] = [
     id: "vtd-structure-reserved",
     vendor: "vtd",
     versions: ["7.2", "10.0", "11.1"],
-    qemu: "Reserved bits of PASID directory and table entries, and some of scalable context entries, are not looked at.",
+    qemu: "Reserved bits of PASID directory and table entries, and some of scalable context entries, are not looked at; in 7.2 PGTT 3 counts as 2.",
     book: "A reserved bit that is set in a present entry is a fault (SCT.3, SPD.3, SPT.3).",
     section: "VT-d 5.10 §7.1.3, Table 30; §9.4 to §9.6",
     recognised: "the model agrees once these bits are clear",
