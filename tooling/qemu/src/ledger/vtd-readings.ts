@@ -15,8 +15,8 @@ import {
 const PAGE = 0x1000
 const TABLE_AREA_BYTES = 0x80_0000
 const SNP = 1n << 11n
-/** Bits that QEMU looks at, by word. Context entry: without DTE, PASIDE, PRE; directory entry: P, FPD, pointer. */
-const CONTEXT_BITS = [~0x1cn, ~0n, 0n, 0n]
+/** Bits that QEMU looks at, by word. Context entry: without DTE, PASIDE, PRE, RID_PRIV; directory entry: P, FPD, pointer. */
+const CONTEXT_BITS = [~0x1cn, ~0x10_0000n, 0n, 0n]
 const DIRECTORY_BITS = [~0xffcn]
 /** PASID entry: P, FPD, AW, PGTT (in 7.2 nested is second stage) and the pointer; DID; FSPM and the first-stage pointer. */
 const PASID_BITS_SECOND = [~0xe60n, 0xffffn, 0n, 0n, 0n, 0n, 0n, 0n]
