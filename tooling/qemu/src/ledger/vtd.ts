@@ -14,6 +14,7 @@ const LEGACY_REASONS: ReadonlyMap<string, { readonly read: bigint; readonly writ
   ["SCT.2", { read: 0x02n, write: 0x02n }],
   ["SCT.3", { read: 0x0bn, write: 0x0bn }],
   ["SSS.4", { read: 0x03n, write: 0x03n }],
+  ["SPT.3", { read: 0x03n, write: 0x03n }],
   ["SSS.1", { read: 0x07n, write: 0x07n }],
   ["SSS.2", { read: 0x06n, write: 0x05n }],
   ["SSS.3", { read: 0x0cn, write: 0x0cn }],
