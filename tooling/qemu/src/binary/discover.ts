@@ -15,13 +15,17 @@ export interface Discovery {
   readonly unusable: readonly string[]
 }
 
-/** @param cache folder of unpacked suites */
+/**
+ * A release that is there twice counts once, the one on PATH first.
+ * @param cache folder of unpacked suites
+ */
 export function discoverQemu(cache: string = QEMU_CACHE): Discovery {
   const unusable: string[] = []
   const binaries: QemuBinary[] = []
   for (const start of [...onPath(), ...unpacked(cache)]) {
     try {
-      binaries.push(probeBinary(start))
+      const found = probeBinary(start)
+      if (!binaries.some(known => isSameRelease(known, found))) binaries.push(found)
     } catch (error) {
       unusable.push(error instanceof Error ? error.message : String(error))
     }
@@ -59,6 +63,10 @@ function isExecutable(path: string): boolean {
   } catch {
     return false
   }
+}
+
+function isSameRelease(a: QemuBinary, b: QemuBinary): boolean {
+  return a.version === b.version && a.target === b.target
 }
 
 function byVersion(a: QemuBinary, b: QemuBinary): number {
