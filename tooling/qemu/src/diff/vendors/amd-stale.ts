@@ -5,6 +5,7 @@ import type { World } from "../vendor-diff.ts"
 import { type AmdCase, amdCases } from "./amd-case.ts"
 import { COMMAND_BUFFER } from "./amd-layout.ts"
 import { DOMAIN } from "./amd-script.ts"
+import { withFirstPageMoved } from "./case-parts.ts"
 
 const PAGE = 1n << 30n
 
@@ -17,12 +18,7 @@ export const amdStale: StaleDiff<AmdCase> = {
       accesses: given.accesses.map(access => ({ ...access, flip: null })),
     })),
   changed: (given, isGone) => {
-    if (!isGone) {
-      const leaves = given.leaves.map((leaf, index) =>
-        index === 0 ? { ...leaf, page: (leaf.page + 1) % 16 } : leaf,
-      )
-      return { ...given, leaves }
-    }
+    if (!isGone) return { ...given, leaves: withFirstPageMoved(given.leaves) }
     // IR and IW, because PR of a leaf is not looked at everywhere: one bit takes one of them.
     const depth = given.mode - 1 - Math.min(given.leaves[0].level, given.mode - 1)
     return { ...given, damage: { at: "stage 2", leaf: 0, depth, bit: 62 } }

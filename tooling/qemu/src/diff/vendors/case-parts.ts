@@ -12,6 +12,16 @@ export interface LeafCase {
   readonly page: number
 }
 
+/** A frame of 64 KiB. */
+const PAGES_OF_A_FRAME = 16
+
+/** Leaves of which the first leads to the next page of its frame. */
+export function withFirstPageMoved(leaves: readonly LeafCase[]): LeafCase[] {
+  return leaves.map((leaf, index) =>
+    index === 0 ? { ...leaf, page: (leaf.page + 1) % PAGES_OF_A_FRAME } : leaf,
+  )
+}
+
 /** One bit of a structure that is not as it should be, counted through all of the structure's words. */
 interface StructureDamage<Structure extends string> {
   readonly at: Structure

@@ -2,6 +2,7 @@
 import { commands, registers } from "@iommu/smmuv3"
 import type { Invalidation, QueuedCommands, StaleDiff } from "../stale.ts"
 import type { World } from "../vendor-diff.ts"
+import { withFirstPageMoved } from "./case-parts.ts"
 import { type SmmuCase, smmuCases } from "./smmuv3-case.ts"
 import { COMMAND_QUEUE } from "./smmuv3-layout.ts"
 import { RESET_COMMANDS } from "./smmuv3-script.ts"
@@ -34,9 +35,7 @@ export const smmuv3Stale: StaleDiff<SmmuCase> = {
     if (isGone) return { ...given, damage: { at, leaf: 0, depth: depthOfLeaf(given), bit: 0 } }
     const move = (stage: SmmuCase["stage1"]): SmmuCase["stage1"] => ({
       ...stage,
-      leaves: stage.leaves.map((leaf, index) =>
-        index === 0 ? { ...leaf, page: (leaf.page + 1) % 16 } : leaf,
-      ),
+      leaves: withFirstPageMoved(stage.leaves),
     })
     return { ...given, stage1: move(given.stage1), stage2: move(given.stage2) }
   },

@@ -2,6 +2,7 @@
 import { commands, registers } from "@iommu/vtd"
 import type { Invalidation, QueuedCommands, StaleDiff } from "../stale.ts"
 import type { World } from "../vendor-diff.ts"
+import { withFirstPageMoved } from "./case-parts.ts"
 import { type VtdCase, vtdCases } from "./vtd-case.ts"
 import { QUEUE, STATUS } from "./vtd-layout.ts"
 import { DOMAIN, descriptorsOf, firstDescriptors, waitDescriptor } from "./vtd-script.ts"
@@ -18,12 +19,7 @@ export const vtdStale: StaleDiff<VtdCase> = {
       accesses: given.accesses.map(access => ({ ...access, flip: null })),
     })),
   changed: (given, isGone) => {
-    if (!isGone) {
-      const leaves = given.leaves.map((leaf, index) =>
-        index === 0 ? { ...leaf, page: (leaf.page + 1) % 16 } : leaf,
-      )
-      return { ...given, leaves }
-    }
+    if (!isGone) return { ...given, leaves: withFirstPageMoved(given.leaves) }
     const depth = given.levels - 1 - Math.min(given.leaves[0].level, given.levels - 1)
     return { ...given, damage: { at: "stage 2", leaf: 0, depth, bit: 0 } }
   },
