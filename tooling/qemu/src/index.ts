@@ -21,6 +21,7 @@ export type { Edu } from "./machine/edu.ts"
 export { LAYOUTS, type MachineLayout, type RamPiece } from "./machine/layout.ts"
 export { type QemuMachine, startMachine } from "./machine/qemu-machine.ts"
 export { type Recipe, type RecipeBook, recipesOf, TARGET_OF, VENDORS, type Vendor } from "./machine/recipe.ts"
+export type { TestAttributes, TestDevice, TestWrite } from "./machine/test-device.ts"
 export {
   FIRST_LINK,
   type QemuEnd,

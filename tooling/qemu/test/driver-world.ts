@@ -19,6 +19,9 @@ import {
   type QemuBinary,
   type Recipe,
   startDriverMachine,
+  type TestAttributes,
+  type TestDevice,
+  type TestWrite,
   type Vendor,
 } from "../src/index.ts"
 
@@ -27,6 +30,8 @@ const TABLE_BYTES = 8 * MIB
 /** Between the start of RAM and the driver's tables: what firmware of the machine may have there, and blocks. */
 const TABLES_AT = 16 * MIB
 const DEVICES = 2
+/** A QEMU on a busy machine is long in starting. */
+export const START_TIMEOUT_MS = 120_000
 
 const DRIVERS: Readonly<Record<Vendor, (platform: IommuPlatform, variant: string) => IommuOps>> = {
   vtd: (platform, variant) =>
@@ -43,10 +48,18 @@ export interface Endpoint {
   readonly edu: Edu
 }
 
+/** A device that says itself what came of its writes. */
+export interface Tester {
+  readonly device: IommuDevice
+  readonly testDevice: TestDevice
+}
+
 export class DriverWorld {
   readonly machine: DriverMachine
   readonly ops: IommuOps
   readonly endpoints: readonly Endpoint[]
+  /** None where QEMU has no `iommu-testdev`. */
+  readonly testers: readonly Tester[]
   readonly account: MemoryAccount = new MemoryAccount("owner")
   /** 2 MiB of RAM, aligned to their size, and the same beyond 4 GiB. */
   readonly low: number
@@ -59,11 +72,17 @@ export class DriverWorld {
     this.low = ramBase + TABLES_AT + TABLE_BYTES
     this.mailbox = this.low + 4 * MIB
     this.ops = DRIVERS[recipe.vendor](machine, recipe.variant)
-    this.endpoints = machine.devices.map(edu => {
-      const device = iommuDevice({ id: edu.id, account: this.account })
-      this.ops.probeDevice(device)
-      return { device, edu }
-    })
+    this.endpoints = machine.devices.map(edu => ({ device: this.#probed(edu.id), edu }))
+    this.testers = machine.testDevices.map(testDevice => ({
+      device: this.#probed(testDevice.id),
+      testDevice,
+    }))
+  }
+
+  #probed(id: number): IommuDevice {
+    const device = iommuDevice({ id, account: this.account })
+    this.ops.probeDevice(device)
+    return device
   }
 
   static async start(binary: QemuBinary, recipe: Recipe): Promise<DriverWorld> {
@@ -130,5 +149,18 @@ export class DriverWorld {
     const word = this.tag()
     this.poke(address, word)
     return this.read(endpoint, iova) === word
+  }
+
+  /** What a device says of its write at an IOVA, which is to arrive at an address; the word is removed again. */
+  tryWrite(
+    { testDevice }: Tester,
+    iova: bigint,
+    address: number | bigint,
+    attributes?: TestAttributes,
+  ): TestWrite {
+    const before = this.peek(Number(address))
+    const came = this.machine.testWrite(testDevice, iova, BigInt(address), attributes)
+    this.poke(Number(address), before)
+    return came
   }
 }

@@ -2,18 +2,11 @@
  * Our drivers on hardware that we did not write: QEMU's IOMMUs walk the tables that they build, and `edu` does the
  * DMA. Every domain has a mailbox page, through which the tests see what a device has read.
  */
-import {
-  IOMMU_READ,
-  IOMMU_WRITE,
-  iommuDomainFree,
-  isIommuError,
-  PageTableFormatId,
-  type PagingDomain,
-  pagingParameters,
-} from "@iommu/core"
+import { IOMMU_READ, IOMMU_WRITE, iommuDomainFree, PageTableFormatId, type PagingDomain } from "@iommu/core"
 import { afterAll, beforeAll, describe, expect, test } from "vitest"
 import { describeBinary, discoverQemu, recipesOf, VENDORS } from "../src/index.ts"
-import { DriverWorld } from "./driver-world.ts"
+import { shapesOf, sizesOf, targetFor } from "./driver-shapes.ts"
+import { DriverWorld, START_TIMEOUT_MS } from "./driver-world.ts"
 
 const READ_WRITE = IOMMU_READ | IOMMU_WRITE
 const { binaries } = discoverQemu()
@@ -32,37 +25,6 @@ const WRITE_ONLY: readonly number[] = [
   PageTableFormatId.ARM_64_LPAE_S2,
 ]
 
-/** Every format, granule and number of levels that a driver offers for this hardware. */
-function shapesOf(world: DriverWorld): { name: string; make: () => PagingDomain }[] {
-  const { ops, endpoints } = world
-  return ops.capabilities.formats.flatMap(format =>
-    [12, 14, 16].flatMap(granuleLg2 =>
-      [0, 3, 4].flatMap(levels => {
-        const make = (): PagingDomain => {
-          if (ops.domainAllocUser === undefined) throw new Error(`${ops.name} makes no user-owned domains`)
-          return ops.domainAllocUser(
-            endpoints[0].device,
-            null,
-            pagingParameters({ format, granuleLg2, levels }),
-          )
-        }
-        return isServed(make) ? [{ name: `format ${format}, 2^${granuleLg2}, ${levels} levels`, make }] : []
-      }),
-    ),
-  )
-}
-
-/** Whether a shape is one that the driver makes on this hardware. */
-function isServed(make: () => PagingDomain): boolean {
-  try {
-    iommuDomainFree(make())
-    return true
-  } catch (error) {
-    if (isIommuError(error) && (error.code === "EOPNOTSUPP" || error.code === "EINVAL")) return false
-    throw error
-  }
-}
-
 describe.each(
   machines.map(({ binary, recipe }) => ({
     binary,
@@ -74,7 +36,7 @@ describe.each(
 
   beforeAll(async () => {
     world = await DriverWorld.start(binary, recipe)
-  })
+  }, START_TIMEOUT_MS)
   afterAll(() => world?.machine.close())
 
   /** A domain with the mailbox and the first device on it, for one test. */
@@ -208,15 +170,3 @@ describe.each(
     })
   })
 })
-
-/** Largest first would need the most alignment; 1 GiB leaves need nothing but an aligned address behind them. */
-function sizesOf(domain: PagingDomain): bigint[] {
-  const sizes: bigint[] = []
-  for (let size = 1n; size <= 1n << 30n; size <<= 1n) if ((domain.pageSizes & size) !== 0n) sizes.push(size)
-  return sizes
-}
-
-/** RAM at the start of a block of this size: large ones start where RAM goes beyond 4 GiB. */
-function targetFor(world: DriverWorld, size: bigint): bigint {
-  return size <= 0x20_0000n ? BigInt(world.low) : BigInt(world.high)
-}

@@ -117,7 +117,7 @@ export function sameAnswer(a: Answer, b: Answer): boolean {
   if (a.kind === "landed") return b.kind === "landed" && a.address === b.address
   if (a.kind === "elsewhere") return b.kind === "elsewhere" && a.value === b.value
   if (a.kind === "outside") return b.kind !== "landed"
-  return b.kind === "refused"
+  return b.kind === a.kind
 }
 
 function sameRecords(a: Side["records"], b: Side["records"]): boolean {

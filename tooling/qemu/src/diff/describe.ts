@@ -29,6 +29,8 @@ function describeAnswer(answer: Side["answer"]): string {
   switch (answer.kind) {
     case "refused":
       return "refuses"
+    case "passed":
+      return "allows"
     case "outside":
       return "allows, to where there is no RAM"
     case "landed":

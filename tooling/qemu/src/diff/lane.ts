@@ -10,6 +10,7 @@ import { PLACES } from "./places.ts"
 import { QemuSubject } from "./qemu-subject.ts"
 import { judgeByReadings } from "./readings.ts"
 import { type Observation, type Script, type Subject, SubjectDied } from "./script.ts"
+import { withSecondOpinion } from "./second-opinion.ts"
 import { CACHES, type StaleCase, staleDifferences, staleScript } from "./stale.ts"
 import type { VendorDiff, World } from "./vendor-diff.ts"
 import { judge, type Verdict } from "./verdict.ts"
@@ -26,6 +27,11 @@ export interface Lane<Case> {
   close(): Promise<void>
 }
 
+interface Start {
+  readonly theirs: Subject
+  readonly world: World
+}
+
 /** @throws Error with QEMU's words when it does not start */
 export async function openLane<Case>(
   vendor: VendorDiff<Case>,
@@ -35,7 +41,7 @@ export async function openLane<Case>(
 ): Promise<Lane<Case>> {
   const layout = LAYOUTS[binary.target]
   const places = PLACES[binary.target]
-  const start = async (): Promise<{ readonly theirs: Subject; readonly world: World }> => {
+  const start = async (): Promise<Start> => {
     const machine = await startMachine(binary, recipe, vendor.devices, { timeoutMs: TIMEOUT_MS })
     const values = await machine.run(
       vendor.identity.map(
@@ -46,7 +52,7 @@ export async function openLane<Case>(
       variant: recipe.variant,
       profile,
       places,
-      deviceIds: machine.devices.map(({ id }) => id),
+      deviceIds: [...machine.devices, ...machine.testDevices].map(({ id }) => id),
       identity: Object.fromEntries(vendor.identity.map(({ name }, index) => [name, BigInt(values[index])])),
     }
     return { theirs: await QemuSubject.prepare(machine, places, vendor.bypass), world }
@@ -67,6 +73,8 @@ export async function openLane<Case>(
       return error
     }
   }
+  const repeats = world.deviceIds.length > vendor.devices
+  const complete = (script: Script): Script => (repeats ? withSecondOpinion(script, vendor.devices) : script)
   const models = CACHES.map(caches => ({
     name: `model, ${caches.structures} and ${caches.translations}`,
     run: (script: Script) => ours.runOn(script, memory => vendor.model(world, memory, caches)),
@@ -75,7 +83,7 @@ export async function openLane<Case>(
   return {
     world,
     checkStale: async given => {
-      const script = staleScript(vendor, vendor.stale, world, given)
+      const script = complete(staleScript(vendor, vendor.stale, world, given))
       const found = await observe(script)
       return judge(
         recipe.vendor,
@@ -85,7 +93,7 @@ export async function openLane<Case>(
       )
     },
     check: async given => {
-      const script = vendor.script(world, given)
+      const script = complete(vendor.script(world, given))
       const expected = await ours.run(script)
       const found = await observe(script)
       if (found instanceof SubjectDied) return judge(recipe.vendor, [{ kind: "died", words: found.message }])

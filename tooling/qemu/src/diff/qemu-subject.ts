@@ -2,11 +2,13 @@
 import { PAGE_SIZE } from "@iommu/core"
 import { describeBinary } from "../binary/qemu-binary.ts"
 import { QemuEnded, type QemuMachine } from "../machine/qemu-machine.ts"
+import { testWriteOf } from "../machine/test-device.ts"
 import { hex } from "../process/qtest.ts"
-import { answerOfRead, findTag, framePattern, patternAt, tagOf } from "./data-frames.ts"
+import { answerOfRead, findTag, framePattern, tagOf } from "./data-frames.ts"
 import { pagesOf } from "./image.ts"
 import { FRAME_BYTES, type Places } from "./places.ts"
 import {
+  type Access,
   type Answer,
   type Observation,
   type RegisterWrite,
@@ -30,6 +32,8 @@ export const NO_ANSWER = "it does not answer any more"
 interface PendingRound {
   /** Where the tags of this round were found, by access; null for a read and for a tag that is nowhere. */
   readonly landed: readonly (number | null)[]
+  /** By access that asks for its passage: what the device said of it. */
+  readonly passages: ReadonlyMap<Access, Answer>
   readonly registers: readonly bigint[]
   readonly areas: readonly Uint8Array[]
 }
@@ -38,12 +42,15 @@ export class QemuSubject implements Subject {
   readonly name: string
   readonly #machine: QemuMachine
   readonly #places: Places
+  /** Frames as nobody has written to them. */
+  readonly #untouched: readonly Uint8Array[]
   #dirtyPages: number[] = []
 
   private constructor(machine: QemuMachine, places: Places) {
     this.name = describeBinary(machine.binary)
     this.#machine = machine
     this.#places = places
+    this.#untouched = places.frames.map((_, index) => framePattern(index))
   }
 
   /** @param bypass as {@link Script.bypass}: the devices get their tags through it */
@@ -55,7 +62,7 @@ export class QemuSubject implements Subject {
     const subject = new QemuSubject(machine, places)
     for (const { base, bytes } of machine.layout.leftovers) machine.ram.write(base, new Uint8Array(bytes))
     places.frames.forEach((frame, index) => {
-      machine.ram.write(frame, framePattern(index))
+      machine.ram.write(frame, subject.#untouched[index])
     })
     await subject.#loadTags(bypass)
     return subject
@@ -125,14 +132,17 @@ export class QemuSubject implements Subject {
       ram.write(at, new Uint8Array(BigUint64Array.of(value).buffer))
       this.#dirtyPages.push(at - (at % PAGE_SIZE))
     }
-    const transfers = round.accesses.flatMap(({ device, iova, write }) =>
-      write
-        ? devices[device].store(iova, TAGS_AT + index * 4, 4)
-        : devices[device].load(iova, READS_AT + index * 4, 4),
-    )
-    const started = run([...this.#writes(round.writes), ...transfers])
-    await started
-    await idle(round.accesses.map(({ device }) => devices[device]))
+    const transfers = round.accesses.filter(({ asks }) => asks === "place")
+    await run([
+      ...this.#writes(round.writes),
+      ...transfers.flatMap(({ device, iova, write }) =>
+        write
+          ? devices[device].store(iova, TAGS_AT + index * 4, 4)
+          : devices[device].load(iova, READS_AT + index * 4, 4),
+      ),
+    ])
+    await idle(transfers.map(({ device }) => devices[device]))
+    const passages = await this.#passages(round.accesses.filter(({ asks }) => asks === "passage"))
     const reads = round.reads.map(({ offset, bytes }) => `read${bytes === 8 ? "q" : "l"} ${this.#at(offset)}`)
     const answers = await run([...reads, ...this.#writes(round.acknowledge)])
     const areas = round.areas.map(({ address, bytes }) => {
@@ -142,9 +152,27 @@ export class QemuSubject implements Subject {
     })
     return {
       landed: this.#findWrites(round, index),
+      passages,
       registers: reads.map((_, read) => BigInt(answers[read])),
       areas,
     }
+  }
+
+  /** Writes of devices that say what came of them. */
+  async #passages(accesses: readonly Access[]): Promise<Map<Access, Answer>> {
+    const { devices, testDevices, run } = this.#machine
+    const elsewhere = BigInt(this.#places.tags)
+    const lines = accesses.map(({ device, iova }) =>
+      testDevices[device - devices.length].write(iova, elsewhere),
+    )
+    const answers = await run(lines.flat())
+    let taken = 0
+    return new Map(
+      accesses.map((access, index): [Access, Answer] => {
+        taken += lines[index].length
+        return [access, { kind: testWriteOf(answers[taken - 1]) === "refused" ? "refused" : "passed" }]
+      }),
+    )
   }
 
   /** Finds what was written, and puts the frames right again. */
@@ -156,15 +184,13 @@ export class QemuSubject implements Subject {
       this.#machine.ram.read(frame, content)
       return content
     })
-    const landed = round.accesses.map(({ device, write }) =>
-      write ? findTag(frames, contents, tagOf(device, index)) : null,
-    )
-    for (const address of landed) {
-      if (address === null) continue
-      const word = Uint32Array.of(patternAt(frames, address))
-      this.#machine.ram.write(address, new Uint8Array(word.buffer))
+    for (const [frame, content] of contents.entries()) {
+      const untouched = this.#untouched[frame]
+      if (Buffer.compare(content, untouched) !== 0) this.#machine.ram.write(frames[frame], untouched)
     }
-    return landed
+    return round.accesses.map(({ device, write, asks }) =>
+      write && asks === "place" ? findTag(frames, contents, tagOf(device, index)) : null,
+    )
   }
 
   /** With translation off, the devices that read hand over what they have: one word a round. */
@@ -192,7 +218,10 @@ export class QemuSubject implements Subject {
   }
 
   #observation(round: Round, index: number, pending: PendingRound, values: Uint32Array): RoundObservation {
-    const answers = round.accesses.map(({ device, write }, access): Answer => {
+    const answers = round.accesses.map((given, access): Answer => {
+      const passage = pending.passages.get(given)
+      if (passage !== undefined) return passage
+      const { device, write } = given
       if (!write) return answerOfRead(this.#places.frames, values[device * MAX_ROUNDS + index])
       const address = pending.landed[access]
       return address === null ? { kind: "refused" } : { kind: "landed", address }

@@ -24,6 +24,8 @@ export interface Access {
   readonly device: number
   readonly iova: bigint
   readonly write: boolean
+  /** What is to be found out: where it lands or what it reads, or no more than whether it is let through. */
+  readonly asks: "place" | "passage"
 }
 
 /** 64-bit words of memory by physical address. */
@@ -64,6 +66,8 @@ export type Answer =
   | { readonly kind: "landed"; readonly address: number }
   /** It read this, which stands in no data frame. */
   | { readonly kind: "elsewhere"; readonly value: number }
+  /** It was let through, to wherever. */
+  | { readonly kind: "passed" }
   /** It was translated to where there is no RAM: what a device sees there is no matter of the IOMMU. */
   | { readonly kind: "outside" }
 

@@ -12,7 +12,7 @@ export interface World {
   /** One of {@link VendorDiff.profiles}. */
   readonly profile: string
   readonly places: Places
-  /** Requester ids of the machine's devices. */
+  /** Requester ids of the machine's devices: {@link VendorDiff.devices}, and as many that repeat their accesses, or none. */
   readonly deviceIds: readonly number[]
   /** Values of {@link VendorDiff.identity}, by name. */
   readonly identity: Readonly<Record<string, bigint>>

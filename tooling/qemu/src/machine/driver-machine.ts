@@ -7,14 +7,17 @@ import { hex } from "../process/qtest.ts"
 import { makeWorkFolder } from "../process/work-folder.ts"
 import { EDU_BUFFER_BYTES, type Edu, RUNNING } from "./edu.ts"
 import { IOMMU_BASE, LAYOUTS } from "./layout.ts"
-import { devicesOf, machineArguments, workFolderParent } from "./qemu-machine.ts"
+import { devicesOf, machineArguments, testDevicesOf, workFolderParent } from "./qemu-machine.ts"
 import { RamFile } from "./ram-file.ts"
 import type { Recipe } from "./recipe.ts"
 import { SharedMemory } from "./shared-memory.ts"
+import { type TestAttributes, type TestDevice, type TestWrite, testWriteOf } from "./test-device.ts"
 
 export interface DriverMachine extends IommuPlatform {
   readonly binary: QemuBinary
   readonly devices: readonly Edu[]
+  /** One for each of {@link devices}, or none where QEMU has no `iommu-testdev`. */
+  readonly testDevices: readonly TestDevice[]
   readonly ram: RamFile
   /** Copies what the machine wrote, outside of register accesses, into {@link IommuPlatform.memory}. */
   pull(): void
@@ -22,6 +25,11 @@ export interface DriverMachine extends IommuPlatform {
   dmaRead(device: Edu, iova: bigint, bytes: number): void
   /** Lets a device write what is in its buffer. */
   dmaWrite(device: Edu, iova: bigint, bytes: number): void
+  /**
+   * Lets a device write its word.
+   * @param physical where the word is to arrive
+   */
+  testWrite(device: TestDevice, iova: bigint, physical: bigint, attributes?: TestAttributes): TestWrite
   close(): Promise<void>
 }
 
@@ -51,7 +59,8 @@ export async function startDriverMachine(
     await qtest.connected(started.ended, () => started.describe())
     const ram = new RamFile(folder.file("ram"), LAYOUTS[binary.target].ram)
     const devices = devicesOf(binary, deviceCount)
-    qtest.exchange(devices.flatMap(device => device.enable()))
+    const testDevices = testDevicesOf(binary, deviceCount)
+    qtest.exchange([...devices, ...testDevices].flatMap(device => device.enable()))
     const shared = new SharedMemory(ram, tables)
     const transfer = (device: Edu, lines: readonly string[]): void => {
       shared.push()
@@ -62,6 +71,7 @@ export async function startDriverMachine(
     return {
       binary,
       devices,
+      testDevices,
       ram,
       memory: shared.memory,
       pages: shared.pages,
@@ -69,6 +79,12 @@ export async function startDriverMachine(
       pull: () => shared.pull(),
       dmaRead: (device, iova, bytes) => transfer(device, device.load(iova, 0, atMostABuffer(bytes))),
       dmaWrite: (device, iova, bytes) => transfer(device, device.store(iova, 0, atMostABuffer(bytes))),
+      testWrite: (device, iova, physical, attributes) => {
+        shared.push()
+        const answers = qtest.exchange(device.write(iova, physical, attributes))
+        shared.pull()
+        return testWriteOf(answers[answers.length - 1])
+      },
       close: async () => {
         ram.close()
         await started.stop()

@@ -6,9 +6,8 @@
  * and leaves two records.
  */
 import { hex } from "../process/qtest.ts"
-import type { MachineLayout } from "./layout.ts"
+import { PciFunction } from "./pci-function.ts"
 
-const BAR_BYTES = 0x10_0000
 const REG_SOURCE = 0x80
 const REG_DESTINATION = 0x88
 const REG_COUNT = 0x90
@@ -18,43 +17,15 @@ const COMMAND_FROM_DEVICE = 3
 /** Bit of the command register while a transfer runs. */
 export const RUNNING = 1n
 const BUFFER = 0x4_0000
-const CONFIG_ADDRESS = 0xcf8
-const CONFIG_DATA = 0xcfc
-const CONFIG_ENABLE = 0x8000_0000
-const COMMAND_MEMORY_AND_MASTER = 6
 
 /** Bytes of the device's buffer. */
 export const EDU_BUFFER_BYTES = 4096
 
 /** Lines of qtest that drive one device. */
-export class Edu {
-  /** Requester id: bus 0, device, function 0. */
-  readonly id: number
-  readonly #bar: number
-  readonly #configuration: (register: number, value: number) => string[]
-
-  /** @param slot device number on bus 0; @param index of the device, from 0: where its BAR goes */
-  constructor(slot: number, index: number, layout: MachineLayout) {
-    this.id = slot << 3
-    this.#bar = layout.bars + index * BAR_BYTES
-    const { ecam } = layout
-    this.#configuration =
-      ecam === null
-        ? (register, value) => [
-            `outl ${hex(CONFIG_ADDRESS)} ${hex((CONFIG_ENABLE | (this.id << 8) | register) >>> 0)}`,
-            `outl ${hex(CONFIG_DATA)} ${hex(value)}`,
-          ]
-        : (register, value) => [`writel ${hex(ecam + this.id * 4096 + register)} ${hex(value)}`]
-  }
-
+export class Edu extends PciFunction {
   /** QEMU's argument for a device at this slot. */
   static argument(slot: number): string {
     return `edu,addr=${slot.toString(16)}.0,dma_mask=0xffffffffffffffff`
-  }
-
-  /** Gives it its BAR and lets it master the bus. */
-  enable(): string[] {
-    return [...this.#configuration(0x10, this.#bar), ...this.#configuration(0x04, COMMAND_MEMORY_AND_MASTER)]
   }
 
   /** Starts copying memory into the buffer. */
@@ -69,15 +40,15 @@ export class Edu {
 
   /** Reads the command register: {@link RUNNING} is set until the transfer is done. */
   poll(): string {
-    return `readq ${hex(this.#bar + REG_COMMAND)}`
+    return `readq ${hex(this.bar + REG_COMMAND)}`
   }
 
   #start(source: bigint, destination: bigint, bytes: number, command: number): string[] {
     return [
-      `writeq ${hex(this.#bar + REG_SOURCE)} ${hex(source)}`,
-      `writeq ${hex(this.#bar + REG_DESTINATION)} ${hex(destination)}`,
-      `writeq ${hex(this.#bar + REG_COUNT)} ${hex(bytes)}`,
-      `writeq ${hex(this.#bar + REG_COMMAND)} ${hex(command)}`,
+      `writeq ${hex(this.bar + REG_SOURCE)} ${hex(source)}`,
+      `writeq ${hex(this.bar + REG_DESTINATION)} ${hex(destination)}`,
+      `writeq ${hex(this.bar + REG_COUNT)} ${hex(bytes)}`,
+      `writeq ${hex(this.bar + REG_COMMAND)} ${hex(command)}`,
     ]
   }
 }

@@ -9,6 +9,7 @@ import { writeFirmware } from "./firmware.ts"
 import { IOMMU_BASE, LAYOUTS, type MachineLayout } from "./layout.ts"
 import { RamFile } from "./ram-file.ts"
 import type { Recipe } from "./recipe.ts"
+import { TestDevice } from "./test-device.ts"
 
 /** Device numbers of the first `edu`: those below are the machine's own. */
 const FIRST_SLOT = 4
@@ -47,15 +48,25 @@ export function machineArguments(
     "shift=0,sleep=off",
     "-bios",
     firmware,
-    ...Array.from({ length: devices }, (_, index) => ["-device", Edu.argument(FIRST_SLOT + index)]).flat(),
+    ...upTo(devices).flatMap(index => ["-device", Edu.argument(FIRST_SLOT + index)]),
+    ...testDevicesOf(binary, devices).flatMap(({ slot }) => ["-device", TestDevice.argument(slot)]),
   ]
 }
 
 export function devicesOf(binary: QemuBinary, count: number): Edu[] {
-  return Array.from(
-    { length: count },
-    (_, index) => new Edu(FIRST_SLOT + index, index, LAYOUTS[binary.target]),
+  return upTo(count).map(index => new Edu(FIRST_SLOT + index, index, LAYOUTS[binary.target]))
+}
+
+/** As many as there are `edu`, behind them, or none where QEMU has no such device. */
+export function testDevicesOf(binary: QemuBinary, count: number): TestDevice[] {
+  if (!TestDevice.isIn(binary)) return []
+  return upTo(count).map(
+    index => new TestDevice(FIRST_SLOT + count + index, count + index, LAYOUTS[binary.target]),
   )
+}
+
+function upTo(count: number): number[] {
+  return Array.from({ length: count }, (_, index) => index)
 }
 
 /** Where the RAM file of a machine goes. */
@@ -70,6 +81,8 @@ export interface QemuMachine {
   /** Physical address of the IOMMU's registers. */
   readonly iommu: number
   readonly devices: readonly Edu[]
+  /** One for each of {@link devices}, or none. */
+  readonly testDevices: readonly TestDevice[]
   readonly ram: RamFile
   /** Sends lines at once. @returns their answers */
   run(lines: readonly string[]): Promise<string[]>
@@ -97,6 +110,7 @@ export async function startMachine(
   )
   const layout = LAYOUTS[binary.target]
   const devices = devicesOf(binary, deviceCount)
+  const testDevices = testDevicesOf(binary, deviceCount)
   const ram = new RamFile(session.folder.file("ram"), layout.ram)
   const run = async (lines: readonly string[]): Promise<string[]> => {
     try {
@@ -105,13 +119,14 @@ export async function startMachine(
       throw await withCause(session, error)
     }
   }
-  await run(devices.flatMap(device => device.enable()))
+  await run([...devices, ...testDevices].flatMap(device => device.enable()))
   return {
     binary,
     recipe,
     layout,
     iommu: IOMMU_BASE[recipe.vendor],
     devices,
+    testDevices,
     ram,
     run,
     idle: waiting => waitUntilIdle(run, waiting),

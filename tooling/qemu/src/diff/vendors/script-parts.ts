@@ -44,7 +44,8 @@ export function accessOf({ leaf, offset, write, flip }: AccessCase, device: numb
   const frame = target - (target % BigInt(FRAME_BYTES))
   const inLeaf = size < BigInt(FRAME_BYTES) ? target + (BigInt(offset) % size) : frame + BigInt(offset)
   const at = iova + (inLeaf & (size - 1n))
-  return { device, iova: BigInt.asUintN(64, flip === null ? at : at ^ (1n << BigInt(flip))), write }
+  const sent = BigInt.asUintN(64, flip === null ? at : at ^ (1n << BigInt(flip)))
+  return { device, iova: sent, write, asks: "place" }
 }
 
 /**
