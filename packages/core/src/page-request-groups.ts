@@ -41,28 +41,14 @@ export class PageRequestGroups {
   }
 
   /**
-   * Takes one request in, and with the last of a group hands the group on.
-   * @param handler of the domain that the request came from; null: nobody, the group is answered INVALID
+   * Takes one request in, and with the last of a group hands the group on. Stop markers belong to none.
+   * @param device null: one that the driver does not know, whose groups are answered INVALID
+   * @param handler of the domain that the request came from; none: the group is answered INVALID
    */
-  take(device: IommuDevice, handler: PageFaultHandler | null, request: PageRequest): void {
-    const requests = this.#requestsOf(device)
-    if (!request.last) {
-      if (requests.partial.length === MOST_PARTIAL) requests.partial = []
-      requests.partial.push(request)
-      return
-    }
-    const isSameGroup = (other: PageRequest): boolean =>
-      other.group === request.group && other.pasid === request.pasid
-    const group = [...requests.partial.filter(isSameGroup), request]
-    requests.partial = requests.partial.filter(other => !isSameGroup(other))
-    if (handler === null || requests.pending.size === MOST_PENDING) this.refuse(request)
-    else this.#deliver(device, requests, handler, group)
-    this.#tidy(device, requests)
-  }
-
-  /** Answers a group of which only the last request counts, for want of anybody else: INVALID. */
-  refuse(last: PageRequest): void {
-    this.#answer(last, PageResponseCode.INVALID)
+  take(device: IommuDevice | null, handler: PageFaultHandler | null | undefined, request: PageRequest): void {
+    if (isStopMarker(request)) return
+    if (device !== null) this.#takeFrom(device, handler ?? null, request)
+    else if (request.last) this.#refuse(request)
   }
 
   /** Requests were lost: groups of which a part has come would never be whole. Linux's `iopf_queue_discard_partial`. */
@@ -91,6 +77,27 @@ export class PageRequestGroups {
       }
     }
     this.#tidy(device, requests)
+  }
+
+  #takeFrom(device: IommuDevice, handler: PageFaultHandler | null, request: PageRequest): void {
+    const requests = this.#requestsOf(device)
+    if (!request.last) {
+      if (requests.partial.length === MOST_PARTIAL) requests.partial = []
+      requests.partial.push(request)
+      return
+    }
+    const isSameGroup = (other: PageRequest): boolean =>
+      other.group === request.group && other.pasid === request.pasid
+    const group = [...requests.partial.filter(isSameGroup), request]
+    requests.partial = requests.partial.filter(other => !isSameGroup(other))
+    if (handler === null || requests.pending.size === MOST_PENDING) this.#refuse(request)
+    else this.#deliver(device, requests, handler, group)
+    this.#tidy(device, requests)
+  }
+
+  /** Answers a group of which only the last request counts, for want of anybody else: INVALID. */
+  #refuse(last: PageRequest): void {
+    this.#answer(last, PageResponseCode.INVALID)
   }
 
   #requestsOf(device: IommuDevice): DeviceRequests {
@@ -134,4 +141,9 @@ export class PageRequestGroups {
     // A handler may have sent the device to make new requests meanwhile.
     if (isEmpty && this.#devices.get(device) === requests) this.#devices.delete(device)
   }
+}
+
+/** The last use of a PASID, which wants no answer. PCI Express Base 6.0 §10.4.1.2. */
+function isStopMarker({ pasid, last, read, write }: PageRequest): boolean {
+  return pasid !== null && last && !read && !write
 }

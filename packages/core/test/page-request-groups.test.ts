@@ -57,6 +57,25 @@ describe("page request groups", () => {
     expect(answers).toEqual([[3, INVALID]])
   })
 
+  it("of a device that nobody knows are answered INVALID, with their last request", () => {
+    const { answers, groups } = bench()
+    groups.take(null, undefined, request({ last: false, group: 3 }))
+    expect(answers).toEqual([])
+    groups.take(null, undefined, request({ group: 3 }))
+    expect(answers).toEqual([[3, INVALID]])
+  })
+
+  it("have no stop markers, which want no answer: L set, R and W clear, with a PASID, PCIe §10.4.1.2", () => {
+    const { answers, delivered, groups, handler } = bench()
+    const marker = request({ pasid: 4, read: false })
+    groups.take(device, handler, marker)
+    groups.take(null, undefined, marker)
+    expect([answers, delivered]).toEqual([[], []])
+    groups.take(device, handler, request({ read: false }))
+    groups.take(device, handler, request({ pasid: 4, read: false, write: true }))
+    expect(delivered).toHaveLength(2)
+  })
+
   it("are answered INVALID when their device leaves, PASID by PASID or all", () => {
     const { answers, groups, handler } = bench()
     for (const [group, pasid] of [

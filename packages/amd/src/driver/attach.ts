@@ -152,7 +152,8 @@ export function writeEntry(driver: AmdDriver, state: DeviceState): void {
   const { device, rid, pasids } = state
   const entry = entryFor(state)
   // A guest says for itself whether its devices may ask for pages.
-  const asks = device.ats && rid.type !== "nested" && driver.pageRequests.areTaken(rid, pasids.values())
+  const { handlers } = driver.pageRequests
+  const asks = device.ats && rid.type !== "nested" && handlers.areTaken([rid, ...pasids.values()])
   driver.hardware.deviceTable.update(device.id, asks ? withPageRequests(entry) : entry)
 }
 

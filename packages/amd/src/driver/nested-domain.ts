@@ -138,11 +138,11 @@ export class AmdNestedDomain implements NestedDomain {
   }
 
   get pageFaultHandler(): PageFaultHandler | null | undefined {
-    return this.ops.pageRequests.handlerOf(this)
+    return this.ops.pageRequests.handlers.of(this)
   }
 
   set pageFaultHandler(handler: PageFaultHandler | null | undefined) {
-    this.ops.pageRequests.setHandler(this, handler ?? null)
+    this.ops.pageRequests.handlers.set(this, handler ?? null)
   }
 
   attachDev(device: IommuDevice): void {
@@ -169,7 +169,7 @@ export class AmdNestedDomain implements NestedDomain {
     if (this.isFreed) throw new IommuError("EINVAL", "the domain has been freed")
     if (this.attachments.length > 0) throw new IommuError("EBUSY", "a device is on the domain")
     this.isFreed = true
-    this.ops.pageRequests.forget(this)
+    this.ops.pageRequests.handlers.forget(this)
     this.#guest.remove(this)
   }
 

@@ -3,9 +3,8 @@
  * rev 3.10, §2.6 (log), §2.4.7 (answer), §2.2.2.1 (DTE.PPR, GPRP).
  */
 import {
-  IommuError,
   NO_PASID,
-  type PageFaultHandler,
+  PageFaultHandlers,
   type PageRequest,
   PageRequestGroups,
   type PageResponse,
@@ -21,46 +20,18 @@ import type { CommandQueue } from "./queue.ts"
 type FaultingDomain = AmdPagingDomain | AmdNestedDomain
 
 export class PageRequests {
+  readonly handlers: PageFaultHandlers<FaultingDomain>
   readonly #driver: AmdDriver
-  /** Few domains take faults, so that the others need no field for it. */
-  readonly #handlers = new Map<FaultingDomain, PageFaultHandler>()
   readonly #groups: PageRequestGroups
 
   constructor(driver: AmdDriver) {
-    const { queue } = driver.hardware
+    const { queue, features } = driver.hardware
+    const lacking = features.PPRSup ? null : "this hardware has no page requests (PPRSup)"
+    this.handlers = new PageFaultHandlers(lacking, domain => {
+      for (const { state } of domain.attachments) writeEntry(driver, state)
+    })
     this.#driver = driver
     this.#groups = new PageRequestGroups((last, code) => answer(queue, last, code))
-  }
-
-  /** undefined where the hardware has no page requests (PPRSup). */
-  handlerOf(domain: FaultingDomain): PageFaultHandler | null | undefined {
-    return this.#driver.hardware.features.PPRSup ? (this.#handlers.get(domain) ?? null) : undefined
-  }
-
-  /** Entries of the domain's devices allow page requests while there is a handler. @throws EIO, ETIMEDOUT */
-  setHandler(domain: FaultingDomain, handler: PageFaultHandler | null): void {
-    if (handler !== null && !this.#driver.hardware.features.PPRSup) {
-      throw new IommuError("EOPNOTSUPP", "this hardware has no page requests (PPRSup)")
-    }
-    const old = this.#handlers.get(domain) ?? null
-    this.#put(domain, handler)
-    try {
-      for (const { state } of domain.attachments) writeEntry(this.#driver, state)
-    } catch (error) {
-      this.#put(domain, old)
-      throw error
-    }
-  }
-
-  /** A domain is freed. */
-  forget(domain: FaultingDomain): void {
-    this.#handlers.delete(domain)
-  }
-
-  /** Whether the entry of a device on these domains is to allow page requests. */
-  areTaken(rid: AmdDomain, pasids: Iterable<AmdPagingDomain>): boolean {
-    if (this.#handlers.size === 0) return false
-    return this.#handlerFor(rid) !== null || [...pasids].some(domain => this.#handlers.has(domain))
   }
 
   /** A device, or one PASID of it, left a domain. A guest's GCR3 table had all PASIDs. */
@@ -79,34 +50,23 @@ export class PageRequests {
     const { records, lost } = this.#driver.hardware.takePageRequests()
     for (const words of records) {
       if (PAGE_SERVICE_REQUEST.get(words, "Code") !== BigInt(PPR_PAGE_SERVICE_REQUEST)) continue
-      const request = pageRequest(words)
-      if (!isStopMarker(request)) this.#take(request)
+      this.#take(pageRequest(words))
     }
     // Some of the requests that overflowed may belong to groups that have begun.
     if (lost) this.#groups.discardPartial()
     return records.length
   }
 
-  #put(domain: FaultingDomain, handler: PageFaultHandler | null): void {
-    if (handler === null) this.#handlers.delete(domain)
-    else this.#handlers.set(domain, handler)
-  }
-
   #take(request: PageRequest): void {
     const state = this.#driver.deviceAt(request.device)
-    if (state === null) {
-      if (request.last) this.#groups.refuse(request)
-      return
-    }
-    const { rid, pasids } = state
-    const domain = request.pasid === null || rid.type === "nested" ? rid : pasids.get(request.pasid)
-    this.#groups.take(state.device, domain ? this.#handlerFor(domain) : null, request)
+    const domain = state === null ? undefined : askedDomain(state, request.pasid)
+    this.#groups.take(state?.device ?? null, domain && this.handlers.of(domain), request)
   }
+}
 
-  #handlerFor(domain: AmdDomain): PageFaultHandler | null {
-    if (domain.type === "blocked" || domain.type === "identity") return null
-    return this.#handlers.get(domain) ?? null
-  }
+/** A guest's GCR3 table has all PASIDs: the requests of all of them go where that is. */
+function askedDomain({ rid, pasids }: DeviceState, pasid: number | null): AmdDomain | undefined {
+  return pasid === null || rid.type === "nested" ? rid : pasids.get(pasid)
 }
 
 /** The answer carries the PASID when the request did; response codes are those of PCIe. */
@@ -136,9 +96,4 @@ function pageRequest(words: readonly bigint[]): PageRequest {
     last: ppr.Last === 1n,
     group: Number(ppr.Tag),
   }
-}
-
-/** The last use of a PASID, which wants no answer. PCI Express Base 6.0 §10.4.1.2. */
-function isStopMarker({ pasid, last, read, write }: PageRequest): boolean {
-  return pasid !== null && last && !read && !write
 }

@@ -87,11 +87,11 @@ export class AmdPagingDomain implements PagingDomain {
   }
 
   get pageFaultHandler(): PageFaultHandler | null | undefined {
-    return this.ops.pageRequests.handlerOf(this)
+    return this.ops.pageRequests.handlers.of(this)
   }
 
   set pageFaultHandler(handler: PageFaultHandler | null | undefined) {
-    this.ops.pageRequests.setHandler(this, handler ?? null)
+    this.ops.pageRequests.handlers.set(this, handler ?? null)
   }
 
   get isGuestFormat(): boolean {
@@ -196,7 +196,7 @@ export class AmdPagingDomain implements PagingDomain {
     if (this.guests?.some(guest => guest.isInUse || guest.viommu !== null)) {
       throw new IommuError("EBUSY", "nested domains or virtual IOMMUs stand on the domain")
     }
-    this.ops.pageRequests.forget(this)
+    this.ops.pageRequests.handlers.forget(this)
     this.table.free()
     if (!this.isGuestFormat) this.ops.hardware.domainIds.give(this.id)
     this.id = FREED

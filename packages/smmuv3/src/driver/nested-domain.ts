@@ -53,11 +53,11 @@ export class SmmuNestedDomain implements NestedDomain {
   }
 
   get pageFaultHandler(): PageFaultHandler | null | undefined {
-    return this.ops.pageRequests.handlerOf(this)
+    return this.ops.pageRequests.handlers.of(this)
   }
 
   set pageFaultHandler(handler: PageFaultHandler | null | undefined) {
-    this.ops.pageRequests.setHandler(this, handler ?? null)
+    this.ops.pageRequests.handlers.set(this, handler ?? null)
   }
 
   attachDev(device: IommuDevice): void {
@@ -72,7 +72,7 @@ export class SmmuNestedDomain implements NestedDomain {
     if (this.freed) throw new IommuError("EINVAL", "the domain is freed already")
     if (this.attachments.length > 0) throw new IommuError("EBUSY", "a device is on the domain")
     this.parent.children = this.parent.children.filter(child => child !== this)
-    this.ops.pageRequests.forget(this)
+    this.ops.pageRequests.handlers.forget(this)
     this.freed = true
   }
 

@@ -3,8 +3,7 @@
  * 0070 G.b chapter 8 (PRI queue), §4.5.2 (CMD_PRI_RESP), §3.12.2 and §4.7.1 (stalls, CMD_RESUME).
  */
 import {
-  IommuError,
-  type PageFaultHandler,
+  PageFaultHandlers,
   type PageRequest,
   PageRequestGroups,
   type PageResponse,
@@ -12,7 +11,7 @@ import {
 } from "@iommu/core"
 import * as cmd from "../spec/commands.ts"
 import { F_TRANSLATION, PPR } from "../spec/events.ts"
-import type { DeviceState } from "./attach.ts"
+import type { DeviceState, SmmuDomain } from "./attach.ts"
 import type { SmmuNestedDomain } from "./nested-domain.ts"
 import type { SmmuV3Driver } from "./ops.ts"
 import type { SmmuPagingDomain } from "./paging-domain.ts"
@@ -25,39 +24,20 @@ const RESP_SUCCESS = 2
 type FaultingDomain = SmmuPagingDomain | SmmuNestedDomain
 
 export class PageRequests {
+  readonly handlers: PageFaultHandlers<FaultingDomain>
   readonly #driver: SmmuV3Driver
-  /** Few domains take faults, so that the others need no field for it. */
-  readonly #handlers = new Map<FaultingDomain, PageFaultHandler>()
   readonly #asked: PageRequestGroups
   readonly #stalled: PageRequestGroups
 
   constructor(driver: SmmuV3Driver) {
-    const { queue } = driver.hardware
+    const { queue, features } = driver.hardware
+    const reports = features.PRI || features.STALL_MODEL === 2
+    const lacking = reports ? null : "this SMMU has no PRI queue (IDR0.PRI), and does not have to stall"
+    // No entry changes: the PRI queue is on for all streams, and ATS is a device's own affair (STE.EATS).
+    this.handlers = new PageFaultHandlers(lacking, () => {})
     this.#driver = driver
     this.#asked = new PageRequestGroups((last, code) => answer(queue, last, code))
     this.#stalled = new PageRequestGroups((last, code) => resume(queue, last, code))
-  }
-
-  /** undefined where the hardware reports no faults that could be answered. */
-  handlerOf(domain: FaultingDomain): PageFaultHandler | null | undefined {
-    return this.#reports ? (this.#handlers.get(domain) ?? null) : undefined
-  }
-
-  /** No entry changes: the PRI queue is on for all streams, and ATS is a device's own affair (STE.EATS). */
-  setHandler(domain: FaultingDomain, handler: PageFaultHandler | null): void {
-    if (handler === null) {
-      this.#handlers.delete(domain)
-      return
-    }
-    if (!this.#reports) {
-      throw new IommuError("EOPNOTSUPP", "this SMMU has no PRI queue (IDR0.PRI), and does not have to stall")
-    }
-    this.#handlers.set(domain, handler)
-  }
-
-  /** A domain is freed. */
-  forget(domain: FaultingDomain): void {
-    this.#handlers.delete(domain)
   }
 
   /**
@@ -72,10 +52,7 @@ export class PageRequests {
   /** Reads the PRI queue once. @returns records read */
   handle(queue: RecordQueue): number {
     const { records, lost } = queue.take()
-    for (const words of records) {
-      const request = pageRequest(words)
-      if (!isStopMarker(request)) this.#take(this.#asked, request)
-    }
+    for (const words of records) this.#take(this.#asked, pageRequest(words))
     // Some of the requests that overflowed may belong to groups that have begun, §8.1.
     if (lost) this.#asked.discardPartial()
     return records.length
@@ -86,23 +63,16 @@ export class PageRequests {
     this.#take(this.#stalled, stalledAccess(words))
   }
 
-  get #reports(): boolean {
-    const { features } = this.#driver.hardware
-    return features.PRI || features.STALL_MODEL === 2
-  }
-
   #take(groups: PageRequestGroups, request: PageRequest): void {
     const state = this.#driver.deviceAt(request.device)
-    if (state !== null) groups.take(state.device, this.#handlerFor(state, request.pasid), request)
-    else if (request.last) groups.refuse(request)
+    const domain = state === null ? undefined : askedDomain(state, request.pasid)
+    groups.take(state?.device ?? null, domain && this.handlers.of(domain), request)
   }
+}
 
-  /** A guest has its PASIDs to itself: the faults of all of them go where its stage 1 is. */
-  #handlerFor({ rid, pasids }: DeviceState, pasid: number | null): PageFaultHandler | null {
-    const domain = pasid === null || rid.type === "nested" ? rid : pasids.get(pasid)?.domain
-    if (domain === undefined || domain.type === "blocked" || domain.type === "identity") return null
-    return this.#handlers.get(domain) ?? null
-  }
+/** A guest has its PASIDs to itself: the faults of all of them go where its stage 1 is. */
+function askedDomain({ rid, pasids }: DeviceState, pasid: number | null): SmmuDomain | undefined {
+  return pasid === null || rid.type === "nested" ? rid : pasids.get(pasid)?.domain
 }
 
 /** §4.5.2: the answer has a PASID when the request had one. */
@@ -133,11 +103,6 @@ function pageRequest(words: readonly bigint[]): PageRequest {
     last: ppr.Last === 1n,
     group: Number(ppr.PRGIndex),
   }
-}
-
-/** The last use of a PASID, which wants no answer: LWR 0b100 with a PASID, chapter 8. */
-function isStopMarker({ pasid, last, read, write }: PageRequest): boolean {
-  return pasid !== null && last && !read && !write
 }
 
 /** Each stalled transaction is a group of its own, known by its STAG. */

@@ -77,11 +77,11 @@ export class SmmuPagingDomain implements PagingDomain {
   }
 
   get pageFaultHandler(): PageFaultHandler | null | undefined {
-    return this.ops.pageRequests.handlerOf(this)
+    return this.ops.pageRequests.handlers.of(this)
   }
 
   set pageFaultHandler(handler: PageFaultHandler | null | undefined) {
-    this.ops.pageRequests.setHandler(this, handler ?? null)
+    this.ops.pageRequests.handlers.set(this, handler ?? null)
   }
 
   /** True where the devices' accesses are coherent whatever they ask for (IORT's CANWBS). */
@@ -102,7 +102,7 @@ export class SmmuPagingDomain implements PagingDomain {
     if (this.attachments.length > 0) throw new IommuError("EBUSY", "a device or a PASID is on the domain")
     if (this.children.length > 0) throw new IommuError("EBUSY", "nested domains use the domain")
     if (this.ops.hasViommuOn(this)) throw new IommuError("EBUSY", "a virtual SMMU uses the domain")
-    this.ops.pageRequests.forget(this)
+    this.ops.pageRequests.handlers.forget(this)
     this.table.free()
     const ids = this.plan.stage === 1 ? this.ops.hardware.asids : this.ops.hardware.vmids
     ids.give(this.tag)

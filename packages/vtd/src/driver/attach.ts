@@ -158,7 +158,7 @@ function changeWithPageRequests(
   next: Pick<DeviceState, "rid" | "pasids">,
   change: () => void,
 ): void {
-  const areTaken = pageRequests.areTaken(domainsOf(next))
+  const areTaken = pageRequests.handlers.areTaken(domainsOf(next))
   const before = state.asksForPages
   if (areTaken) followPageRequests(hardware, state, true)
   try {
@@ -238,7 +238,7 @@ export function blockPasid(state: DeviceState, pasid: number): void {
     throw error
   }
   state.pasids.delete(pasid)
-  tryFollow(hardware, state, current.domain.ops.pageRequests.areTaken(domainsOf(state)))
+  tryFollow(hardware, state, current.domain.ops.pageRequests.handlers.areTaken(domainsOf(state)))
   unlink(current)
 }
 

@@ -53,11 +53,11 @@ export class VtdNestedDomain extends AttachableDomain implements NestedDomain {
   }
 
   get pageFaultHandler(): PageFaultHandler | null | undefined {
-    return this.ops.pageRequests.handlerOf(this)
+    return this.ops.pageRequests.handlers.of(this)
   }
 
   set pageFaultHandler(handler: PageFaultHandler | null | undefined) {
-    this.ops.pageRequests.setHandler(this, handler ?? null)
+    this.ops.pageRequests.handlers.set(this, handler ?? null)
   }
 
   cacheInvalidateUser(data: CacheInvalidateData): CacheInvalidateResult {
@@ -68,7 +68,7 @@ export class VtdNestedDomain extends AttachableDomain implements NestedDomain {
     if (this.did === FREED) throw new IommuError("EINVAL", "the domain is freed")
     if (this.attachments.length > 0) throw new IommuError("EBUSY", "a device or a PASID uses the domain")
     this.parent.children = this.parent.children.filter(child => child !== this)
-    this.ops.pageRequests.forget(this)
+    this.ops.pageRequests.handlers.forget(this)
     this.ops.ids.give(this.did)
     this.did = FREED
   }

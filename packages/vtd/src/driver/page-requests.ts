@@ -2,13 +2,7 @@
  * Page requests: from the page request queue to the handler of a domain, and back as page group responses. Intel VT-d
  * 5.10 (D51397-018) §7.4 (queue), §7.6.1 (response), §9.4 (PRE of a context entry).
  */
-import {
-  IommuError,
-  type PageFaultHandler,
-  type PageRequest,
-  PageRequestGroups,
-  type PageResponse,
-} from "@iommu/core"
+import { PageFaultHandlers, type PageRequest, PageRequestGroups, type PageResponse } from "@iommu/core"
 import { PAGE_REQ_DSC, PAGE_REQ_TYPE } from "../spec/events.ts"
 import { type DeviceState, followPageRequests } from "./attach.ts"
 import type { VtdNestedDomain } from "./nested-domain.ts"
@@ -19,47 +13,16 @@ import type { InvalidationQueue } from "./queue.ts"
 type FaultingDomain = VtdPagingDomain | VtdNestedDomain
 
 export class PageRequests {
+  readonly handlers: PageFaultHandlers<FaultingDomain>
   readonly #driver: VtdDriver
-  /** Few domains take faults, so that the others need no field for it. Other kinds of domain never do. */
-  readonly #handlers = new Map<object, PageFaultHandler>()
   readonly #groups: PageRequestGroups
 
   constructor(driver: VtdDriver) {
-    const { queue } = driver.hardware
+    const { queue, features } = driver.hardware
+    const lacking = features.pageRequests ? null : "page requests need scalable mode and ECAP.PRS"
+    this.handlers = new PageFaultHandlers(lacking, domain => this.#follow(domain))
     this.#driver = driver
     this.#groups = new PageRequestGroups((last, code) => answer(queue, last, code))
-  }
-
-  /** undefined where the hardware has no page requests (ECAP.PRS, scalable mode). */
-  handlerOf(domain: FaultingDomain): PageFaultHandler | null | undefined {
-    return this.#driver.hardware.features.pageRequests ? (this.#handlers.get(domain) ?? null) : undefined
-  }
-
-  /** Context entries of the domain's devices allow page requests while there is a handler. @throws EIO, ETIMEDOUT */
-  setHandler(domain: FaultingDomain, handler: PageFaultHandler | null): void {
-    const { hardware } = this.#driver
-    if (handler !== null && !hardware.features.pageRequests) {
-      throw new IommuError("EOPNOTSUPP", "page requests need scalable mode and ECAP.PRS")
-    }
-    const old = this.#handlers.get(domain) ?? null
-    this.#put(domain, handler)
-    try {
-      for (const { state } of domain.attachments)
-        followPageRequests(hardware, state, this.areTaken(domainsOf(state)))
-    } catch (error) {
-      this.#put(domain, old)
-      throw error
-    }
-  }
-
-  /** A domain is freed. */
-  forget(domain: FaultingDomain): void {
-    this.#handlers.delete(domain)
-  }
-
-  /** Whether the context entry of a device on these domains is to allow page requests. */
-  areTaken(domains: readonly object[]): boolean {
-    return this.#handlers.size > 0 && domains.some(domain => this.#handlers.has(domain))
   }
 
   /** A device, or one PASID of it, left a domain; "all": it is released. */
@@ -72,28 +35,26 @@ export class PageRequests {
     const { records, lost } = this.#driver.hardware.takePageRequests()
     for (const words of records) {
       if (PAGE_REQ_DSC.get(words, "Type") !== BigInt(PAGE_REQ_TYPE)) continue
-      const request = pageRequest(words)
-      if (!isStopMarker(request)) this.#take(request)
+      this.#take(pageRequest(words))
     }
     // Some of the requests that overflowed may belong to groups that have begun.
     if (lost) this.#groups.discardPartial()
     return records.length
   }
 
-  #put(domain: FaultingDomain, handler: PageFaultHandler | null): void {
-    if (handler === null) this.#handlers.delete(domain)
-    else this.#handlers.set(domain, handler)
+  /** Context entries of the domain's devices allow page requests while there is a handler. */
+  #follow(domain: FaultingDomain): void {
+    const { hardware } = this.#driver
+    for (const { state } of domain.attachments) {
+      followPageRequests(hardware, state, this.handlers.areTaken(domainsOf(state)))
+    }
   }
 
   #take(request: PageRequest): void {
     const state = this.#driver.deviceAt(request.device)
-    if (state === null) {
-      if (request.last) this.#groups.refuse(request)
-      return
-    }
-    const attachment = request.pasid === null ? state.rid : state.pasids.get(request.pasid)
-    const handler = attachment ? (this.#handlers.get(attachment.domain) ?? null) : null
-    this.#groups.take(state.device, handler, request)
+    const attachment = request.pasid === null ? state?.rid : state?.pasids.get(request.pasid)
+    const handler = attachment ? this.handlers.of(attachment.domain) : null
+    this.#groups.take(state?.device ?? null, handler, request)
   }
 }
 
@@ -121,9 +82,4 @@ function pageRequest(words: readonly bigint[]): PageRequest {
     last: request.LPIG === 1n,
     group: Number(request.PRGI),
   }
-}
-
-/** The last use of a PASID, which wants no answer: Table 31. */
-function isStopMarker({ pasid, last, read, write }: PageRequest): boolean {
-  return pasid !== null && last && !read && !write
 }

@@ -99,11 +99,11 @@ export class VtdPagingDomain extends AttachableDomain implements PagingDomain {
   }
 
   get pageFaultHandler(): PageFaultHandler | null | undefined {
-    return this.ops.pageRequests.handlerOf(this)
+    return this.ops.pageRequests.handlers.of(this)
   }
 
   set pageFaultHandler(handler: PageFaultHandler | null | undefined) {
-    this.ops.pageRequests.setHandler(this, handler ?? null)
+    this.ops.pageRequests.handlers.set(this, handler ?? null)
   }
 
   /**
@@ -215,7 +215,7 @@ export class VtdPagingDomain extends AttachableDomain implements PagingDomain {
     if (this.attachments.length > 0 || this.children.length > 0) {
       throw new IommuError("EBUSY", "a device, a PASID or a nested domain uses the domain")
     }
-    this.ops.pageRequests.forget(this)
+    this.ops.pageRequests.handlers.forget(this)
     this.table.free()
     this.ops.ids.give(this.did)
     this.did = FREED
