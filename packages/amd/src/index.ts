@@ -10,6 +10,18 @@ export function amdModel(options: AmdModelOptions): AmdModel {
   return new AmdModel(options)
 }
 
+export { amdDecoder } from "./decode/decoder.ts"
+export type {
+  AmdCommandRecord,
+  AmdErrorType,
+  AmdHardwareErrorRecord,
+  AmdIllegalEntryRecord,
+  AmdInvalidPageRequestRecord,
+  AmdInvalidRequestRecord,
+  AmdOtherRecord,
+  AmdPageFaultRecord,
+  AmdRecord,
+} from "./decode/record.ts"
 export { type AmdDriverOptions, type AmdOps, amdDriver } from "./driver/ops.ts"
 export type { AmdAttributes } from "./model/attributes.ts"
 export type { AmdModel } from "./model/device.ts"

@@ -2,6 +2,17 @@
  * Arm SMMUv3: driver for user-owned domains and executable hardware model.
  * @packageDocumentation
  */
+export { smmuv3Decoder } from "./decode/decoder.ts"
+export type {
+  SmmuV3ConfigurationRecord,
+  SmmuV3FaultClass,
+  SmmuV3FetchRecord,
+  SmmuV3OtherRecord,
+  SmmuV3Record,
+  SmmuV3RefusalRecord,
+  SmmuV3TranslationRecord,
+  SmmuV3WalkAbortRecord,
+} from "./decode/record.ts"
 export type { SmmuV3DriverOptions } from "./driver/hardware.ts"
 export { type SmmuV3Ops, smmuv3Driver } from "./driver/ops.ts"
 export { smmuv3Model } from "./model/device.ts"

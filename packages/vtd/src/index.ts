@@ -2,6 +2,8 @@
  * Intel VT-d: driver and executable hardware model.
  * @packageDocumentation
  */
+export { vtdDecoder } from "./decode/decoder.ts"
+export type { VtdDmaRecord, VtdInterruptRecord, VtdRecord } from "./decode/record.ts"
 export type { VtdDriverOptions } from "./driver/hardware.ts"
 export { type VtdOps, vtdDriver } from "./driver/ops.ts"
 export { MEMORY_TYPE_MASK, SNOOPED, UC, WB, WC, WP, WT } from "./model/attributes.ts"

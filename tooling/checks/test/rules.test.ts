@@ -16,6 +16,8 @@ describe("import laws", () => {
     ["packages/vtd/src/model/a.ts", "@iommu/pagetable", "model must not import @iommu/pagetable"],
     ["packages/vtd/src/model/a.ts", "../formats/stage1.ts", "model must not import formats"],
     ["packages/vtd/src/spec/a.ts", "../model/walk.ts", "spec must not import model"],
+    ["packages/vtd/src/model/a.ts", "../decode/record.ts", "model must not import decode"],
+    ["packages/vtd/src/decode/a.ts", "../driver/ops.ts", "decode must not import driver"],
     ["packages/vtd/src/driver/a.ts", "@iommu/amd", "driver must not import @iommu/amd"],
     [
       "packages/vtd/src/driver/a.ts",

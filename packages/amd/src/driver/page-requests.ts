@@ -9,8 +9,8 @@ import {
   PageRequestGroups,
   type PageResponse,
 } from "@iommu/core"
+import { decodePageRequest } from "../decode/page-request.ts"
 import { COMPLETE_PPR_REQUEST, OPCODE } from "../spec/commands.ts"
-import { PAGE_SERVICE_REQUEST, PPR_PAGE_SERVICE_REQUEST } from "../spec/events.ts"
 import { type AmdDomain, type DeviceState, writeEntry } from "./attach.ts"
 import type { AmdNestedDomain } from "./nested-domain.ts"
 import type { AmdDriver } from "./ops.ts"
@@ -49,8 +49,8 @@ export class PageRequests {
   handle(): number {
     const { records, lost } = this.#driver.hardware.takePageRequests()
     for (const words of records) {
-      if (PAGE_SERVICE_REQUEST.get(words, "Code") !== BigInt(PPR_PAGE_SERVICE_REQUEST)) continue
-      this.#take(pageRequest(words))
+      const request = decodePageRequest(words)
+      if (request !== null) this.#take(request)
     }
     // Some of the requests that overflowed may belong to groups that have begun.
     if (lost) this.#groups.discardPartial()
@@ -81,19 +81,4 @@ function answer(queue: CommandQueue, { device, pasid, group }: PageRequest, code
     }),
   )
   queue.sync()
-}
-
-function pageRequest(words: readonly bigint[]): PageRequest {
-  const ppr = PAGE_SERVICE_REQUEST.decode(words)
-  return {
-    device: Number(ppr.DeviceID),
-    pasid: ppr.GN === 1n ? Number((ppr.PASID_19_16 << 16n) | ppr.PASID_15_0) : null,
-    address: ppr.Address << 12n,
-    read: ppr.RD === 1n,
-    write: ppr.WR === 1n,
-    execute: ppr.EX === 1n,
-    privileged: ppr.GN === 1n && ppr.US === 0n,
-    last: ppr.Last === 1n,
-    group: Number(ppr.Tag),
-  }
 }

@@ -3,6 +3,7 @@
  * `arm_smmu_handle_event`.
  */
 import { type HardwareEvent, hi32, lo32 } from "@iommu/core"
+import { decodeRecord, type SmmuV3Record } from "../decode/record.ts"
 import * as ev from "../spec/events.ts"
 import type { SmmuV3Driver } from "./ops.ts"
 import type { RecordQueue } from "./queue.ts"
@@ -18,9 +19,6 @@ const GUEST_EVENTS: ReadonlySet<number> = new Set([
   ev.EVENTS.F_ACCESS,
   ev.EVENTS.F_PERMISSION,
 ])
-const NAMES: ReadonlyMap<number, string> = new Map(
-  Object.entries(ev.EVENTS).map(([name, number]) => [number, name]),
-)
 
 /** Reads the queue once. @returns records read */
 export function handleEvents(
@@ -29,26 +27,21 @@ export function handleEvents(
   onEvent: (event: HardwareEvent) => void,
 ): number {
   const { records } = queue.take()
-  for (const words of records) {
-    if (isStalled(words)) driver.pageRequests.stalled(words)
-    else if (!reportToGuest(driver, words)) onEvent(describe(words))
+  for (const record of records.map(decodeRecord)) {
+    if (record.kind === "translation" && record.stalled !== null)
+      driver.pageRequests.stalled(record, record.stalled)
+    else if (!reportToGuest(driver, record)) onEvent(describe(record))
   }
   return records.length
 }
 
-/** Fields of F_TRANSLATION stand at the same bits in all records that can stall or name a stage, §7.3.13 to §7.3.16. */
-function isStalled(words: readonly bigint[]): boolean {
-  const number = numberOf(words)
-  const canStall = number >= ev.EVENTS.F_TRANSLATION && number <= ev.EVENTS.F_PERMISSION
-  return canStall && ev.F_TRANSLATION.get(words, "Stall") === 1n
-}
-
 /** Stage 2 is the host's, and so is what went wrong there. */
-function reportToGuest(driver: SmmuV3Driver, words: readonly bigint[]): boolean {
-  if (!GUEST_EVENTS.has(numberOf(words)) || ev.F_TRANSLATION.get(words, "S2") === 1n) return false
-  const state = driver.deviceAt(streamIdOf(words))
+function reportToGuest(driver: SmmuV3Driver, record: SmmuV3Record): boolean {
+  if (!GUEST_EVENTS.has(record.event)) return false
+  if (record.kind === "translation" && record.stage === 2) return false
+  const state = driver.deviceAt(record.device)
   if (state?.rid.type !== "nested") return false
-  return state.rid.viommu?.report(state.device, words) ?? false
+  return state.rid.viommu?.report(state.device, record.words) ?? false
 }
 
 /** The record's 32 bytes with the guest's StreamID. */
@@ -62,15 +55,6 @@ export function guestEvent(words: readonly bigint[], virtualId: number): Uint8Ar
   return data
 }
 
-function describe(words: readonly bigint[]): HardwareEvent {
-  const number = numberOf(words)
-  return { name: NAMES.get(number) ?? `event 0x${number.toString(16)}`, device: streamIdOf(words), words }
-}
-
-function numberOf(words: readonly bigint[]): number {
-  return Number(ev.F_TRANSLATION.get(words, "EventNumber"))
-}
-
-function streamIdOf(words: readonly bigint[]): number {
-  return Number(ev.F_TRANSLATION.get(words, "StreamID"))
+function describe({ name, device, words }: SmmuV3Record): HardwareEvent {
+  return { name, device, words }
 }

@@ -9,8 +9,9 @@ import {
   type PageResponse,
   PageResponseCode,
 } from "@iommu/core"
+import { decodePageRequest } from "../decode/page-request.ts"
+import type { SmmuV3TranslationRecord } from "../decode/record.ts"
 import * as cmd from "../spec/commands.ts"
-import { F_TRANSLATION, PPR } from "../spec/events.ts"
 import type { DeviceState, SmmuDomain } from "./attach.ts"
 import type { SmmuNestedDomain } from "./nested-domain.ts"
 import type { SmmuV3Driver } from "./ops.ts"
@@ -52,15 +53,15 @@ export class PageRequests {
   /** Reads the PRI queue once. @returns records read */
   handle(queue: RecordQueue): number {
     const { records, lost } = queue.take()
-    for (const words of records) this.#take(this.#asked, pageRequest(words))
+    for (const words of records) this.#take(this.#asked, decodePageRequest(words))
     // Some of the requests that overflowed may belong to groups that have begun, §8.1.
     if (lost) this.#asked.discardPartial()
     return records.length
   }
 
-  /** A transaction waits for CMD_RESUME; the record is one of §7.3.13 to §7.3.16 with Stall 1. */
-  stalled(words: readonly bigint[]): void {
-    this.#take(this.#stalled, stalledAccess(words))
+  /** A transaction waits for CMD_RESUME under the given STAG. */
+  stalled(record: SmmuV3TranslationRecord, stag: number): void {
+    this.#take(this.#stalled, stalledAccess(record, stag))
   }
 
   #take(groups: PageRequestGroups, request: PageRequest): void {
@@ -90,33 +91,9 @@ function resume(queue: CommandQueue, { device, group }: PageRequest, code: PageR
   queue.sync()
 }
 
-function pageRequest(words: readonly bigint[]): PageRequest {
-  const ppr = PPR.decode(words)
-  return {
-    device: Number(ppr.StreamID),
-    pasid: ppr.SSV === 1n ? Number(ppr.SubstreamID) : null,
-    address: ppr.Address << 12n,
-    read: ppr.R === 1n,
-    write: ppr.W === 1n,
-    execute: ppr.X === 1n,
-    privileged: ppr.Priv === 1n,
-    last: ppr.Last === 1n,
-    group: Number(ppr.PRGIndex),
-  }
-}
-
 /** Each stalled transaction is a group of its own, known by its STAG. */
-function stalledAccess(words: readonly bigint[]): PageRequest {
-  const event = F_TRANSLATION.decode(words)
-  return {
-    device: Number(event.StreamID),
-    pasid: event.SSV === 1n ? Number(event.SubstreamID) : null,
-    address: event.InputAddr,
-    read: event.RnW === 1n,
-    write: event.RnW === 0n,
-    execute: event.InD === 1n,
-    privileged: event.PnU === 1n,
-    last: true,
-    group: Number(event.STAG),
-  }
+function stalledAccess(record: SmmuV3TranslationRecord, stag: number): PageRequest {
+  const { device, pasid, address, access, instruction, privileged } = record
+  const rights = { read: access === "read", write: access === "write", execute: instruction, privileged }
+  return { device, pasid, address, ...rights, last: true, group: stag }
 }

@@ -3,7 +3,7 @@
  * parent alone, as in Linux, and there is nobody to pass them on to.
  */
 import type { HardwareEvent } from "@iommu/core"
-import { FAULT_REASONS, FRCD } from "../spec/events.ts"
+import { decodeRecord } from "../decode/record.ts"
 import type { Hardware } from "./hardware.ts"
 
 /** Reads the fault recording registers once. @returns records read */
@@ -14,7 +14,6 @@ export function handleEvents(hardware: Hardware, onEvent: (event: HardwareEvent)
 }
 
 function describe(words: readonly bigint[]): HardwareEvent {
-  const reason = Number(FRCD.get(words, "FR"))
-  const name = FAULT_REASONS.get(reason)?.name ?? `fault reason 0x${reason.toString(16)}`
-  return { name, device: Number(FRCD.get(words, "SID")), words }
+  const { name, device } = decodeRecord(words)
+  return { name, device, words }
 }

@@ -3,7 +3,7 @@
  * 5.10 (D51397-018) §7.4 (queue), §7.6.1 (response), §9.4 (PRE of a context entry).
  */
 import { PageFaultHandlers, type PageRequest, PageRequestGroups, type PageResponse } from "@iommu/core"
-import { PAGE_REQ_DSC, PAGE_REQ_TYPE } from "../spec/events.ts"
+import { decodePageRequest } from "../decode/page-request.ts"
 import { type DeviceState, followPageRequests } from "./attach.ts"
 import type { VtdNestedDomain } from "./nested-domain.ts"
 import type { VtdDriver } from "./ops.ts"
@@ -34,8 +34,8 @@ export class PageRequests {
   handle(): number {
     const { records, lost } = this.#driver.hardware.takePageRequests()
     for (const words of records) {
-      if (PAGE_REQ_DSC.get(words, "Type") !== BigInt(PAGE_REQ_TYPE)) continue
-      this.#take(pageRequest(words))
+      const request = decodePageRequest(words)
+      if (request !== null) this.#take(request)
     }
     // Some of the requests that overflowed may belong to groups that have begun.
     if (lost) this.#groups.discardPartial()
@@ -67,19 +67,4 @@ export function domainsOf({ rid, pasids }: Pick<DeviceState, "rid" | "pasids">):
 function answer(queue: InvalidationQueue, { device, pasid, group }: PageRequest, code: PageResponse): void {
   queue.pageGroupResponse(device, pasid, group, code)
   queue.sync()
-}
-
-function pageRequest(words: readonly bigint[]): PageRequest {
-  const request = PAGE_REQ_DSC.decode(words)
-  return {
-    device: Number(request.RID),
-    pasid: request.PP === 1n ? Number(request.PASID) : null,
-    address: request.ADDR << 12n,
-    read: request.RDR === 1n,
-    write: request.WRR === 1n,
-    execute: request.EXR === 1n,
-    privileged: request.PMR === 1n,
-    last: request.LPIG === 1n,
-    group: Number(request.PRGI),
-  }
 }

@@ -12,7 +12,7 @@ export interface FaultReason {
   readonly meaning: string
 }
 
-/** Table 15 has no condition codes. Reasons of remapped interrupts (20h to 28h, 2Ah, 2Bh) are left out. */
+/** Table 15 has no condition codes. Other reasons of interrupts are {@link INTERRUPT_REASONS}; 2Ah and 2Bh are left out. */
 export const INTERRUPT_29 = 0x29
 export const LRT_1 = 0x08
 export const LRT_2 = 0x01
@@ -160,6 +160,19 @@ export const FAULT_REASONS: ReadonlyMap<number, FaultReason> = new Map([
   [SGN_10, qualified("SGN.10", "the PASID is larger than ECAP_REG.PSS allows")],
 ])
 
+/** Reasons of remapped interrupts, which the model does not have. Table 15; 29h is among the others. */
+export const INTERRUPT_REASONS: ReadonlyMap<number, string> = new Map([
+  [0x20, "a reserved field is set in an interrupt request of remappable format"],
+  [0x21, "the interrupt index is beyond the interrupt remapping table"],
+  [0x22, "the interrupt remapping table entry is not present"],
+  [0x23, "the interrupt remapping table could not be read"],
+  [0x24, "a reserved field is set in the interrupt remapping table entry"],
+  [0x25, "interrupt requests of compatibility format are blocked"],
+  [0x26, "the requester is not the one that the interrupt remapping table entry names"],
+  [0x27, "the posted interrupt descriptor could not be read"],
+  [0x28, "a reserved field is set in the posted interrupt descriptor"],
+])
+
 /** Translation requests with these faults are answered "Unsupported Request". §7.1.3, Table 30. */
 export const UNSUPPORTED_REQUESTS: ReadonlySet<number> = new Set([
   LRT_2,
@@ -207,7 +220,7 @@ export const COMPLETER_ABORTS: ReadonlySet<number> = new Set([
 ])
 
 const recordFields = {
-  FI: [63, 12, "page address of the request"],
+  FI: [63, 12, "page address of the request; of a remapped interrupt its index, in bits 63:48"],
   SID: [79, 64, "source-id"],
   T2: [92, 92, "with T1: 00 write, 01 page request, 10 read, 11 AtomicOp"],
   PRIV: [93, 93, "privileged; only with PP"],
@@ -227,6 +240,8 @@ export const FRCD: BitLayout<typeof recordFields> = bitLayout(
   recordFields,
 )
 export const FRCD_BYTES = 16
+/** Bits of FI that hold the index of a remapped interrupt. */
+export const FI_INDEX_SHIFT = 36n
 /** Bit 127, in the last 32-bit word of the record. */
 export const FRCD_F: number = (1 << 31) >>> 0
 

@@ -10,7 +10,8 @@ type Rooms = Readonly<Record<string, readonly string[]>>
 const VENDOR_ROOMS: Rooms = {
   spec: ["spec", "@iommu/core"],
   formats: ["formats", "spec", "@iommu/pagetable", "@iommu/core"],
-  driver: ["driver", "spec", "formats", "@iommu/pagetable", "@iommu/core"],
+  decode: ["decode", "spec", "@iommu/core"],
+  driver: ["driver", "decode", "spec", "formats", "@iommu/pagetable", "@iommu/core"],
   model: ["model", "spec", "@iommu/core"],
 }
 

@@ -1,6 +1,6 @@
 import { type Rule, VENDORS } from "../tree.ts"
 
-const ROOMS = ["spec", "formats", "driver", "model"]
+const ROOMS = ["spec", "formats", "decode", "driver", "model"]
 
 /** The three vendor packages have the same folders and file names in their rooms. */
 export const sameRooms: Rule = tree => {
