@@ -119,9 +119,16 @@ describe("page requests", () => {
     expect(host.entry(device)).toEqual(before)
   })
 
-  it("are not there without PPRSup: no handler is taken", () => {
-    const host = new Host({ extFeatures: EVERYTHING & ~2n })
-    const domain = host.alloc(host.device(5))
+  // Linux's amd_iommu_gt_ppr_supported() asks for both.
+  it.each([
+    ["PPRSup", 1n << 1n],
+    ["EPHSup", 1n << 50n],
+  ])("are not there without %s: no handler is taken, none of their bits set", (_, feature) => {
+    const host = new Host({ extFeatures: EVERYTHING & ~feature })
+    const device = host.device(5, { ats: true })
+    const domain = host.alloc(device)
+    domain.attachDev(device)
+    expect([asks(host, device), host.model.mmio.read64(0x18) & ((3n << 13n) | (1n << 45n))]).toEqual([0n, 0n])
     expect(domain.pageFaultHandler).toBeUndefined()
     expectErrno("EOPNOTSUPP", () => {
       domain.pageFaultHandler = () => {}

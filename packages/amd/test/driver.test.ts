@@ -43,8 +43,8 @@ describe("bring-up", () => {
     amdDriver({ memory, pages, mmio: spied }, { maxDeviceId: 0x7f })
     const at = (offset: number) => writes.findIndex(([to]) => to === offset)
     const controls = writes.filter(([to]) => to === CONTROL).map(([, value]) => value)
-    // GCR3TRPMode, GTEn, PPREn, PPRLogEn, CmdBufEn, Coherent, EventLogEn.
-    const modes = [58n, 16n, 15n, 13n, 12n, 10n, 2n].reduce((bits, n) => bits | (1n << n), 0n)
+    // GCR3TRPMode, EPHEn, GTEn, PPREn, PPRLogEn, CmdBufEn, Coherent, EventLogEn.
+    const modes = [58n, 45n, 16n, 15n, 13n, 12n, 10n, 2n].reduce((bits, n) => bits | (1n << n), 0n)
     expect(controls).toEqual([0n, modes, modes | 1n])
     const enabled = writes.findIndex(([to, value]) => to === CONTROL && (value & 1n) === 1n)
     for (const base of [0x0, 0x8, 0x10, 0x38]) expect(at(base)).toBeLessThan(enabled)

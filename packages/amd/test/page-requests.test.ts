@@ -17,6 +17,8 @@ import {
   DTE_TV,
   DTE_V,
   DTE1_I,
+  faultOf,
+  flagsOf,
   IRW,
   Machine,
   ON,
@@ -30,7 +32,8 @@ const PPRLOG = 0x4000n
 const PPR_LOG_EN = bit(13)
 const PPR_INT_EN = bit(14)
 const PPR_EN = bit(15)
-const PPR_ON = ON | PPR_LOG_EN | PPR_EN
+const EPH_EN = bit(45)
+const PPR_ON = ON | PPR_LOG_EN | PPR_EN | EPH_EN
 const AUTO_RSP_EN = bit(39)
 const AUTO_RSP_AON = bit(42)
 const GUEST = DTE_V | DTE_TV | IRW | DTE_GV | DTE_PPR
@@ -196,7 +199,7 @@ describe("the PPR log", () => {
   })
 
   it("does not warn where EXT_FEATURES has no PprOvrflwEarlySup", () => {
-    const { machine } = setUp(GUEST, PPR_ON, { extFeatures: 0x13n | bit(33) | bit(34) })
+    const { machine } = setUp(GUEST, PPR_ON, { extFeatures: 0x13n | bit(33) | bit(34) | bit(50) })
     machine.model.mmio.write64(REG.PPR_OVERFLOW_EARLY, bit(31))
     machine.model.pageRequest(request({ pasid: 1 }))
     expect([machine.status & STATUS.early, logged(machine).length]).toEqual([0n, 1])
@@ -261,6 +264,64 @@ describe("requests that may not be made", () => {
     const { machine, device } = setUp(0n)
     machine.model.pageRequest(request({ last: false }))
     expect([device.responses.length, machine.events().length]).toEqual([0, 1])
+  })
+})
+
+describe("without enhanced page requests (EPHSup, EPHEn)", () => {
+  const WITHOUT = { extFeatures: EVERYTHING & ~bit(50) }
+  const PLAIN = DTE_V | DTE_TV | IRW | DTE_GV
+  const off = (first: bigint, options = {}): Machine => setUp(first, PPR_ON & ~EPH_EN, options).machine
+
+  it("PPR is a reserved bit: the entry and event of a laptop whose firmware had not set EPHEn", () => {
+    // Linux, commit ef75966abf95: "ILLEGAL_DEV_TABLE_ENTRY device=0000:06:00.0 pasid=0x00000 address=0x135300000
+    // flags=0x0080", then the three words below.
+    const words = [0x7d90_0000_0000_0003n, 0x0000_1001_03fc_0009n, 0x2000_0001_1784_0013n, 0n] as const
+    const machine = off(0n)
+    machine.dte(0x600, ...words)
+    const outcome = machine.read(0x600, 0x1_3530_0000n)
+    expect([faultOf(outcome).reason, flagsOf(outcome)]).toEqual(["ILLEGAL_DEV_TABLE_ENTRY", 0x080n])
+    expect(machine.events()).toEqual([[0x1080_0000_0000_0600n, 0x1_3530_0000n]])
+    machine.dte(0x600, words[0] & ~DTE_PPR, ...words.slice(1))
+    expect(machine.read(0x600, 0x1_3530_0000n)).toMatchObject({ ok: true, pa: 0x1_3530_0000n })
+    machine.dte(0x600, ...words)
+    machine.model.mmio.write64(REG.CONTROL, PPR_ON)
+    expect(machine.read(0x600, 0x1_3530_0000n)).toMatchObject({ ok: true, pa: 0x1_3530_0000n })
+  })
+
+  // VirtualBox has bits 53:52 as valid with EPHSup only; QEMU, which does not announce it, refuses them.
+  it.each([
+    ["PPR", DTE_PPR],
+    ["GPRP", DTE_GPRP],
+  ])("%s is a reserved bit, and EPHEn too, of a unit that does not announce them", (_, requests) => {
+    const { machine } = setUp(DTE_V | DTE_TV | IRW | requests, PPR_ON, WITHOUT)
+    expect(machine.model.mmio.read64(REG.CONTROL)).toBe(PPR_ON & ~EPH_EN)
+    expect(flagsOf(machine.read(0x42, 0x1000n))).toBe(0x080n)
+    const announced = setUp(DTE_V | DTE_TV | IRW | requests)
+    expect(announced.machine.read(0x42, 0x1000n)).toMatchObject({ ok: true })
+  })
+
+  it.each([
+    ["not announced", WITHOUT],
+    ["off", {}],
+  ])(
+    "%s: PPREn alone lets requests in, as on the machines that Linux's amd_iommu_v2 served",
+    (_, options) => {
+      const machine = off(PLAIN, options)
+      machine.model.pageRequest(request())
+      expect([logged(machine).length, machine.events()]).toEqual([1, []])
+    },
+  )
+
+  it("automatic responses carry no PASID: there is no GPRP to ask for it", () => {
+    const { machine, device } = setUp(PLAIN, (PPR_ON & ~EPH_EN) | AUTO_RSP_AON)
+    machine.model.pageRequest(request())
+    expect(device.responses).toEqual([[0x155, null, PRI_SUCCESS]])
+  })
+
+  it("a request of a device whose entry has PPR set is refused as its DMA is", () => {
+    const { machine, device } = setUp(GUEST, PPR_ON & ~EPH_EN)
+    machine.model.pageRequest(request())
+    expect([device.responses, logged(machine)]).toEqual([[[0x155, 0xabcde, PRI_INVALID_REQUEST]], []])
   })
 })
 

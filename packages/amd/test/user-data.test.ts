@@ -9,7 +9,7 @@ import { DTE_GV, DTE_IRW, DTE_TV, DTE_V, expectErrno, guestDte } from "./driver-
 const everything: Features = {
   efr: 0n,
   efr2: 0n,
-  PPRSup: true,
+  pageRequests: true,
   MsiCapMmioSup: true,
   GTSup: true,
   GIoSup: true,
@@ -164,6 +164,13 @@ describe("nestedPlan", () => {
     expectErrno("EOPNOTSUPP", () => nestedPlan(fourLevels, { dte: [0n, 0n, 1n << 54n, 0n] }))
     const oneLevelGcr3 = { ...everything, GLXSup: 0 }
     expectErrno("EOPNOTSUPP", () => nestedPlan(oneLevelGcr3, { dte: [1n << 56n, 0n, 0n, 0n] }))
+    const noRequests = { ...everything, pageRequests: false }
+    const asking = guestDte(0x1000n, 1n, 1n << 52n)
+    expectErrno("EOPNOTSUPP", () => nestedPlan(noRequests, { dte: asking }))
+    // What is not taken over is not asked for.
+    expect(
+      nestedPlan(noRequests, { dte: [asking[0] & ~DTE_GV, asking[1], 0n, 0n] }).word0 & (1n << 52n),
+    ).toBe(0n)
   })
 
   it("answers any 32 bytes with a plan or an errno", () => {

@@ -9,7 +9,8 @@ const { REGISTERS } = reg
 export interface Features {
   readonly efr: bigint
   readonly efr2: bigint
-  readonly PPRSup: boolean
+  /** PPRSup and EPHSup: only with the second can page requests of one device be allowed, and others refused. */
+  readonly pageRequests: boolean
   readonly MsiCapMmioSup: boolean
   readonly GTSup: boolean
   readonly GIoSup: boolean
@@ -40,7 +41,7 @@ export function readFeatures({ mmio }: IommuPlatform): Features {
   return {
     efr,
     efr2,
-    PPRSup: has("PPRSup"),
+    pageRequests: has("PPRSup") && has("EPHSup"),
     MsiCapMmioSup: has("MsiCapMmioSup"),
     GTSup,
     GIoSup: has("GIoSup"),

@@ -52,7 +52,7 @@ export class Hardware {
   /** Pays for what belongs to no owner: device table, command buffer, logs. */
   readonly account: MemoryAccount = new MemoryAccount("amd driver")
   readonly #eventLog: LogReader
-  /** Where PPRSup has it. */
+  /** Where {@link Features} have page requests. */
   readonly #pprLog: LogReader | null
   readonly #pollLimit: number
 
@@ -66,7 +66,7 @@ export class Hardware {
     this.#pollLimit = options.pollLimit ?? 100_000
     this.features = readFeatures(platform)
     const tablePages = DeviceTable.pagesFor(maxDeviceId)
-    const logs = this.features.PPRSup ? [LOG_PAGES_LG2, LOG_PAGES_LG2] : [LOG_PAGES_LG2]
+    const logs = this.features.pageRequests ? [LOG_PAGES_LG2, LOG_PAGES_LG2] : [LOG_PAGES_LG2]
     const sizes = [Math.ceil(Math.log2(tablePages)), 0, 0, ...logs]
     const runs = allocAll(platform, this.account, sizes)
     const [table = 0, buffer = 0, semaphore = 0, eventLog = 0, pprLog = null] = runs
@@ -154,19 +154,21 @@ export class Hardware {
     mmio.write32(REGISTERS.MSI_ADDR_HI[0], hi32(address))
     mmio.write32(REGISTERS.MSI_DATA[0], data)
     mmio.write32(REGISTERS.MSI_CAP_HEADER[0], mmio.read32(REGISTERS.MSI_CAP_HEADER[0]) | reg.MSI_MsiEn)
-    return { EventIntEn: 1n, ...(this.features.PPRSup ? { PPRIntEn: 1n } : {}) }
+    return { EventIntEn: 1n, ...(this.features.pageRequests ? { PPRIntEn: 1n } : {}) }
   }
 
   /** §3.4, IOMMU Control: the modes first, IommuEn last, so that no request meets a half-configured unit. */
   #enable(interrupts: InterruptEnables): void {
     const { mmio } = this.platform
-    const { PPRSup, GTSup, GCR3TRPModeSup } = this.features
+    const { pageRequests, GTSup, GCR3TRPModeSup } = this.features
+    const requests = pageRequests ? 1n : 0n
     const modes = reg.CONTROL.encode({
       Coherent: 1n,
       EventLogEn: 1n,
       CmdBufEn: 1n,
-      PPRLogEn: PPRSup ? 1n : 0n,
-      PPREn: PPRSup ? 1n : 0n,
+      PPRLogEn: requests,
+      PPREn: requests,
+      EPHEn: requests,
       GTEn: GTSup ? 1n : 0n,
       GCR3TRPMode: GTSup && GCR3TRPModeSup ? 1n : 0n,
       ...interrupts,

@@ -1,6 +1,6 @@
 /**
  * Peripheral page requests: from the PPR log to the handler of a domain, and back as COMPLETE_PPR_REQUEST. AMD 48882
- * rev 3.10, §2.6 (log), §2.4.7 (answer), §2.2.2.1 (DTE.PPR, GPRP).
+ * rev 3.10, §2.6 (log), §2.4.7 (answer), §2.2.2.1 (DTE.PPR, GPRP). As in Linux, hardware needs EPHSup beside PPRSup.
  */
 import {
   NO_PASID,
@@ -26,7 +26,7 @@ export class PageRequests {
 
   constructor(driver: AmdDriver) {
     const { queue, features } = driver.hardware
-    const lacking = features.PPRSup ? null : "this hardware has no page requests (PPRSup)"
+    const lacking = features.pageRequests ? null : "no page requests by device here (PPRSup, EPHSup)"
     this.handlers = new PageFaultHandlers(lacking, domain => {
       for (const { state } of domain.attachments) writeEntry(driver, state)
     })

@@ -219,6 +219,9 @@ function checkGuestEntry(features: Features, guest: FieldValues<typeof DTE.field
   if (Number(guest.GLX) > features.GLXSup) {
     unsupported(`GCR3 tables have up to ${features.GLXSup + 1} levels here`)
   }
+  if (guest.V === 1n && guest.GV === 1n && guest.PPR === 1n && !features.pageRequests) {
+    unsupported("no page requests by device here: PPR is reserved")
+  }
 }
 
 function planOf(gDomID: number, fields: Partial<FieldValues<typeof DTE.fields>>): NestedPlan {

@@ -83,6 +83,8 @@ export class DeviceEntries {
   private readonly pasidBits: Int32Array = new Int32Array(dte.GLX_MAX + 1)
   private accessedBit = 0
   private dirtyBit = 0
+  /** PPR and GPRP while enhanced page requests are off. */
+  private reservedRequests = 0
 
   constructor(
     memory: PhysicalMemory,
@@ -124,8 +126,8 @@ export class DeviceEntries {
     this.hostLevels = hats === HATS_NONE ? 0 : Math.min(4 + hats, dte.MODE_MAX)
     this.accessedBit = (efrHi & reg.EFR_HASup_HI) !== 0 ? pte.V1_A : 0
     this.dirtyBit = (efrHi & reg.EFR_HDSup_HI) !== 0 ? pte.V1_D : 0
-    this.guestEnabled =
-      (control & reg.CONTROL_GTEn) !== 0 && (efr & reg.EFR_GTSup) !== 0 && (efr & reg.EFR_GTSup) !== 0
+    this.reservedRequests = this.registers.enhancedPageRequests ? 0 : dte.PPR | dte.GPRP
+    this.guestEnabled = (control & reg.CONTROL_GTEn) !== 0 && (efr & reg.EFR_GTSup) !== 0
     this.configureGuest(controlHi, efr, efrHi)
   }
 
@@ -237,7 +239,7 @@ export class DeviceEntries {
     t.dteFlags = (words[at + 3] as number) | 0
     t.dteInterruptsLo = (words[at + 4] as number) | 0
     t.dteInterruptsHi = (words[at + 5] as number) | 0
-    const reserved = (d0 & RESERVED_0) | (d1 & RESERVED_1)
+    const reserved = (d0 & RESERVED_0) | (d1 & (RESERVED_1 | this.reservedRequests))
     const reservedUpper = ((words[at + 6] as number) & RESERVED_6) | ((words[at + 7] as number) & RESERVED_7)
     if ((reserved | reservedUpper) !== 0) return DTE_RESERVED_BIT
     if ((d0 & TV) === 0) return NO_TRANSLATION

@@ -37,6 +37,7 @@ export const EVERYTHING: bigint = encode({
   MsiCapMmioSup: 1n,
   GIoSup: 1n,
   HASup: 1n,
+  EPHSup: 1n,
   HDSup: 1n,
   V2HDDisSup: 1n,
   InvIotlbTypeSup: 1n,

@@ -83,15 +83,16 @@ export class PageRequests {
     if (!this.#append(request) && this.#has(reg.CONTROL_PprAutoRspEn_HI)) this.#respondAutomatically(request)
   }
 
-  /** EXT_FEATURES.PPRSup, CONTROL.PPREn, and DTE.V, TV and PPR of the device. */
+  /** EXT_FEATURES.PPRSup, CONTROL.PPREn, and DTE.V and TV of the device; with CONTROL.EPHEn also DTE.PPR. */
   #isServed(request: PageRequest): boolean {
     const needed = reg.CONTROL_IommuEn | reg.CONTROL_PPREn
-    const { control, dwords } = this.#registers
+    const { control, dwords, enhancedPageRequests } = this.#registers
     if ((control & needed) !== needed || ((dwords[EXT_FEATURES] as number) & reg.EFR_PPRSup) === 0)
       return false
     const t = this.#transaction
     t.begin(request.device, request.pasid ?? NO_PASID, hi32(request.address), lo32(request.address), 0)
-    return this.#entries.load() === OK && this.#entries.valid && (t.dteGuest & dte.PPR) !== 0
+    if (this.#entries.load() !== OK || !this.#entries.valid) return false
+    return !enhancedPageRequests || (t.dteGuest & dte.PPR) !== 0
   }
 
   /** A control bit of automatic responses, where EXT_FEATURES has them. */

@@ -124,6 +124,7 @@ const NAME_AT: ReadonlyMap<number, reg.RegisterName> = new Map(
 export const dwordOf = (name: reg.RegisterName): number => reg.REGISTERS[name][0] >> 2
 
 const CONTROL = dwordOf("CONTROL")
+const EXT_FEATURES = dwordOf("EXT_FEATURES")
 const STATUS = dwordOf("STATUS")
 
 export class Registers implements Mmio {
@@ -216,6 +217,15 @@ export class Registers implements Mmio {
   /** CONTROL, low half. */
   get control(): number {
     return this.dwords[CONTROL] as number
+  }
+
+  /**
+   * DTE.PPR and DTE.GPRP say whether and how page requests are served; otherwise both are reserved. MMIO Offset 0018h,
+   * EPHEn, and 0030h, EPHSup.
+   */
+  get enhancedPageRequests(): boolean {
+    const announced = (this.dwords[EXT_FEATURES + 1] as number) & reg.EFR_EPHSup_HI
+    return announced !== 0 && ((this.dwords[CONTROL + 1] as number) & reg.CONTROL_EPHEn_HI) !== 0
   }
 
   #write(name: reg.RegisterName, halves: readonly (readonly [at: number, value: number])[]): void {

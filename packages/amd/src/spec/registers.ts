@@ -123,6 +123,7 @@ export const CONTROL_PrivAbrtEn_HI_SHIFT = 5
 export const CONTROL_PrivAbrtEn_MASK = 3
 export const CONTROL_PprAutoRspEn_HI: number = 1 << 7
 export const CONTROL_PprAutoRspAon_HI: number = 1 << 10
+export const CONTROL_EPHEn_HI: number = 1 << 13
 export const CONTROL_HADUpdate_HI_SHIFT = 14
 export const CONTROL_HADUpdate_MASK = 3
 export const CONTROL_GDUpdateDis_HI: number = 1 << 16
@@ -207,6 +208,7 @@ export const EFR_PprOvrflwEarlySup_HI: number = 1 << 8
 export const EFR_PprAutoRspSup_HI: number = 1 << 9
 export const EFR_GIoSup_HI: number = 1 << 16
 export const EFR_HASup_HI: number = 1 << 17
+export const EFR_EPHSup_HI: number = 1 << 18
 export const EFR_HDSup_HI: number = 1 << 20
 
 export const fieldsEXT_FEATURES = {

@@ -14,8 +14,8 @@ const TABLE_BITS = 0x600f_ffff_ffff_fe61n
 const NEXT_LEVEL = 7n << 9n
 const PR = 1n
 const IR_IW = 3n << 61n
-/** Bits 7:2, 53:52 and 63 of word 0, bit 8 of word 1. */
-const DTE_RESERVED = [0x8030_0000_0000_00fcn, 0x100n]
+/** Bits 7:2 and 63 of word 0, bit 8 of word 1. */
+const DTE_RESERVED = [0x8000_0000_0000_00fcn, 0x100n]
 /** A bit that is reserved in every revision. */
 const RESERVED = 1n << 2n
 const MODE = 7n << 9n

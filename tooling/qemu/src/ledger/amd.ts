@@ -60,7 +60,7 @@ export const AMD_SLIPS: readonly LedgerEntry[] = [
     vendor: "amd",
     versions: ["7.2", "10.0", "11.1"],
     qemu: "Bits of the device table entry that later revisions of the book defined count as reserved.",
-    book: "CxlMemAttr, PPR, GPRP and HAD have a meaning.",
+    book: "CxlMemAttr and HAD have a meaning; PPR and GPRP only with EPHSup, which QEMU does not announce.",
     section: "AMD 48882 §2.2.2.1",
     recognised: "the model agrees once a reserved bit is set in such an entry",
     slip: { kind: "reading", reads: withQemusReservedBits },

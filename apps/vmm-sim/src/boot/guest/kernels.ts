@@ -37,6 +37,18 @@ export const GENERIC_6_1: GuestKernel = {
   ],
 }
 
+/** The same of Debian 13: checksums are built in, modules compressed, which busybox takes as they are. */
+export const GENERIC_6_12: GuestKernel = {
+  suite: "trixie",
+  architecture: "amd64",
+  package: "linux-image-amd64",
+  modules: [
+    "kernel/drivers/nvme/common/nvme-auth.ko.xz",
+    "kernel/drivers/nvme/host/nvme-core.ko.xz",
+    "kernel/drivers/nvme/host/nvme.ko.xz",
+  ],
+}
+
 export interface GuestFiles {
   readonly vmlinuz: string
   /** `6.1.0-50-cloud-amd64`. */
