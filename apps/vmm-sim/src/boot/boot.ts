@@ -111,10 +111,12 @@ function machineOf(
 ): Omit<StartOptions, "onConsole" | "complain"> {
   const { platform, mode, policy } = plan
   const companion = platform.companion?.(iommu.mmio)
-  const words = [`console=${platform.board.console}`, "panic=-1", mode.append, policy.append, plan.append]
+  const { board } = platform
+  const given = [board.append, mode.append, policy.append, plan.append]
+  const words = [`console=${board.console}`, "panic=-1", ...given]
   return {
     binary: plan.binary,
-    board: platform.board,
+    board,
     firmware: platform.firmware,
     facts: { mmio: iommu.mmio, companionDevice: COMPANION_SLOT * 8 },
     ramFile: ram.path,

@@ -2,6 +2,13 @@
 import { ACCESS_WRITE, type Fault } from "@iommu/core"
 import type { BootRun } from "./boot.ts"
 import { STRETCHES } from "./guest/init-script.ts"
+import {
+  misreadRegisters,
+  type PrintedRegister,
+  type SwitchState,
+  switchProblems,
+  switchStates,
+} from "./watch/features.ts"
 import { type LinuxFault, requesterName } from "./watch/linux-faults.ts"
 
 /** SHA-256 of one stretch of the disk: as the guest wrote it, as it read it back, as the disk has it. */
@@ -28,6 +35,18 @@ export function checksumsOf({ console, hardware }: BootRun): Checksum[] {
       disk: hardware.disk.digest(offsetKib * 1024, sizeKib * 1024),
     }
   })
+}
+
+/** Feature registers as the kernel printed them. */
+export function printedFeatures({ plan, console }: BootRun): PrintedRegister[] {
+  const { linuxFeatures } = plan.platform
+  return linuxFeatures === undefined ? [] : console.lines.flatMap(line => linuxFeatures(line))
+}
+
+/** What the kernel has turned on of the features that the platform watches. */
+export function switchesOf({ plan, hardware }: BootRun): SwitchState[] {
+  const { switches = [], registers } = plan.platform
+  return switchStates(switches, hardware.iommu.mmio, registers.specs, hardware.transcript.entries)
 }
 
 /** Each line of the kernel belongs to one fault at most. */
@@ -68,7 +87,7 @@ export function problemsOf(run: BootRun): string[] {
 
 /** What our own script was to do, and to see. */
 function scriptProblems(run: BootRun): string[] {
-  return [...domainProblems(run), ...dataProblems(run), ...faultProblems(run)]
+  return [...domainProblems(run), ...featureProblems(run), ...dataProblems(run), ...faultProblems(run)]
 }
 
 function staleProblems({ hardware: { freshness } }: BootRun): string[] {
@@ -93,6 +112,19 @@ function domainProblems({ plan, console }: BootRun): string[] {
   const { domain } = plan.policy
   const seen = console.mark("domain")?.[0]
   return domain === null || seen === domain ? [] : [`the disk's domain is ${seen}, not ${domain}`]
+}
+
+function featureProblems(run: BootRun): string[] {
+  const { platform } = run.plan
+  const printed = printedFeatures(run)
+  const [release = ""] = run.console.mark("begin") ?? []
+  return [
+    ...(platform.linuxFeatures !== undefined && printed.length === 0
+      ? ["the kernel printed no feature register"]
+      : []),
+    ...misreadRegisters(printed, run.hardware.iommu.mmio, platform.registers.specs),
+    ...switchProblems(platform.switches ?? [], switchesOf(run), release),
+  ]
 }
 
 function dataProblems(run: BootRun): string[] {

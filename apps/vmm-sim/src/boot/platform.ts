@@ -4,6 +4,7 @@ import type { GuestKernel } from "./guest/kernels.ts"
 import type { Board } from "./machine/boards.ts"
 import type { Firmware } from "./machine/firmware.ts"
 import type { PciFunction } from "./pci/function.ts"
+import type { FeatureSwitch, PrintedRegister } from "./watch/features.ts"
 import type { LinuxFault } from "./watch/linux-faults.ts"
 import type { CommandQueueWatch } from "./watch/transcript.ts"
 
@@ -36,7 +37,7 @@ export interface BootPlatform {
     /** Commands with which software waits for those before. */
     readonly waits: readonly string[]
   }
-  readonly kernels: Readonly<Partial<Record<Release, GuestKernel>>>
+  readonly kernels: Readonly<Record<Release, GuestKernel>>
   readonly firmware: Firmware
   /** A PCI function that the IOMMU has beside its registers. */
   companion?(mmio: Mmio): PciFunction
@@ -44,6 +45,9 @@ export interface BootPlatform {
   readonly driverLines: RegExp
   /** Faults that the driver has printed. */
   linuxFaults(lines: readonly string[]): LinuxFault[]
+  /** Feature registers in a line of the driver, when it has any. */
+  linuxFeatures?(line: string): PrintedRegister[]
+  readonly switches?: readonly FeatureSwitch[]
   /** By name; the first is the default. */
   readonly modes: Readonly<Record<string, BootMode>>
 }

@@ -1,7 +1,15 @@
 /** What a boot showed, as a document and as text. */
 import Table from "cli-table3"
 import { type BootRun, DISK_ID, describeMachine } from "./boot.ts"
-import { type Checksum, checksumsOf, type MatchedFault, matchFaults, problemsOf } from "./checks.ts"
+import {
+  type Checksum,
+  checksumsOf,
+  type MatchedFault,
+  matchFaults,
+  printedFeatures,
+  problemsOf,
+  switchesOf,
+} from "./checks.ts"
 import { type BringUpLines, linuxBringUp, ownBringUpLines } from "./compare/bring-ups.ts"
 
 export interface BootReport {
@@ -13,6 +21,8 @@ export interface BootReport {
   readonly caches: string
   /** Lines of the kernel's log by the vendor's driver, before the guest's script began. */
   readonly driver: readonly string[]
+  /** Feature registers that the kernel printed, and what it turned on of those that are watched. */
+  readonly features: Readonly<Record<string, string>>
   /** As the kernel names it: DMA-FQ is lazy, DMA strict, identity passed through. */
   readonly domain: string
   readonly registersRead: Readonly<Record<string, number>>
@@ -74,6 +84,7 @@ export function reportOf(run: BootRun): BootReport {
     cpus: plan.cpus,
     caches: plan.caches,
     driver: console.kernelLines(plan.platform.driverLines, console.bootLines).slice(0, 40),
+    features: featuresOf(run),
     domain: console.mark("domain")?.[0] ?? "unknown",
     registersRead: Object.fromEntries(hardware.transcript.reads),
     registersWritten: Object.fromEntries(hardware.transcript.writes),
@@ -99,6 +110,13 @@ export function reportOf(run: BootRun): BootReport {
     lastLines: problems.length === 0 ? [] : console.lines.slice(-LAST_LINES),
     lastAccesses: problems.length === 0 ? [] : [...hardware.transcript.lastAccesses],
   }
+}
+
+function featuresOf(run: BootRun): Record<string, string> {
+  return Object.fromEntries([
+    ...printedFeatures(run).map(({ register, value }) => [register, `0x${value.toString(16)}`]),
+    ...switchesOf(run).map(({ name, on }) => [name, on ? "on" : "off"]),
+  ])
 }
 
 function faultReport({ fault, linux }: MatchedFault): FaultReport {
@@ -143,6 +161,12 @@ export function reportText(report: BootReport): string {
   table.push(
     ["machine", `${report.machine}, ${report.cpus} CPU, ${report.vendor}: ${report.boot}`],
     ["the driver says", report.driver.join("\n")],
+    [
+      "features",
+      Object.entries(report.features)
+        .map(([name, value]) => `${name} ${value}`)
+        .join(", "),
+    ],
     ["domain of the disk", report.domain],
     ["registers written", counts(report.registersWritten)],
     ["registers read", counts(report.registersRead)],

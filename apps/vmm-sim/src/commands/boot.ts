@@ -105,7 +105,8 @@ function count(text: string): number {
 
 async function boot(options: BootOptions): Promise<void> {
   const platform = PLATFORMS[options.vendor] as BootPlatform
-  const required = requirementsOf(platform, options.release)
+  const { release } = options
+  const required: Requirements = { platform, release, kernel: platform.kernels[release] }
   if (options.fetch) fetchOrExplain(required)
   const prerequisites = findOrExplain(required)
   const reports: BootReport[] = []
@@ -157,13 +158,6 @@ function planOf(
     timeoutMs: options.timeout * 1000,
     onConsoleLine: isQuiet ? showProgress : line => console.log(line),
   }
-}
-
-function requirementsOf(platform: BootPlatform, release: Release): Requirements {
-  const releases = Object.keys(platform.kernels)
-  const kernel = platform.kernels[release]
-  if (kernel === undefined) throw new InputError("--release", `${platform.name} has ${releases.join(", ")}`)
-  return { platform, release, kernel }
 }
 
 function findOrExplain(required: Requirements): Prerequisites {

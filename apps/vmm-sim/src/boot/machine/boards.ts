@@ -5,6 +5,8 @@ export interface Board {
   readonly target: QemuTarget
   /** The kernel's name for the serial port. */
   readonly console: string
+  /** For the kernel's command line. */
+  readonly append: string
   /** Physical address of RAM. */
   readonly ramBase: number
   /** Of `-machine`, without memory. */
@@ -26,6 +28,9 @@ const VIRT_ECAM = 0x3f00_0000
 export const Q35: Board = {
   target: "x86_64",
   console: "ttyS0",
+  // The kernel compares the timer's interrupts with the CPU's speed, and stops itself (panic) when an emulated one is
+  // too slow for them, as on a busy machine.
+  append: "no_timer_check",
   ramBase: 0,
   machine: "q35",
   processor: [],
@@ -41,6 +46,7 @@ export const Q35: Board = {
 export const VIRT: Board = {
   target: "aarch64",
   console: "ttyAMA0",
+  append: "",
   ramBase: 0x4000_0000,
   machine: "virt,gic-version=2,highmem=off",
   processor: ["-cpu", "cortex-a57"],

@@ -2,10 +2,11 @@
 import { amdModel, commands, EVERYTHING, EVERYTHING_2, registers } from "@iommu/amd"
 import type { BitLayout, FieldSpecs, Mmio } from "@iommu/core"
 import { ivrsTable } from "../firmware/ivrs.ts"
-import { GENERIC_6_1 } from "../guest/kernels.ts"
+import { GENERIC_6_1, GENERIC_6_12 } from "../guest/kernels.ts"
 import { AmdFunction } from "../machine/amd-function.ts"
 import { Q35 } from "../machine/boards.ts"
 import type { BootMode, BootPlatform } from "../platform.ts"
+import { amdFeatures } from "../watch/features.ts"
 import { amdFault } from "../watch/linux-faults.ts"
 import type { CommandQueueWatch, QueueShape } from "../watch/transcript.ts"
 
@@ -74,7 +75,7 @@ export const amd: BootPlatform = {
     addressRegisters: ["DEVTAB_BASE", "CMDBUF_BASE", "EVTLOG_BASE", "PPR_BASE"],
     waits: ["COMPLETION_WAIT"],
   },
-  kernels: { bookworm: GENERIC_6_1 },
+  kernels: { bookworm: GENERIC_6_1, trixie: GENERIC_6_12 },
   companion: mmio => new AmdFunction(mmio, REGISTER_BASE),
   firmware: {
     kind: "acpi",
@@ -91,13 +92,27 @@ export const amd: BootPlatform = {
   },
   driverLines: /^AMD-Vi|^iommu|iommu group|AMD IOMMU/,
   linuxFaults: lines => lines.flatMap(line => amdFault(line) ?? []),
+  linuxFeatures: amdFeatures,
+  switches: [
+    {
+      name: "EPHEn",
+      announced: { register: "EXT_FEATURES", bit: registers.EXT_FEATURES.fields.EPHSup[1] },
+      enable: { register: "CONTROL", bit: registers.CONTROL.fields.EPHEn[1] },
+      // Linux 6.14; 6.12.16 and what came after it have it as well.
+      since: [6, 12],
+    },
+  ],
   modes: {
     v1: mode("host tables, all that the model has", features()),
     "v1-no-ia": mode(
       "without INVALIDATE_IOMMU_ALL: each device and domain by itself",
       features({ IASup: 0n }),
     ),
-    "v1-no-gt": mode("without guest tables and page requests", features({ GTSup: 0n, PPRSup: 0n, GATS: 0n })),
+    "v1-no-gt": mode(
+      "without guest tables and page requests",
+      features({ GTSup: 0n, PPRSup: 0n, EPHSup: 0n, GATS: 0n }),
+    ),
+    "v1-no-eph": mode("without enhanced page requests", features({ EPHSup: 0n })),
     "v1-plain": mode("no more than the first IOMMUs had", 0n),
     v2: mode("guest tables for DMA", features(), "amd_iommu=pgtbl_v2"),
   },
