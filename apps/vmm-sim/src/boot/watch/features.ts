@@ -8,7 +8,7 @@ export interface PrintedRegister {
   readonly value: bigint
 }
 
-export interface RegisterBit {
+interface RegisterBit {
   readonly register: string
   readonly bit: number
 }
@@ -59,7 +59,7 @@ export function misreadRegisters(
 }
 
 /** Whether software has set a bit at any time; it clears some when it powers the machine off. */
-export function wasSet(entries: readonly TranscriptEntry[], { register, bit }: RegisterBit): boolean {
+function wasSet(entries: readonly TranscriptEntry[], { register, bit }: RegisterBit): boolean {
   const upper = upperHalf(register)
   return entries.some(entry => {
     if (entry.kind !== "write") return false
