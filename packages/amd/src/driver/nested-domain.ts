@@ -11,13 +11,13 @@ import {
   IommuError,
   type NestedDomain,
   type PageFaultHandler,
-  toU64,
   VeventqType,
   type Viommu,
   type ViommuEvent,
   ViommuType,
+  VirtualDevices,
 } from "@iommu/core"
-import { DTE, GV, MAX_DEVICES } from "../spec/device-table.ts"
+import { DEVICE_ID_BITS, DTE, GV } from "../spec/device-table.ts"
 import { type Attachment, attachRid, detachRid, NO_ATTACHMENTS } from "./attach.ts"
 import { type Entry, hostFields } from "./device-table.ts"
 import { guestEvent } from "./events.ts"
@@ -96,10 +96,16 @@ export class GuestDomains implements GuestIds {
     return [...this.#domains].flatMap(domain => domain.attachments.map(({ state }) => state.device))
   }
 
-  /** Without a virtual IOMMU a device has the number that it brings along. */
+  /**
+   * Without a virtual IOMMU a device has the number that it brings along.
+   * @throws EIO
+   */
   devicesNamed(virtualId: number): IommuDevice[] {
-    if (this.viommu !== null) return [this.viommu.deviceOf(virtualId)]
-    const named = this.devices().filter(device => device.virtualId === virtualId)
+    const { viommu } = this
+    const named =
+      viommu === null
+        ? this.devices().filter(device => device.virtualId === virtualId)
+        : [viommu.devices.at(virtualId)].filter(device => device !== null)
     if (named.length === 0) throw noSuchDevice(virtualId)
     return named
   }
@@ -160,7 +166,7 @@ export class AmdNestedDomain implements NestedDomain {
   checkAttachable(device: IommuDevice): void {
     if (this.isFreed) throw new IommuError("EINVAL", "the domain has been freed")
     const translates = (this.plan.word0 & (BigInt(GV) << 32n)) !== 0n
-    if (translates && this.viommu !== null && this.viommu.virtualIdOf(device) === null) {
+    if (translates && this.viommu !== null && this.viommu.devices.idOf(device) === null) {
       throw new IommuError("ENOENT", `${device.name} has no DeviceID on the virtual IOMMU of the domain`)
     }
   }
@@ -197,9 +203,10 @@ export class AmdViommu implements Viommu {
   readonly type: number = ViommuType.AMD
   readonly parent: AmdPagingDomain
   onEvent: ((event: ViommuEvent) => void) | null = null
+  /** The guest's, by its DeviceIDs. */
+  readonly devices: VirtualDevices = new VirtualDevices("DeviceID", DEVICE_ID_BITS)
   readonly #driver: AmdDriver
   readonly #guest: GuestDomains
-  readonly #devices = new Map<number, IommuDevice>()
 
   constructor(driver: AmdDriver, parent: AmdPagingDomain) {
     this.#driver = driver
@@ -224,30 +231,11 @@ export class AmdViommu implements Viommu {
   vdeviceAlloc(device: IommuDevice, virtualId: bigint): void {
     this.#checkAlive()
     this.#driver.stateOf(device)
-    if (toU64(virtualId, "virtual DeviceID") >= BigInt(MAX_DEVICES)) {
-      throw new IommuError("EINVAL", "a DeviceID has 16 bits")
-    }
-    if (this.#devices.has(Number(virtualId)) || this.virtualIdOf(device) !== null) {
-      throw new IommuError("EEXIST", `${device.name}, or its DeviceID, is on the virtual IOMMU already`)
-    }
-    this.#devices.set(Number(virtualId), device)
+    this.devices.add(device, virtualId)
   }
 
   vdeviceFree(device: IommuDevice): void {
-    const virtualId = this.virtualIdOf(device)
-    if (virtualId !== null) this.#devices.delete(virtualId)
-  }
-
-  virtualIdOf(device: IommuDevice): number | null {
-    for (const [virtualId, known] of this.#devices) if (known === device) return virtualId
-    return null
-  }
-
-  /** @throws EIO */
-  deviceOf(virtualId: number): IommuDevice {
-    const device = this.#devices.get(virtualId)
-    if (device === undefined) throw noSuchDevice(virtualId)
-    return device
+    this.devices.remove(device)
   }
 
   /**
@@ -255,7 +243,7 @@ export class AmdViommu implements Viommu {
    * @returns false when nobody is there to take it
    */
   report(device: IommuDevice, gDomID: number, words: readonly bigint[]): boolean {
-    const virtualId = this.virtualIdOf(device)
+    const virtualId = this.devices.idOf(device)
     if (this.onEvent === null || virtualId === null) return false
     this.onEvent({ type: VeventqType.AMD, data: guestEvent(words, virtualId, gDomID) })
     return true
@@ -263,7 +251,7 @@ export class AmdViommu implements Viommu {
 
   free(): void {
     this.#checkAlive()
-    if (this.#devices.size > 0 || this.#guest.isInUse) {
+    if (!this.devices.isEmpty || this.#guest.isInUse) {
       throw new IommuError("EBUSY", "a nested domain or a device is on the virtual IOMMU")
     }
     this.parent.guests = this.parent.guests?.filter(guest => guest !== this.#guest) ?? []

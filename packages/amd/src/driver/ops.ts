@@ -128,7 +128,7 @@ export class AmdDriver implements AmdOps {
     if (rid.type === "paging" || rid.type === "nested" || pasids.size > 0) {
       throw new IommuError("EBUSY", `${device.name} is on a user-owned domain`)
     }
-    if ([...this.viommus].some(viommu => viommu.virtualIdOf(device) !== null)) {
+    if ([...this.viommus].some(viommu => viommu.devices.idOf(device) !== null)) {
       throw new IommuError("EBUSY", `${device.name} has a DeviceID on a virtual IOMMU`)
     }
     this.blockedDomain.attachDev(device)

@@ -8,7 +8,8 @@ import { type BitLayout, bitLayout } from "@iommu/core"
 export const DTE_BYTES = 32
 export const DTE_BYTES_LG2 = 5
 /** DeviceIDs have 16 bits. */
-export const MAX_DEVICES = 0x1_0000
+export const DEVICE_ID_BITS = 16
+export const MAX_DEVICES: number = 1 << DEVICE_ID_BITS
 
 // Dword 0.
 export const V: number = 1 << 0

@@ -5,14 +5,13 @@ import {
   type DomainUserData,
   type IommuDevice,
   IommuError,
-  lo32,
   type NestedDomain,
   type PageFaultHandler,
-  toU64,
   VeventqType,
   type Viommu,
   type ViommuEvent,
   ViommuType,
+  VirtualDevices,
 } from "@iommu/core"
 import * as ste from "../spec/device-table.ts"
 import { type Attachment, attachRid, detachRid } from "./attach.ts"
@@ -24,8 +23,8 @@ import { type SmmuPagingDomain, stage2Ste } from "./paging-domain.ts"
 import type { NestedPlan } from "./user-data.ts"
 
 const NO_ATTACHMENTS: readonly Attachment[] = Object.freeze([])
-/** A StreamID has at most 32 bits, §3.2. */
-const LAST_STREAM_ID = 0xffff_ffffn
+/** Of a StreamID, at most; §3.2. */
+const STREAM_ID_BITS = 32
 
 export class SmmuNestedDomain implements NestedDomain {
   readonly ops: SmmuV3Driver
@@ -83,7 +82,7 @@ export class SmmuNestedDomain implements NestedDomain {
   checkAttachable(device: IommuDevice): void {
     if (this.freed) throw new IommuError("EINVAL", "the domain was freed")
     if (this.plan.config !== "stage1" || this.viommu === null) return
-    if (this.viommu.virtualIdOf(device) === null) {
+    if (this.viommu.devices.idOf(device) === null) {
       throw new IommuError("ENOENT", `${device.name} has no StreamID on the virtual SMMU of the domain`)
     }
   }
@@ -130,8 +129,9 @@ export class SmmuViommu implements Viommu, GuestIds {
   readonly type: number = ViommuType.ARM_SMMUV3
   readonly parent: SmmuPagingDomain
   onEvent: ((event: ViommuEvent) => void) | null = null
+  /** The guest's, by its StreamIDs. */
+  readonly devices: VirtualDevices = new VirtualDevices("StreamID", STREAM_ID_BITS)
   readonly #driver: SmmuV3Driver
-  readonly #devices = new Map<number, IommuDevice>()
 
   constructor(driver: SmmuV3Driver, parent: SmmuPagingDomain) {
     this.#driver = driver
@@ -158,28 +158,16 @@ export class SmmuViommu implements Viommu, GuestIds {
   vdeviceAlloc(device: IommuDevice, virtualId: bigint): void {
     this.#checkAlive()
     this.#driver.stateOf(device)
-    if (toU64(virtualId, "virtual StreamID") > LAST_STREAM_ID) {
-      throw new IommuError("EINVAL", "a StreamID has at most 32 bits")
-    }
-    if (this.#devices.has(lo32(virtualId)) || this.virtualIdOf(device) !== null) {
-      throw new IommuError("EEXIST", `${device.name}, or its StreamID, is on the virtual SMMU already`)
-    }
-    this.#devices.set(lo32(virtualId), device)
+    this.devices.add(device, virtualId)
   }
 
   vdeviceFree(device: IommuDevice): void {
-    const virtualId = this.virtualIdOf(device)
-    if (virtualId !== null) this.#devices.delete(virtualId)
-  }
-
-  virtualIdOf(device: IommuDevice): number | null {
-    for (const [virtualId, known] of this.#devices) if (known === device) return virtualId
-    return null
+    this.devices.remove(device)
   }
 
   streamIdOf(virtualId: number): number {
-    const device = this.#devices.get(virtualId)
-    if (device === undefined) throw noSuchStream(virtualId)
+    const device = this.devices.at(virtualId)
+    if (device === null) throw noSuchStream(virtualId)
     return device.id
   }
 
@@ -188,7 +176,7 @@ export class SmmuViommu implements Viommu, GuestIds {
    * @returns false when nobody is there to take it
    */
   report(device: IommuDevice, words: readonly bigint[]): boolean {
-    const virtualId = this.virtualIdOf(device)
+    const virtualId = this.devices.idOf(device)
     if (this.onEvent === null || virtualId === null) return false
     this.onEvent({ type: VeventqType.ARM_SMMUV3, data: guestEvent(words, virtualId) })
     return true
@@ -196,7 +184,7 @@ export class SmmuViommu implements Viommu, GuestIds {
 
   free(): void {
     this.#checkAlive()
-    if (this.#devices.size > 0 || this.parent.children.some(child => child.viommu === this)) {
+    if (!this.devices.isEmpty || this.parent.children.some(child => child.viommu === this)) {
       throw new IommuError("EBUSY", "a nested domain or a device is on the virtual SMMU")
     }
     this.#driver.viommus.delete(this)

@@ -132,7 +132,7 @@ export class SmmuV3Driver implements SmmuV3Ops {
     if (rid.type === "paging" || rid.type === "nested" || pasids.size > 0) {
       throw new IommuError("EBUSY", "the device or a PASID of it is on a user-owned domain")
     }
-    if ([...this.viommus].some(viommu => viommu.virtualIdOf(device) !== null)) {
+    if ([...this.viommus].some(viommu => viommu.devices.idOf(device) !== null)) {
       throw new IommuError("EBUSY", "the device has a StreamID on a virtual SMMU")
     }
     attachRid(this, device, this.blockedDomain)
