@@ -17,7 +17,14 @@ import {
 import * as cmd from "../spec/commands.ts"
 import * as dte from "../spec/device-table.ts"
 import * as reg from "../spec/registers.ts"
-import { isRefusal, SPECIAL_HI, specialAddress, type TableProbe, THROUGH_TABLES } from "./attributes.ts"
+import {
+  isInterruptRange,
+  isRefusal,
+  SPECIAL_HI,
+  specialAddress,
+  type TableProbe,
+  THROUGH_TABLES,
+} from "./attributes.ts"
 import type { DeviceEntries } from "./device-entry.ts"
 import type { EventLog } from "./events.ts"
 import type { Registers } from "./registers.ts"
@@ -31,7 +38,7 @@ import {
   TRANSLATION_REFUSED,
   type Transaction,
 } from "./transaction.ts"
-import { isInterruptRange, type Translator } from "./translate.ts"
+import type { Translator } from "./translate.ts"
 
 /** A completion without rights covers the smallest page. */
 const NOTHING_SIZE_LG2 = 12

@@ -7,10 +7,15 @@
 import { ACCESS_EXEC, ACCESS_PRIV, ACCESS_READ, ACCESS_WRITE, type TranslationResult } from "@iommu/core"
 import * as dte from "../spec/device-table.ts"
 import * as pte from "../spec/page-tables.ts"
+import * as reg from "../spec/registers.ts"
 import type { DeviceEntries } from "./device-entry.ts"
 import type { PasidEntries } from "./pasid-entry.ts"
+import { dwordOf } from "./registers.ts"
 import {
   DTE_ILLEGAL_VALUE,
+  INTERRUPT_BLOCKED,
+  INTERRUPT_READ,
+  INTERRUPT_UNMAPPED,
   NO_PERMISSION,
   NOT_PRESENT,
   OK,
@@ -38,11 +43,17 @@ const ATTRIBUTE_PAT_MASK = 7
 const ATTRIBUTE_G = 1 << 5
 const ATTRIBUTE_GUEST = 1 << 6
 
+/** ACCESS_READ and ACCESS_WRITE become IR and IW when shifted up. */
+const RIGHTS: number = ACCESS_READ | ACCESS_WRITE
+const RIGHTS_SHIFT = 29
 const SMALL_PAGE_LG2 = 12
 /** U and FC stand side by side in a leaf. */
 const HOST_SHIFT = 27
 const HOST_MASK = 3
-const { V1_IR_HI, V1_IW_HI, V2_G, V2_PAT, V2_PAT_LARGE, V2_PCD, V2_PWT } = pte
+const { V1_IR_HI, V1_IW_HI, V2_G, V2_PAT, V2_PAT_LARGE } = pte
+/** PWT and PCD, bits 0 and 1 of the PAT index, stand side by side in a leaf. */
+const CACHING: number = pte.V2_PWT | pte.V2_PCD
+const CACHING_SHIFT = 3
 
 /** @param permissions of the host walk, see {@link HostWalk.permissions} */
 export function hostAttributes(permissions: number): number {
@@ -60,10 +71,19 @@ export function permissionsOf(attributes: number): number {
  */
 export function guestAttributes(permissions: number, leaf: number, sizeLg2: number): number {
   const pat = sizeLg2 === SMALL_PAGE_LG2 ? V2_PAT : V2_PAT_LARGE
-  const index =
-    ((leaf & V2_PWT) === 0 ? 0 : 1) | ((leaf & V2_PCD) === 0 ? 0 : 2) | ((leaf & pat) === 0 ? 0 : 4)
+  const index = ((leaf & CACHING) >>> CACHING_SHIFT) | ((leaf & pat) === 0 ? 0 : 4)
   const global = (leaf & V2_G) === 0 ? 0 : ATTRIBUTE_G
   return hostAttributes(permissions) | (index << ATTRIBUTE_PAT_SHIFT) | global | ATTRIBUTE_GUEST
+}
+
+/** What a request asks of host tables. @param access ACCESS_* bits */
+export function needOf(access: number): number {
+  return (access & RIGHTS) << RIGHTS_SHIFT
+}
+
+/** {@link ACCESS_READ} and {@link ACCESS_WRITE} as far as permissions of the host walk grant them. */
+export function allowedOf(permissions: number): number {
+  return (permissions >>> RIGHTS_SHIFT) & RIGHTS
 }
 
 /** Attributes of an address as the tables give them. */
@@ -87,6 +107,47 @@ export const SPECIAL_HI = 0xfd
 const SYSTEM_MANAGEMENT_MEGABYTE = 0xf91
 /** FD_FC00_0000h to FD_FDFF_FFFFh, as address bits 31:25. */
 const PORT_IO_32_MEGABYTES = 0xfc00_0000 >>> 25
+
+/** Interrupt messages go to FEEx_xxxxh (§2.1, table 3). */
+const INTERRUPT_MEGABYTE = 0xfee
+
+const EXCL_BASE = dwordOf("EXCL_BASE")
+const EXCL_LIMIT = dwordOf("EXCL_LIMIT")
+const PAGES_PER_4G = 0x10_0000
+
+export function isInterruptRange(hi: number, lo: number): boolean {
+  return hi === 0 && lo >>> 20 === INTERRUPT_MEGABYTE
+}
+
+/**
+ * The address range of interrupt messages is not memory (§2.1): reads are refused, writes are interrupts and pass or
+ * not by DTE.IntCtl (§2.2.5). Interrupt tables are not modelled: where a table would remap, the answer is that of a
+ * table without a valid entry.
+ * @returns {@link UNTRANSLATED}, or why the message is refused
+ */
+export function interruptMessage(t: Transaction, access: number): number {
+  if (access !== ACCESS_WRITE) return INTERRUPT_READ
+  if ((t.dteInterruptsLo & dte.IV) === 0) return UNTRANSLATED
+  const control = (t.dteInterruptsHi >>> dte.INTCTL_SHIFT) & dte.INTCTL_MASK
+  if (control === dte.INTCTL_FORWARD) return UNTRANSLATED
+  return control === dte.INTCTL_REMAP ? INTERRUPT_UNMAPPED : INTERRUPT_BLOCKED
+}
+
+/**
+ * A request of the loaded device that passes untranslated. MMIO Offsets 0020h and 0028h: the limit is the last page;
+ * DTE.EX or Allow lets a device in.
+ * @param dwords the registers
+ */
+export function isExcluded(dwords: Uint32Array, t: Transaction, hi: number, lo: number): boolean {
+  const baseLo = dwords[EXCL_BASE] as number
+  if ((baseLo & reg.EXCL_ExEn) === 0) return false
+  if ((baseLo & reg.EXCL_Allow) === 0 && (t.dteFlags & dte.EX) === 0) return false
+  const page = (hi >>> 0) * PAGES_PER_4G + (lo >>> 12)
+  const first = ((dwords[EXCL_BASE + 1] as number) & reg.BASE_HI) * PAGES_PER_4G + (baseLo >>> 12)
+  const limitHi = (dwords[EXCL_LIMIT + 1] as number) & reg.BASE_HI
+  const last = limitHi * PAGES_PER_4G + ((dwords[EXCL_LIMIT] as number) >>> 12)
+  return page >= first && page <= last
+}
 
 /** Answers of {@link specialAddress} other than a refusal. */
 export const THROUGH_TABLES = -1
@@ -208,10 +269,8 @@ export class TableProbe {
       return host.status
     }
     const { permissions } = host
-    const read = (permissions & V1_IR_HI) === 0 ? 0 : ACCESS_READ
-    const write = (permissions & V1_IW_HI) === 0 ? 0 : ACCESS_WRITE
-    const rights = (read | write) & limit
-    this.allowed = read === 0 ? rights : rights | (limit & ACCESS_EXEC)
+    const rights = allowedOf(permissions) & limit
+    this.allowed = (permissions & V1_IR_HI) === 0 ? rights : rights | (limit & ACCESS_EXEC)
     this.word = hostAttributes(permissions)
     return OK
   }

@@ -53,6 +53,8 @@ const SIZE_KEY_SHIFT = 20
 /** In the key of a last table: bits of its page number, and its size. */
 const LAST_TABLE_PAGES = -512
 const LAST_TABLE_SIZE = 21 << SIZE_KEY_SHIFT
+/** The size in the key of a 4 KiB page. */
+const SMALL_SIZE = PAGE_LG2 << SIZE_KEY_SHIFT
 
 /** Ways of a set under `exact`; a hoard begins with few sets and grows. */
 const HOARD_SETS = 8
@@ -97,8 +99,12 @@ export class RangeCache {
 
   /** As {@link findSized} for the range of a last table, which the next address is mostly in, too. */
   findLastTable(tag: number, pasid: number, hi: number, lo: number): number {
-    const page = ((lo >>> PAGE_LG2) | (hi << (32 - PAGE_LG2))) & LAST_TABLE_PAGES
-    return this.store.findSame(page, (hi >>> PAGE_LG2) | LAST_TABLE_SIZE, tag, pasid)
+    return this.store.findSame(
+      smallPageKey(hi, lo) & LAST_TABLE_PAGES,
+      (hi >>> PAGE_LG2) | LAST_TABLE_SIZE,
+      tag,
+      pasid,
+    )
   }
 
   insert(sizeLg2: number, tag: number, pasid: number, hi: number, lo: number): number {
@@ -181,7 +187,11 @@ export class PageCache extends RangeCache {
   }
 
   find(tag: number, pasid: number, hi: number, lo: number): number {
-    const at = this.findSized(this.sizes[0] as number, tag, pasid, hi, lo)
+    const sizeLg2 = this.sizes[0] as number
+    const at =
+      sizeLg2 === PAGE_LG2
+        ? this.store.find(smallPageKey(hi, lo), (hi >>> PAGE_LG2) | SMALL_SIZE, tag, pasid)
+        : this.findSized(sizeLg2, tag, pasid, hi, lo)
     return at >= 0 || this.sizeCount < 2 ? at : this.findOther(tag, pasid, hi, lo)
   }
 
@@ -269,8 +279,13 @@ export function storeOf(policy: CachePolicy, sets: number, dataWords: number): C
 
 /** The first word of a key: bits 43:12 of the range's address. Neighbouring pages have neighbouring keys. */
 function pageKey(sizeLg2: number, hi: number, lo: number): number {
-  const page = (lo >>> PAGE_LG2) | (hi << (32 - PAGE_LG2))
+  const page = smallPageKey(hi, lo)
   return sizeLg2 < 44 ? page & -(1 << (sizeLg2 - PAGE_LG2)) : 0
+}
+
+/** {@link pageKey} of a 4 KiB page, so short that V8 always puts it in place. */
+function smallPageKey(hi: number, lo: number): number {
+  return (lo >>> PAGE_LG2) | (hi << (32 - PAGE_LG2))
 }
 
 /** The second: bits 63:44, and the size. */

@@ -3,12 +3,17 @@
  * and §2.2.
  */
 import { ACCESS_EXEC, ACCESS_PRIV, ACCESS_READ, ACCESS_WRITE, NO_PASID } from "@iommu/core"
-import * as dte from "../spec/device-table.ts"
 import * as reg from "../spec/registers.ts"
 import {
   type AmdTranslationResult,
+  allowedOf,
   guestAttributes,
   hostAttributes,
+  interruptMessage,
+  isExcluded,
+  isInterruptRange,
+  needOf,
+  permissionsOf,
   SPECIAL_HI,
   specialAddress,
   THROUGH_TABLES,
@@ -21,24 +26,16 @@ import type { PasidEntries } from "./pasid-entry.ts"
 import { dwordOf, type Registers } from "./registers.ts"
 import * as cached from "./tlb.ts"
 import { type RecentPages, recentSlot } from "./tlb.ts"
-import {
-  INTERRUPT_BLOCKED,
-  INTERRUPT_READ,
-  INTERRUPT_UNMAPPED,
-  NO_PERMISSION,
-  NO_TRANSLATION,
-  OK,
-  type Transaction,
-} from "./transaction.ts"
+import { NO_PERMISSION, NO_TRANSLATION, OK, type Transaction } from "./transaction.ts"
 import type { GuestWalk } from "./walk-stage1.ts"
-import { type HostWalk, READ, WRITE } from "./walk-stage2.ts"
+import { type HostWalk, WRITE } from "./walk-stage2.ts"
 
 // Local, because imported constants are loaded at each use (see walk-stage2.ts).
 const DEVICE_READ = ACCESS_READ
 const DEVICE_WRITE = ACCESS_WRITE
 const DEVICE_EXEC = ACCESS_EXEC
-const HOST_READ = READ
 const HOST_WRITE = WRITE
+const HOST_ACCESS: number = ACCESS_READ | ACCESS_WRITE
 const NONE = NO_PASID
 const DEVICE_PRIV = ACCESS_PRIV
 const { HOST_TABLES, PA_HI, PA_LO, GPA_HI, GPA_LO, INFO, ATTRIBUTES, CLEAN } = cached
@@ -51,18 +48,19 @@ const HOST_INDIFFERENT = DEVICE_EXEC | GRANT_USER
 const AGAIN = -1
 const PAGE_MASK = -4096
 const PAGE_OFFSET = 4095
+const PAGE_LG2 = 12
+/** In the info of a cached translation: its size, and that of 4 KiB. */
+const SIZE: number = LG2_MASK << SIZE_LG2_SHIFT
+const SMALL_PAGE: number = PAGE_LG2 << SIZE_LG2_SHIFT
 const IommuEn = reg.CONTROL_IommuEn
 const ExEn = reg.EXCL_ExEn
 const HyperTransport = SPECIAL_HI
 
 const CONTROL = dwordOf("CONTROL")
 const EXCL_BASE = dwordOf("EXCL_BASE")
-const EXCL_LIMIT = dwordOf("EXCL_LIMIT")
 
-/** Interrupt messages go to FEEx_xxxxh (§2.1, table 3). */
-const INTERRUPT_MEGABYTE = 0xfee
 /** A request that passes untranslated reports one page: a table says nothing about its neighbours. */
-const PASS_SIZE_LG2 = 12
+const PASS_SIZE_LG2 = PAGE_LG2
 
 export class Translator {
   private readonly dwords: Uint32Array
@@ -77,6 +75,8 @@ export class Translator {
   private readonly isCaching: boolean
   private readonly keepsTranslations: boolean
   private readonly keepsAnswers: boolean
+  /** Pages of the host are cached, of both stages together none. */
+  private readonly answersFromPages: boolean
   /** Guest tables are found without the guest CR3. */
   private readonly keepsTables: boolean
   readonly result: AmdTranslationResult
@@ -104,6 +104,7 @@ export class Translator {
     this.isCaching = caches.isOn
     this.keepsTranslations = caches.keepsTranslations
     this.keepsAnswers = caches.keepsAnswers
+    this.answersFromPages = caches.isOn && !caches.keepsTranslations
     this.keepsTables = caches.isOn && caches.keepsStructures
     this.result = result
   }
@@ -291,10 +292,16 @@ export class Translator {
     }
     const gpaHi = guest.gpaHi
     const gpaLo = guest.gpaLo
-    if (this.isCaching) host.lookup(gpaHi, gpaLo, needOf(access))
-    else host.walk(gpaHi, gpaLo, needOf(access))
-    if (host.status !== OK) return this.refuseHost(gpaHi, gpaLo, access)
     const r = this.result
+    if (this.answersFromPages) {
+      const pages = this.caches.hostPages
+      const at = pages.find(host.tag, HOST_TABLES, gpaHi, gpaLo)
+      if (at >= 0 && this.answerFromPage(pages.store.words, at, gpaHi, gpaLo, access)) return OK
+    }
+    const status = this.isCaching
+      ? host.lookup(gpaHi, gpaLo, needOf(access))
+      : host.walk(gpaHi, gpaLo, needOf(access))
+    if (status !== OK) return this.refuseHost(gpaHi, gpaLo, access)
     r.paHi = host.paHi
     r.paLo = host.paLo >>> 0
     r.sizeLg2 = host.sizeLg2 !== 0 && host.sizeLg2 < guest.sizeLg2 ? host.sizeLg2 : guest.sizeLg2
@@ -306,6 +313,36 @@ export class Translator {
     r.stage1SizeLg2 = guest.sizeLg2
     r.stage2SizeLg2 = host.sizeLg2
     return OK
+  }
+
+  /**
+   * Answers with a cached host page of 4 KiB that grants what is asked, without the host walk in between (43 against
+   * 52 ns); nothing is left there for {@link keep}.
+   * @returns false when the host walk has to look at it
+   */
+  private answerFromPage(
+    words: Int32Array,
+    at: number,
+    gpaHi: number,
+    gpaLo: number,
+    access: number,
+  ): boolean {
+    const { guest, result: r } = this
+    const info = words[at + INFO] as number
+    const isOdd = (info & (CLEAN | SIZE)) !== SMALL_PAGE || (access & HOST_ACCESS & ~info) !== 0
+    if (isOdd) return false
+    r.paHi = words[at + PA_HI] as number
+    r.paLo = ((words[at + PA_LO] as number) | (gpaLo & PAGE_OFFSET)) >>> 0
+    r.sizeLg2 = PAGE_LG2
+    const allowed = info & allowedOf(guest.permissions)
+    r.allowed = guest.executable && (allowed & DEVICE_READ) !== 0 ? allowed | DEVICE_EXEC : allowed
+    const permissions = permissionsOf(words[at + ATTRIBUTES] as number)
+    r.attributes = guestAttributes(permissions, guest.leafLow, guest.sizeLg2)
+    r.ipaHi = gpaHi
+    r.ipaLo = gpaLo >>> 0
+    r.stage1SizeLg2 = guest.sizeLg2
+    r.stage2SizeLg2 = PAGE_LG2
+    return true
   }
 
   private walkGuest(hi: number, lo: number, access: number): number {
@@ -333,35 +370,15 @@ export class Translator {
     return OK
   }
 
-  /**
-   * The address range of interrupt messages is not memory (§2.1): reads are refused, writes are interrupts and
-   * pass or not by DTE.IntCtl (§2.2.5). Interrupt tables are not modelled: where a table would remap, the answer is
-   * that of a table without a valid entry.
-   */
+  /** A request to the address range of interrupt messages. */
   interrupt(hi: number, lo: number, access: number): number {
-    if (access !== DEVICE_WRITE) return this.refuseEntry(INTERRUPT_READ)
-    const t = this.transaction
-    if ((t.dteInterruptsLo & dte.IV) === 0) return this.pass(hi, lo)
-    const control = (t.dteInterruptsHi >>> dte.INTCTL_SHIFT) & dte.INTCTL_MASK
-    if (control === dte.INTCTL_FORWARD) return this.pass(hi, lo)
-    return this.refuseEntry(control === dte.INTCTL_REMAP ? INTERRUPT_UNMAPPED : INTERRUPT_BLOCKED)
+    const status = interruptMessage(this.transaction, access)
+    return status === UNTRANSLATED ? this.pass(hi, lo) : this.refuseEntry(status)
   }
 
   /** A request of the loaded device that passes untranslated. */
   isInExclusionRange(hi: number, lo: number): boolean {
-    return ((this.dwords[EXCL_BASE] as number) & ExEn) !== 0 && this.isExcluded(hi, lo)
-  }
-
-  /** MMIO Offsets 0020h and 0028h: the limit is the last page; DTE.EX or Allow lets a device in. */
-  private isExcluded(hi: number, lo: number): boolean {
-    const { dwords } = this
-    const baseLo = dwords[EXCL_BASE] as number
-    if ((baseLo & reg.EXCL_Allow) === 0 && (this.transaction.dteFlags & dte.EX) === 0) return false
-    const page = (hi >>> 0) * 0x10_0000 + (lo >>> 12)
-    const first = ((dwords[EXCL_BASE + 1] as number) & reg.BASE_HI) * 0x10_0000 + (baseLo >>> 12)
-    const limitHi = (dwords[EXCL_LIMIT + 1] as number) & reg.BASE_HI
-    const last = limitHi * 0x10_0000 + ((dwords[EXCL_LIMIT] as number) >>> 12)
-    return page >= first && page <= last
+    return isExcluded(this.dwords, this.transaction, hi, lo)
   }
 
   private refuseHost(hi: number, lo: number, access: number): number {
@@ -378,18 +395,4 @@ export class Translator {
     this.result.fault = this.events.refuse(status, this.transaction)
     return status
   }
-}
-
-export function isInterruptRange(hi: number, lo: number): boolean {
-  return hi === 0 && lo >>> 20 === INTERRUPT_MEGABYTE
-}
-
-function needOf(access: number): number {
-  const read = (access & DEVICE_READ) === 0 ? 0 : HOST_READ
-  return (access & DEVICE_WRITE) === 0 ? read : read | HOST_WRITE
-}
-
-function allowedOf(permissions: number): number {
-  const read = (permissions & HOST_READ) === 0 ? 0 : DEVICE_READ
-  return (permissions & HOST_WRITE) === 0 ? read : read | DEVICE_WRITE
 }
