@@ -6,14 +6,15 @@
  * (also without PASID), 1 and 2 over host tables, domain 6; device 5 has guest tables alone, domain 7. Device 6 has an
  * entry with V = 0.
  */
-import type {
-  CachedEntry,
-  CachingContract,
-  InvalidationCase,
-  ModelMachine,
-  ModelRequest,
-  Step,
-  UpdateStep,
+import {
+  type CachedEntry,
+  type CachingContract,
+  cachedEntry,
+  type InvalidationCase,
+  type ModelMachine,
+  type ModelRequest,
+  type Step,
+  type UpdateStep,
 } from "@iommu/conformance"
 
 const DEVTAB = 0x1000n
@@ -135,14 +136,6 @@ const WRITE = 2
 const page = (device: number, iova: bigint, pasid?: number): ModelRequest =>
   pasid === undefined ? { device, iova } : { device, iova, pasid }
 
-type Asked = Pick<CachedEntry, "request" | "change" | "before" | "after"> & Partial<CachedEntry>
-const entry = (what: string, source: string, asked: Asked): CachedEntry => ({
-  what,
-  source,
-  cacheable: true,
-  ...asked,
-})
-
 /** Where pages move: the guest's first 2 MiB stay where they are. */
 const MOVED = 0x7_0000n
 
@@ -153,7 +146,7 @@ const leaf = (
   at: bigint,
   before: bigint,
   bits = 1n | RIGHTS,
-): CachedEntry => entry(what, "§2.4.3", { request, change: [[at, MOVED | bits]], before, after: MOVED })
+): CachedEntry => cachedEntry(what, "§2.4.3", { request, change: [[at, MOVED | bits]], before, after: MOVED })
 
 const hostEntries = {
   host: leaf("host translation, domain 5, 0x1000", page(1, 0x1000n), level1(HOST) + 0x08n, 0x100_1000n),
@@ -163,19 +156,19 @@ const hostEntries = {
     level1(HOST) + 0x28n,
     0x100_5000n,
   ),
-  "host, 64 KiB": entry("host translation, domain 5, page of 64 KiB at 0x20000", "§2.4.3", {
+  "host, 64 KiB": cachedEntry("host translation, domain 5, page of 64 KiB at 0x20000", "§2.4.3", {
     request: page(1, 0x2_1234n),
     change: [[level1(HOST) + 0x108n, pte64K(0x170_0000n)]],
     before: 0x110_1234n,
     after: 0x170_1234n,
   }),
-  "host, 2 MiB": entry("host translation, domain 5, page of 2 MiB at 0x200000", "§2.4.3", {
+  "host, 2 MiB": cachedEntry("host translation, domain 5, page of 2 MiB at 0x200000", "§2.4.3", {
     request: page(1, 0x20_3000n),
     change: [[level2(HOST) + 0x08n, pte(0x140_0000n)]],
     before: 0x120_3000n,
     after: 0x140_3000n,
   }),
-  "host, rights": entry(
+  "host, rights": cachedEntry(
     "host translation, domain 5, 0x4000 without IW",
     "§3.2: present entries, NpCache or not",
     {
@@ -192,28 +185,28 @@ const hostEntries = {
     level1(HOST_OTHER) + 0x08n,
     0x200_1000n,
   ),
-  "host, by another device": entry("host translation, domain 5, 0x1000, met by device 4", "§2.2.2.1", {
+  "host, by another device": cachedEntry("host translation, domain 5, 0x1000, met by device 4", "§2.2.2.1", {
     primedBy: [page(1, 0x1000n)],
     request: page(4, 0x1000n),
     change: [[level1(HOST) + 0x08n, pte(0x70_0000n)]],
     before: 0x100_1000n,
     after: 0x70_0000n,
   }),
-  "host, table": entry("directory entry, domain 5, first 2 MiB", "§2.4.3, PDE", {
+  "host, table": cachedEntry("directory entry, domain 5, first 2 MiB", "§2.4.3, PDE", {
     primedBy: [page(1, 0x1000n)],
     request: page(1, 0x2000n),
     change: [[level2(HOST), pde(otherLevel1(HOST), 1n)]],
     before: 0x100_2000n,
     after: 0x100_9000n,
   }),
-  "host, upper table": entry("directory entry, domain 5, first 1 GiB", "§2.4.3, PDE", {
+  "host, upper table": cachedEntry("directory entry, domain 5, first 1 GiB", "§2.4.3, PDE", {
     primedBy: [page(1, 0x1000n)],
     request: page(1, 0x40_2000n),
     change: [[level3(HOST), pde(otherLevel2(HOST), 2n)]],
     before: 0x100_2000n,
     after: 0x100_9000n,
   }),
-  "host, not present": entry("host translation, domain 5, 0x3000, not present", "§3.2, NpCache = 0", {
+  "host, not present": cachedEntry("host translation, domain 5, 0x3000, not present", "§3.2, NpCache = 0", {
     request: page(1, 0x3000n),
     change: [[level1(HOST) + 0x18n, pte(0x100_3000n)]],
     before: null,
@@ -251,21 +244,21 @@ const guestEntries = {
     0x700_1000n,
     V2,
   ),
-  "guest, table": entry("guest directory entry, domain 6, PASID 1, first 2 MiB", "§2.4.3, PDE", {
+  "guest, table": cachedEntry("guest directory entry, domain 6, PASID 1, first 2 MiB", "§2.4.3, PDE", {
     primedBy: [page(2, 0x1000n, 1)],
     request: page(2, 0x2000n, 1),
     change: [[level2(GUEST_1), otherLevel1(GUEST_1) | V2]],
     before: 0x600_2000n,
     after: 0x600_5000n,
   }),
-  "guest CR3": entry("guest CR3, domain 6, PASID 1", "§2.2.6.3", {
+  "guest CR3": cachedEntry("guest CR3, domain 6, PASID 1", "§2.2.6.3", {
     primedBy: [page(2, 0x1000n, 1)],
     request: page(2, 0x80_0000_1000n, 1),
     change: [[GCR3 + 8n, GUEST_NEW | 1n]],
     before: 0x600_1000n,
     after: 0x0a_1000n,
   }),
-  "guest CR3, not valid": entry("guest CR3, domain 6, PASID 3, not valid", "§3.2, NpCache = 0", {
+  "guest CR3, not valid": cachedEntry("guest CR3, domain 6, PASID 3, not valid", "§3.2, NpCache = 0", {
     request: page(2, 0x1000n, 3),
     change: [[GCR3 + 24n, GUEST_NEW | 1n]],
     before: null,
@@ -278,7 +271,7 @@ const guestEntries = {
     level1(HOST_OF_NESTED) + 8n,
     0x600_1000n,
   ),
-  "nested, table": entry("directory entry, domain 6, third 2 MiB", "§2.4.3, PDE", {
+  "nested, table": cachedEntry("directory entry, domain 6, third 2 MiB", "§2.4.3, PDE", {
     primedBy: [page(2, 0x1000n, 1)],
     request: page(2, 0x2000n, 1),
     change: [[level2(HOST_OF_NESTED) + 0x10n, pde(otherLevel1(HOST_OF_NESTED), 1n)]],
@@ -288,7 +281,7 @@ const guestEntries = {
 } as const
 
 const deviceEntries = {
-  device: entry("device table entry, device 1", "§2.4.2", {
+  device: cachedEntry("device table entry, device 1", "§2.4.2", {
     request: page(1, 0x1000n),
     change: [
       [dteAt(1n), hostDte(HOST_OTHER)],
@@ -297,7 +290,7 @@ const deviceEntries = {
     before: 0x100_1000n,
     after: 0x200_1000n,
   }),
-  "device, another": entry("device table entry, device 4", "§2.4.2", {
+  "device, another": cachedEntry("device table entry, device 4", "§2.4.2", {
     request: page(4, 0x1000n),
     change: [
       [dteAt(4n), hostDte(HOST_OTHER)],
@@ -306,7 +299,7 @@ const deviceEntries = {
     before: 0x100_1000n,
     after: 0x200_1000n,
   }),
-  "device, V = 0": entry("device table entry, device 6, not valid", "§2.4.2", {
+  "device, V = 0": cachedEntry("device table entry, device 6, not valid", "§2.4.2", {
     request: page(6, 0x1000n),
     change: [
       [dteAt(6n) + 8n, 8n],

@@ -21,6 +21,7 @@ import { noViommuChapter, viommuChapter } from "./chapters/viommu.ts"
 import type { ConformanceTarget, TestRunner } from "./target.ts"
 
 export { defineLayouts, defineMasks, type LayoutVector, type MaskVector } from "./layouts.ts"
+export { cachedEntry } from "./model/caching.ts"
 export { defineCacheConformance, defineModelConformance } from "./model/define.ts"
 export { defineFuzz, type FuzzContract, type FuzzOptions } from "./model/fuzz.ts"
 export { defineMetamorphic, type MetamorphicOptions } from "./model/metamorphic.ts"

@@ -7,7 +7,14 @@
  * stream 5 stage 2 with VMID 9; the STE of stream 6 is not valid. Stream 7 has stage 1 with VMID 10 and two levels of
  * CD tables, streams 8 and 9 stage 1 in StreamWorld EL2 with ASIDs 3 and 4. Streams from 64 on have Level 2 arrays of their own, and bypass.
  */
-import type { CachedEntry, CachingContract, InvalidationCase, ModelMachine, Step } from "@iommu/conformance"
+import {
+  type CachedEntry,
+  type CachingContract,
+  cachedEntry,
+  type InvalidationCase,
+  type ModelMachine,
+  type Step,
+} from "@iommu/conformance"
 
 const RAM = 0x4000_0000n
 const STREAM_TABLE = RAM
@@ -160,42 +167,36 @@ const start: readonly Step[] = [
   ["write32", CR0, 0xd],
 ]
 
-const entry = (
-  what: string,
-  source: string,
-  asked: Pick<CachedEntry, "request" | "change" | "before" | "after"> & Partial<CachedEntry>,
-): CachedEntry => ({ what, source, cacheable: true, ...asked })
-
 const page = (device: number, iova: bigint, pasid?: number) =>
   pasid === undefined ? { device, iova } : { device, iova, pasid }
 
 const entries: Readonly<Record<string, CachedEntry>> = {
-  STE: entry("STE of stream 2", "§3.21.3", {
+  STE: cachedEntry("STE of stream 2", "§3.21.3", {
     request: page(2, 0x1000n),
     change: [[STREAM_TABLE + 128n, BYPASS]],
     before: 0x500_1000n,
     after: 0x1000n,
   }),
-  "STE, another": entry("STE of stream 5", "§3.21.3", {
+  "STE, another": cachedEntry("STE of stream 5", "§3.21.3", {
     request: page(5, 0x1000n),
     change: [[STREAM_TABLE + 320n, BYPASS]],
     before: 0x600_1000n,
     after: 0x1000n,
   }),
-  "STE, not valid": entry("STE of stream 6", "§3.21.3", {
+  "STE, not valid": cachedEntry("STE of stream 6", "§3.21.3", {
     request: page(6, 0x1000n),
     change: [[STREAM_TABLE + 384n, BYPASS]],
     before: null,
     after: 0x1000n,
   }),
-  L1STD: entry("L1STD of streams 64 to 127", "§3.21.3", {
+  L1STD: cachedEntry("L1STD of streams 64 to 127", "§3.21.3", {
     primedBy: [page(64, 0x1000n)],
     request: page(65, 0x1000n),
     change: [[LEVEL1 + 8n, OTHER_UPPER_STREAMS | SPAN_64]],
     before: 0x1000n,
     after: null,
   }),
-  L1CD: entry("L1CD of stream 7, SubstreamIDs 0 to 63", "§3.21.3", {
+  L1CD: cachedEntry("L1CD of stream 7, SubstreamIDs 0 to 63", "§3.21.3", {
     primedBy: [page(7, 0x1000n, 1)],
     request: page(7, 0x1000n, 2),
     change: [[L1CDS, OTHER_CD_LEAF | L1CD_V]],
@@ -203,7 +204,7 @@ const entries: Readonly<Record<string, CachedEntry>> = {
     after: 0x400_1000n,
   }),
   // With an ASID that no TLB entry has yet.
-  CD: entry("CD of stream 1, SubstreamID 0", "§3.21.3", {
+  CD: cachedEntry("CD of stream 1, SubstreamID 0", "§3.21.3", {
     request: page(1, 0x1000n),
     change: [
       [CDS, cdWord(9n)],
@@ -212,7 +213,7 @@ const entries: Readonly<Record<string, CachedEntry>> = {
     before: 0x100_1000n,
     after: 0x400_1000n,
   }),
-  "CD, another": entry("CD of stream 1, SubstreamID 1", "§3.21.3", {
+  "CD, another": cachedEntry("CD of stream 1, SubstreamID 1", "§3.21.3", {
     request: page(1, 0x1000n, 1),
     change: [
       [CDS + 64n, cdWord(9n)],
@@ -221,108 +222,112 @@ const entries: Readonly<Record<string, CachedEntry>> = {
     before: 0x200_1000n,
     after: 0x400_1000n,
   }),
-  "stage 1": entry("TLB: VMID 5, ASID 3, page 0x1000", "§3.17", {
+  "stage 1": cachedEntry("TLB: VMID 5, ASID 3, page 0x1000", "§3.17", {
     request: page(1, 0x1000n),
     change: [[level3(STAGE1) + 0x08n, 0x70_0000n | PAGE]],
     before: 0x100_1000n,
     after: 0x70_0000n,
   }),
-  "stage 1, another page": entry("TLB: VMID 5, ASID 3, page 0x5000", "§3.17", {
+  "stage 1, another page": cachedEntry("TLB: VMID 5, ASID 3, page 0x5000", "§3.17", {
     request: page(1, 0x5000n),
     change: [[level3(STAGE1) + 0x28n, 0x70_0000n | PAGE]],
     before: 0x100_5000n,
     after: 0x70_0000n,
   }),
-  "stage 1, global": entry("TLB: VMID 5, any ASID, page 0x6000", "§3.17", {
+  "stage 1, global": cachedEntry("TLB: VMID 5, any ASID, page 0x6000", "§3.17", {
     request: page(1, 0x6000n),
     change: [[level3(STAGE1) + 0x30n, 0x70_0000n | GLOBAL_PAGE]],
     before: 0x100_6000n,
     after: 0x70_0000n,
   }),
-  "stage 1, 2 MiB": entry("TLB: VMID 5, ASID 3, block of 2 MiB at 0x200000", "§3.17", {
+  "stage 1, 2 MiB": cachedEntry("TLB: VMID 5, ASID 3, block of 2 MiB at 0x200000", "§3.17", {
     request: page(1, 0x20_3000n),
     change: [[level2(STAGE1) + 8n, 0x140_0000n | BLOCK]],
     before: 0x120_3000n,
     after: 0x140_3000n,
   }),
-  "stage 1, another ASID": entry("TLB: VMID 5, ASID 4, page 0x1000", "§3.17", {
+  "stage 1, another ASID": cachedEntry("TLB: VMID 5, ASID 4, page 0x1000", "§3.17", {
     request: page(1, 0x1000n, 1),
     change: [[level3(STAGE1_ASID4) + 0x08n, 0x70_0000n | PAGE]],
     before: 0x200_1000n,
     after: 0x70_0000n,
   }),
-  "stage 1, another VMID": entry("TLB: VMID 6, ASID 3, page 0x1000", "§3.17", {
+  "stage 1, another VMID": cachedEntry("TLB: VMID 6, ASID 3, page 0x1000", "§3.17", {
     request: page(4, 0x1000n),
     change: [[level3(STAGE1_VMID6) + 0x08n, 0x70_0000n | PAGE]],
     before: 0x300_1000n,
     after: 0x70_0000n,
   }),
-  EL2: entry("TLB: StreamWorld EL2, page 0x1000", "§3.17", {
+  EL2: cachedEntry("TLB: StreamWorld EL2, page 0x1000", "§3.17", {
     request: page(8, 0x1000n),
     change: [[level3(STAGE1_VMID6) + 0x08n, 0x70_0000n | PAGE]],
     before: 0x300_1000n,
     after: 0x70_0000n,
   }),
-  "EL2, table": entry("walk cache: StreamWorld EL2, level 3 table of the first 2 MiB", "§16.2", {
+  "EL2, table": cachedEntry("walk cache: StreamWorld EL2, level 3 table of the first 2 MiB", "§16.2", {
     primedBy: [page(8, 0x1000n)],
     request: page(8, 0x2000n),
     change: [[level2(STAGE1_VMID6), otherLevel3(STAGE1_VMID6) | TABLE]],
     before: 0x300_2000n,
     after: 0x300_9000n,
   }),
-  "stage 1, table": entry("walk cache: VMID 5, ASID 3, level 3 table of the first 2 MiB", "§16.2", {
+  "stage 1, table": cachedEntry("walk cache: VMID 5, ASID 3, level 3 table of the first 2 MiB", "§16.2", {
     primedBy: [page(1, 0x1000n)],
     request: page(1, 0x2000n),
     change: [[level2(STAGE1), otherLevel3(STAGE1) | TABLE]],
     before: 0x100_2000n,
     after: 0x100_9000n,
   }),
-  "stage 2": entry("TLB: VMID 7, intermediate page 0x1000", "§3.17", {
+  "stage 2": cachedEntry("TLB: VMID 7, intermediate page 0x1000", "§3.17", {
     request: page(2, 0x1000n),
     change: [[level3(STAGE2) + 0x08n, 0x70_0000n | STAGE2_PAGE]],
     before: 0x500_1000n,
     after: 0x70_0000n,
   }),
-  "stage 2, another page": entry("TLB: VMID 7, intermediate page 0x5000", "§3.17", {
+  "stage 2, another page": cachedEntry("TLB: VMID 7, intermediate page 0x5000", "§3.17", {
     request: page(2, 0x5000n),
     change: [[level3(STAGE2) + 0x28n, 0x70_0000n | STAGE2_PAGE]],
     before: 0x500_5000n,
     after: 0x70_0000n,
   }),
-  "stage 2, another VMID": entry("TLB: VMID 9, intermediate page 0x1000", "§3.17", {
+  "stage 2, another VMID": cachedEntry("TLB: VMID 9, intermediate page 0x1000", "§3.17", {
     request: page(5, 0x1000n),
     change: [[level3(STAGE2_VMID9) + 0x08n, 0x70_0000n | STAGE2_PAGE]],
     before: 0x600_1000n,
     after: 0x70_0000n,
   }),
-  "stage 2, table": entry("walk cache: VMID 7, level 3 table of the first 2 MiB", "§16.2", {
+  "stage 2, table": cachedEntry("walk cache: VMID 7, level 3 table of the first 2 MiB", "§16.2", {
     primedBy: [page(2, 0x1000n)],
     request: page(2, 0x2000n),
     change: [[level2(STAGE2), otherLevel3(STAGE2) | TABLE]],
     before: 0x500_2000n,
     after: 0x500_9000n,
   }),
-  nested: entry("TLB: both stages, VMID 8, ASID 3, page 0x1000, stage 1 leaf", "§3.17", {
+  nested: cachedEntry("TLB: both stages, VMID 8, ASID 3, page 0x1000, stage 1 leaf", "§3.17", {
     request: page(3, 0x1000n),
     change: [[level3(STAGE1_NESTED) + 0x08n, 0x5000n | PAGE]],
     before: 0x800_1000n,
     after: 0x800_5000n,
   }),
   // The combination of both stages and stage 2 alone are kept apart: no command for one stage drops both.
-  "nested, stage 2 leaf": entry("TLB: both stages, VMID 8, ASID 3, page 0x1000, stage 2 leaf", "§4.4.3.1", {
-    request: page(3, 0x1000n),
-    change: [[level3(STAGE2_NESTED) + 0x08n, 0x70_0000n | STAGE2_PAGE]],
-    before: 0x800_1000n,
-    after: 0x70_0000n,
-  }),
-  "stage 1, invalid": entry("a page without a valid descriptor", "§3.21.1", {
+  "nested, stage 2 leaf": cachedEntry(
+    "TLB: both stages, VMID 8, ASID 3, page 0x1000, stage 2 leaf",
+    "§4.4.3.1",
+    {
+      request: page(3, 0x1000n),
+      change: [[level3(STAGE2_NESTED) + 0x08n, 0x70_0000n | STAGE2_PAGE]],
+      before: 0x800_1000n,
+      after: 0x70_0000n,
+    },
+  ),
+  "stage 1, invalid": cachedEntry("a page without a valid descriptor", "§3.21.1", {
     request: page(1, 0x3000n),
     change: [[level3(STAGE1) + 0x18n, 0x70_0000n | PAGE]],
     before: null,
     after: 0x70_0000n,
     cacheable: false,
   }),
-  "stage 2, invalid": entry("an intermediate page without a valid descriptor", "§3.21.1", {
+  "stage 2, invalid": cachedEntry("an intermediate page without a valid descriptor", "§3.21.1", {
     request: page(2, 0x3000n),
     change: [[level3(STAGE2) + 0x18n, 0x70_0000n | STAGE2_PAGE]],
     before: null,
@@ -541,25 +546,25 @@ export const caching: CachingContract | null = {
 export const cachingE2h: CachingContract = {
   start: [["write32", CR2, 1], ...start],
   entries: {
-    E2H: entry("TLB: StreamWorld EL2-E2H, ASID 3, page 0x1000", "§3.17", {
+    E2H: cachedEntry("TLB: StreamWorld EL2-E2H, ASID 3, page 0x1000", "§3.17", {
       request: page(8, 0x1000n),
       change: [[level3(STAGE1_VMID6) + 0x08n, 0x70_0000n | PAGE]],
       before: 0x300_1000n,
       after: 0x70_0000n,
     }),
-    "E2H, global": entry("TLB: StreamWorld EL2-E2H, any ASID, page 0x6000", "§3.17", {
+    "E2H, global": cachedEntry("TLB: StreamWorld EL2-E2H, any ASID, page 0x6000", "§3.17", {
       request: page(8, 0x6000n),
       change: [[level3(STAGE1_VMID6) + 0x30n, 0x70_0000n | GLOBAL_PAGE]],
       before: 0x300_6000n,
       after: 0x70_0000n,
     }),
-    "E2H, another ASID": entry("TLB: StreamWorld EL2-E2H, ASID 4, page 0x1000", "§3.17", {
+    "E2H, another ASID": cachedEntry("TLB: StreamWorld EL2-E2H, ASID 4, page 0x1000", "§3.17", {
       request: page(9, 0x1000n),
       change: [[level3(STAGE1_ASID4) + 0x08n, 0x70_0000n | PAGE]],
       before: 0x200_1000n,
       after: 0x70_0000n,
     }),
-    "E2H, table": entry(
+    "E2H, table": cachedEntry(
       "walk cache: StreamWorld EL2-E2H, ASID 3, level 3 table of the first 2 MiB",
       "§16.2",
       {

@@ -5,46 +5,39 @@
  * Devices of bus 0: 00.0 in domain 5, 01.0 in domain 6, 02.0 without an entry, 03.0 with a reserved bit. Bus 1 has no
  * root entry.
  */
-import type { CachedEntry, CachingContract, InvalidationCase, ModelMachine, Step } from "@iommu/conformance"
+import {
+  type CachedEntry,
+  type CachingContract,
+  cachedEntry,
+  type InvalidationCase,
+  type ModelMachine,
+  type Step,
+} from "@iommu/conformance"
+import {
+  contextCache,
+  IQA,
+  IQT,
+  iotlb,
+  level1,
+  level2,
+  otherLevel1,
+  QIE,
+  QUEUE,
+  SECOND,
+  SS,
+  stores,
+  tree,
+  wordsAt,
+} from "./caching-tables.ts"
+import { CONTEXT, GCMD, ROOT, RTADDR, SRTP, TE } from "./unit.ts"
 
-const ROOT = 0x1000n
-const CONTEXT = 0x2000n
 const OTHER_CONTEXT = 0x3000n
-const QUEUE = 0x5000n
-/** Trees of five tables: levels 4 to 1, and a second table of level 1. */
-const SECOND = 0x1_0000n
 const SECOND_OTHER = 0x1_6000n
 
-const GCMD = 0x18
-const RTADDR = 0x20
 const CCMD = 0x28
-const IQT = 0x88
-const IQA = 0x90
 /** ECAP.IRO of the model's default, times 16; IOTLB follows IVA. */
 const IVA = 0xf0
 const IOTLB_REG = 0xf8
-const TE = 0x8000_0000
-const SRTP = 0x4000_0000
-const QIE = 0x400_0000
-
-/** §9.8: R, W. */
-const SS = 3n
-
-const level3 = (tree: bigint): bigint => tree + 0x1000n
-const level2 = (tree: bigint): bigint => tree + 0x2000n
-const level1 = (tree: bigint): bigint => tree + 0x3000n
-const otherLevel1 = (tree: bigint): bigint => tree + 0x4000n
-
-function tree(at: bigint, pages: bigint): Step[] {
-  return [
-    ["store", at, level3(at) | SS],
-    ["store", level3(at), level2(at) | SS],
-    ["store", level2(at), level1(at) | SS],
-    ["store", level1(at) + 0x08n, (pages + 0x1000n) | SS],
-    ["store", level1(at) + 0x10n, (pages + 0x2000n) | SS],
-    ["store", otherLevel1(at) + 0x10n, (pages + 0x9000n) | SS],
-  ]
-}
 
 /** §9.3: P, SSPTPTR; AW 2, domain-id. */
 const contextEntry = (root: bigint, domain: bigint): readonly [bigint, bigint] => [
@@ -52,84 +45,73 @@ const contextEntry = (root: bigint, domain: bigint): readonly [bigint, bigint] =
   2n | (domain << 8n),
 ]
 const at = (device: number): bigint => CONTEXT + BigInt(device) * 16n
-const write = (address: bigint, words: readonly bigint[]): [bigint, bigint][] =>
-  words.map((word, i) => [address + BigInt(i) * 8n, word])
-
-const stores = (words: readonly (readonly [bigint, bigint])[]): Step[] =>
-  words.map(([address, value]) => ["store", address, value] as const)
 
 /** Without a queue: registers invalidate. */
 const start: readonly Step[] = [
   ["store", ROOT, CONTEXT | 1n],
-  ...stores(write(at(0), contextEntry(SECOND, 5n))),
-  ...stores(write(at(8), contextEntry(SECOND_OTHER, 6n))),
-  ...stores(write(at(24), [SECOND | 1n | (1n << 4n), 2n | (5n << 8n)])),
-  ...stores(write(OTHER_CONTEXT, contextEntry(SECOND, 9n))),
-  ...tree(SECOND, 0x100_0000n),
-  ...tree(SECOND_OTHER, 0x200_0000n),
+  ...stores(wordsAt(at(0), contextEntry(SECOND, 5n))),
+  ...stores(wordsAt(at(8), contextEntry(SECOND_OTHER, 6n))),
+  ...stores(wordsAt(at(24), [SECOND | 1n | (1n << 4n), 2n | (5n << 8n)])),
+  ...stores(wordsAt(OTHER_CONTEXT, contextEntry(SECOND, 9n))),
+  ...tree(SECOND, SS, 0x100_0000n),
+  ...tree(SECOND_OTHER, SS, 0x200_0000n),
   ["write64", RTADDR, ROOT],
   ["write32", GCMD, SRTP],
   ["write32", GCMD, TE],
 ]
 
-const entry = (
-  what: string,
-  source: string,
-  asked: Pick<CachedEntry, "request" | "change" | "before" | "after"> & Partial<CachedEntry>,
-): CachedEntry => ({ what, source, cacheable: true, ...asked })
-
 const page = (iova: bigint, device = 0) => ({ device, iova })
 
 const entries: Readonly<Record<string, CachedEntry>> = {
-  context: entry("context-cache: 00:00.0, domain 5", "§6.2.2", {
+  context: cachedEntry("context-cache: 00:00.0, domain 5", "§6.2.2", {
     request: page(0x1000n),
-    change: write(at(0), contextEntry(SECOND_OTHER, 9n)),
+    change: wordsAt(at(0), contextEntry(SECOND_OTHER, 9n)),
     before: 0x100_1000n,
     after: 0x200_1000n,
   }),
-  "context, another domain": entry("context-cache: 00:01.0, domain 6", "§6.2.2", {
+  "context, another domain": cachedEntry("context-cache: 00:01.0, domain 6", "§6.2.2", {
     request: page(0x1000n, 8),
-    change: write(at(8), contextEntry(SECOND, 9n)),
+    change: wordsAt(at(8), contextEntry(SECOND, 9n)),
     before: 0x200_1000n,
     after: 0x100_1000n,
   }),
-  "context, not present": entry("context-cache: 00:02.0, not present, domain-id 0", "§6.1", {
+  "context, not present": cachedEntry("context-cache: 00:02.0, not present, domain-id 0", "§6.1", {
     request: page(0x1000n, 16),
-    change: write(at(16), contextEntry(SECOND, 9n)),
+    change: wordsAt(at(16), contextEntry(SECOND, 9n)),
     before: null,
     after: 0x100_1000n,
   }),
-  "context, wrong": entry("context-cache: 00:03.0, with a reserved bit, domain-id 0", "§6.1", {
+  "context, wrong": cachedEntry("context-cache: 00:03.0, with a reserved bit, domain-id 0", "§6.1", {
     request: page(0x1000n, 24),
-    change: write(at(24), contextEntry(SECOND, 9n)),
+    change: wordsAt(at(24), contextEntry(SECOND, 9n)),
     before: null,
     after: 0x100_1000n,
   }),
-  "root, not present": entry("context-cache: 01:00.0, no root entry, domain-id 0", "§6.1", {
+  "root, not present": cachedEntry("context-cache: 01:00.0, no root entry, domain-id 0", "§6.1", {
     request: page(0x1000n, 0x100),
     change: [[ROOT + 16n, OTHER_CONTEXT | 1n]],
     before: null,
     after: 0x100_1000n,
   }),
-  second: entry("IOTLB: domain 5, page 0x1000", "§6.2.4", {
+  second: cachedEntry("IOTLB: domain 5, page 0x1000", "§6.2.4", {
     request: page(0x1000n),
     change: [[level1(SECOND) + 0x08n, 0x70_0000n | SS]],
     before: 0x100_1000n,
     after: 0x70_0000n,
   }),
-  "second, another domain": entry("IOTLB: domain 6, page 0x1000", "§6.2.4", {
+  "second, another domain": cachedEntry("IOTLB: domain 6, page 0x1000", "§6.2.4", {
     request: page(0x1000n, 8),
     change: [[level1(SECOND_OTHER) + 0x08n, 0x70_0000n | SS]],
     before: 0x200_1000n,
     after: 0x70_0000n,
   }),
-  "second, not present": entry("IOTLB: domain 5, page 0x3000, not present", "§6.1", {
+  "second, not present": cachedEntry("IOTLB: domain 5, page 0x3000, not present", "§6.1", {
     request: page(0x3000n),
     change: [[level1(SECOND) + 0x18n, 0x70_0000n | SS]],
     before: null,
     after: 0x70_0000n,
   }),
-  "second, table": entry("paging-structure cache: domain 5, table of the first 2 MiB", "§6.2.5", {
+  "second, table": cachedEntry("paging-structure cache: domain 5, table of the first 2 MiB", "§6.2.5", {
     primedBy: [page(0x1000n)],
     request: page(0x2000n),
     change: [[level2(SECOND), otherLevel1(SECOND) | SS]],
@@ -144,7 +126,7 @@ const ccmd =
   ({ model: { mmio } }: ModelMachine): void =>
     mmio.write64(CCMD, (1n << 63n) | (granularity << 61n) | (mask << 32n) | (source << 16n) | domain)
 /** §11.4.6.2, §11.4.6.3: address, IH and AM; then IVT, IIRG and DID; 1 global, 2 domain, 3 page. */
-const iotlb =
+const iotlbRegister =
   (granularity: bigint, domain = 0n, address = 0n) =>
   ({ model: { mmio } }: ModelMachine): void => {
     mmio.write64(IVA, address)
@@ -152,10 +134,9 @@ const iotlb =
   }
 /** Turns the queue on, with descriptors of 128 bits, and hands it one. */
 const queued =
-  (low: bigint, high = 0n) =>
+  (words: readonly bigint[]) =>
   ({ memory, model: { mmio } }: ModelMachine): void => {
-    memory.write64(QUEUE, low)
-    memory.write64(QUEUE + 8n, high)
+    for (const [address, word] of wordsAt(QUEUE, words)) memory.write64(address, word)
     mmio.write64(IQA, QUEUE)
     mmio.write32(GCMD, QIE + TE)
     mmio.write64(IQT, 0x10n)
@@ -179,15 +160,10 @@ function bothWays(
     { name: `${name}, by queue`, source: "§6.5.2", issue: queue, drops },
   ]
 }
-const context = (
-  granularity: bigint,
-  domain: bigint,
-  source: bigint,
-  mask: bigint,
-): InvalidationCase["issue"] =>
-  queued(1n | (granularity << 4n) | (domain << 16n) | (source << 32n) | (mask << 48n))
+const context = (...about: Parameters<typeof contextCache>): InvalidationCase["issue"] =>
+  queued(contextCache(...about))
 const translations = (granularity: bigint, domain = 0n, address = 0n): InvalidationCase["issue"] =>
-  queued(2n | (granularity << 4n) | (domain << 16n), address)
+  queued(iotlb(granularity, domain, address))
 
 export const cachingModeLegacy: CachingContract = {
   start,
@@ -217,20 +193,20 @@ export const cachingModeLegacy: CachingContract = {
       ccmd(3n, 0n, 0x100n),
       context(3n, 0n, 0x100n, 0n),
     ),
-    ...bothWays("IOTLB, global", TRANSLATIONS, iotlb(1n), translations(1n)),
-    ...bothWays("IOTLB, domain 5", DOMAIN_5, iotlb(2n, 5n), translations(2n, 5n)),
-    ...bothWays("IOTLB, domain 6", ["second, another domain"], iotlb(2n, 6n), translations(2n, 6n)),
-    ...bothWays("IOTLB, domain 0", [], iotlb(2n), translations(2n)),
+    ...bothWays("IOTLB, global", TRANSLATIONS, iotlbRegister(1n), translations(1n)),
+    ...bothWays("IOTLB, domain 5", DOMAIN_5, iotlbRegister(2n, 5n), translations(2n, 5n)),
+    ...bothWays("IOTLB, domain 6", ["second, another domain"], iotlbRegister(2n, 6n), translations(2n, 6n)),
+    ...bothWays("IOTLB, domain 0", [], iotlbRegister(2n), translations(2n)),
     ...bothWays(
       "IOTLB, page 0x1000 of domain 5",
       ["second", "second, table"],
-      iotlb(3n, 5n, 0x1000n),
+      iotlbRegister(3n, 5n, 0x1000n),
       translations(3n, 5n, 0x1000n),
     ),
     ...bothWays(
       "IOTLB, page 0x3000 of domain 5, IH",
       ["second, not present"],
-      iotlb(3n, 5n, 0x3000n | IH),
+      iotlbRegister(3n, 5n, 0x3000n | IH),
       translations(3n, 5n, 0x3000n | IH),
     ),
   ],
@@ -246,7 +222,7 @@ export const cachingModeLegacy: CachingContract = {
           what: "the entry",
           kind: "change",
           run: ({ memory }) => {
-            for (const [address, word] of write(at(16), contextEntry(SECOND, 9n)))
+            for (const [address, word] of wordsAt(at(16), contextEntry(SECOND, 9n)))
               memory.write64(address, word)
           },
         },

@@ -5,18 +5,38 @@
  * Device 00:00.0 has PASIDs 0 (also without PASID; second stage, domain 5), 1 and 4 (first stage, domain 6), 2 (nested,
  * domain 7) and 3 (second stage, domain 8); 00:01.0 has the same.
  */
-import type { CachedEntry, CachingContract, InvalidationCase, ModelMachine, Step } from "@iommu/conformance"
+import {
+  type CachedEntry,
+  type CachingContract,
+  cachedEntry,
+  type InvalidationCase,
+  type ModelMachine,
+  type Step,
+} from "@iommu/conformance"
+import {
+  contextCache,
+  IQA,
+  IQT,
+  iotlb,
+  level1,
+  level2,
+  otherLevel1,
+  QIE,
+  QUEUE,
+  SECOND,
+  SS,
+  stores,
+  tree,
+  wordsAt,
+} from "./caching-tables.ts"
+import { CONTEXT, GCMD, ROOT, RTADDR, SRTP, TE } from "./unit.ts"
 
-const ROOT = 0x1000n
-const CONTEXT = 0x2000n
 const DIRECTORY = 0x3000n
 const PASID_TABLE = 0x4000n
-const QUEUE = 0x5000n
 const OTHER_DIRECTORY = 0x7000n
 const OTHER_PASID_TABLE = 0x8000n
 
 /** Trees of six tables: levels 4 to 1, a second table of level 1, and one for the third 2 MiB. */
-const SECOND = 0x1_0000n
 const SECOND_OF_NESTED = 0x1_6000n
 const SECOND_OTHER = 0x1_c000n
 const FIRST = 0x2_2000n
@@ -24,42 +44,15 @@ const FIRST_OF_NESTED = 0x2_8000n
 const FIRST_OTHER = 0x2_e000n
 const FIRST_NEW = 0x3_4000n
 
-const RTADDR = 0x20
-const GCMD = 0x18
-const IQT = 0x88
-const IQA = 0x90
-const TE = 0x8000_0000
-const SRTP = 0x4000_0000
-const QIE = 0x400_0000
-
-/** §9.7: P, R/W, U/S, A, D; §9.8: R, W. */
+/** §9.7: P, R/W, U/S, A, D. */
 const FS = 0x67n
-const SS = 3n
 const LARGE = 1n << 7n
 /** §9.7: no register and no PASID entry turns global pages on, and hardware tags all pages with their PASID. */
 const GLOBAL = 1n << 8n
 
-const level3 = (tree: bigint): bigint => tree + 0x1000n
-const level2 = (tree: bigint): bigint => tree + 0x2000n
-const level1 = (tree: bigint): bigint => tree + 0x3000n
-const otherLevel1 = (tree: bigint): bigint => tree + 0x4000n
-
-/** Pages 0x1000, 0x2000 and 0x5000 at `pages` + their address; the other table of level 1 has 0x2000 elsewhere. */
-function tree(at: bigint, flags: bigint, pages: bigint): Step[] {
-  return [
-    ["store", at, level3(at) | flags],
-    ["store", level3(at), level2(at) | flags],
-    ["store", level2(at), level1(at) | flags],
-    ["store", level1(at) + 0x08n, (pages + 0x1000n) | flags],
-    ["store", level1(at) + 0x10n, (pages + 0x2000n) | flags],
-    ["store", level1(at) + 0x28n, (pages + 0x5000n) | flags],
-    ["store", otherLevel1(at) + 0x10n, (pages + 0x9000n) | flags],
-  ]
-}
-
 /** §9.6: P, AW 2, PGTT, SSPTPTR; domain-id; FSPTPTR. */
 function pasidEntry(table: bigint, pasid: bigint, words: readonly bigint[]): Step[] {
-  return words.map((word, i) => ["store", table + pasid * 64n + BigInt(i) * 8n, word] as const)
+  return stores(wordsAt(table + pasid * 64n, words))
 }
 const secondStage = (root: bigint, domain: bigint): bigint[] => [root | (2n << 6n) | (2n << 2n) | 1n, domain]
 const firstStage = (root: bigint, domain: bigint): bigint[] => [(1n << 6n) | (2n << 2n) | 1n, domain, root]
@@ -102,12 +95,6 @@ const start: readonly Step[] = [
   ["write32", GCMD, QIE + TE],
 ]
 
-const entry = (
-  what: string,
-  source: string,
-  asked: Pick<CachedEntry, "request" | "change" | "before" | "after"> & Partial<CachedEntry>,
-): CachedEntry => ({ what, source, cacheable: true, ...asked })
-
 const page = (iova: bigint, pasid?: number, device = 0) =>
   pasid === undefined ? { device, iova } : { device, iova, pasid }
 
@@ -115,31 +102,31 @@ const page = (iova: bigint, pasid?: number, device = 0) =>
 const RID_PASID_3 = 3n
 
 const entries: Readonly<Record<string, CachedEntry>> = {
-  second: entry("IOTLB: second stage, domain 5, page 0x1000", "§6.2.4", {
+  second: cachedEntry("IOTLB: second stage, domain 5, page 0x1000", "§6.2.4", {
     request: page(0x1000n),
     change: [[level1(SECOND) + 0x08n, 0x70_0000n | SS]],
     before: 0x100_1000n,
     after: 0x70_0000n,
   }),
-  "second, another page": entry("IOTLB: second stage, domain 5, page 0x5000", "§6.2.4", {
+  "second, another page": cachedEntry("IOTLB: second stage, domain 5, page 0x5000", "§6.2.4", {
     request: page(0x5000n),
     change: [[level1(SECOND) + 0x28n, 0x70_0000n | SS]],
     before: 0x100_5000n,
     after: 0x70_0000n,
   }),
-  "second, 2 MiB": entry("IOTLB: second stage, domain 5, page of 2 MiB at 0x200000", "§6.2.4", {
+  "second, 2 MiB": cachedEntry("IOTLB: second stage, domain 5, page of 2 MiB at 0x200000", "§6.2.4", {
     request: page(0x20_3000n),
     change: [[level2(SECOND) + 8n, 0x140_0000n | SS | LARGE]],
     before: 0x120_3000n,
     after: 0x140_3000n,
   }),
-  "second, another domain": entry("IOTLB: second stage, domain 8, page 0x1000", "§6.2.4", {
+  "second, another domain": cachedEntry("IOTLB: second stage, domain 8, page 0x1000", "§6.2.4", {
     request: page(0x1000n, 3),
     change: [[level1(SECOND_OTHER) + 0x08n, 0x70_0000n | SS]],
     before: 0x200_1000n,
     after: 0x70_0000n,
   }),
-  "second, table": entry(
+  "second, table": cachedEntry(
     "paging-structure cache: second stage, domain 5, table of the first 2 MiB",
     "§6.2.5",
     {
@@ -150,31 +137,31 @@ const entries: Readonly<Record<string, CachedEntry>> = {
       after: 0x100_9000n,
     },
   ),
-  first: entry("IOTLB: first stage, domain 6, PASID 1, page 0x1000", "§6.2.4", {
+  first: cachedEntry("IOTLB: first stage, domain 6, PASID 1, page 0x1000", "§6.2.4", {
     request: page(0x1000n, 1),
     change: [[level1(FIRST) + 0x08n, 0x70_0000n | FS]],
     before: 0x300_1000n,
     after: 0x70_0000n,
   }),
-  "first, another page": entry("IOTLB: first stage, domain 6, PASID 1, page 0x5000", "§6.2.4", {
+  "first, another page": cachedEntry("IOTLB: first stage, domain 6, PASID 1, page 0x5000", "§6.2.4", {
     request: page(0x5000n, 1),
     change: [[level1(FIRST) + 0x28n, 0x70_0000n | FS]],
     before: 0x300_5000n,
     after: 0x70_0000n,
   }),
-  "first, another PASID": entry("IOTLB: first stage, domain 6, PASID 4, page 0x1000", "§6.2.4", {
+  "first, another PASID": cachedEntry("IOTLB: first stage, domain 6, PASID 4, page 0x1000", "§6.2.4", {
     request: page(0x1000n, 4),
     change: [[level1(FIRST_OTHER) + 0x08n, 0x70_0000n | FS]],
     before: 0x400_1000n,
     after: 0x70_0000n,
   }),
-  "first, with G": entry("IOTLB: first stage, domain 6, PASID 1, page 0x6000 with G", "§6.2.4", {
+  "first, with G": cachedEntry("IOTLB: first stage, domain 6, PASID 1, page 0x6000 with G", "§6.2.4", {
     request: page(0x6000n, 1),
     change: [[level1(FIRST) + 0x30n, 0x70_0000n | FS | GLOBAL]],
     before: 0x300_6000n,
     after: 0x70_0000n,
   }),
-  "first, with G, seen from PASID 4": entry("a page with G is not shared with PASID 4", "§6.2.4", {
+  "first, with G, seen from PASID 4": cachedEntry("a page with G is not shared with PASID 4", "§6.2.4", {
     primedBy: [page(0x6000n, 1)],
     request: page(0x6000n, 4),
     change: [],
@@ -182,47 +169,55 @@ const entries: Readonly<Record<string, CachedEntry>> = {
     after: 0x400_6000n,
     cacheable: false,
   }),
-  "first, table": entry("paging-structure cache: first stage, domain 6, PASID 1", "§6.2.5", {
+  "first, table": cachedEntry("paging-structure cache: first stage, domain 6, PASID 1", "§6.2.5", {
     primedBy: [page(0x1000n, 1)],
     request: page(0x2000n, 1),
     change: [[level2(FIRST), otherLevel1(FIRST) | FS]],
     before: 0x300_2000n,
     after: 0x300_9000n,
   }),
-  nested: entry("IOTLB: nested, domain 7, PASID 2, page 0x1000, first-stage leaf", "§6.2.4", {
+  nested: cachedEntry("IOTLB: nested, domain 7, PASID 2, page 0x1000, first-stage leaf", "§6.2.4", {
     request: page(0x1000n, 2),
     change: [[level1(FIRST_OF_NESTED) + 0x08n, 0x40_5000n | FS]],
     before: 0x600_1000n,
     after: 0x600_5000n,
   }),
   // In two records: under the address of the request, and under the guest physical one, which nested walks use.
-  "nested, second-stage page": entry("IOTLB: second stage below PASID 2, domain 7, page 0x401000", "§6.2.4", {
-    request: page(0x1000n, 2),
-    change: [[level1(SECOND_OF_NESTED) + 0x08n, 0x70_0000n | SS]],
-    before: 0x600_1000n,
-    after: 0x70_0000n,
-  }),
-  "nested, second-stage table": entry("paging-structure cache: second stage, domain 7, 0x400000", "§6.2.5", {
-    primedBy: [page(0x1000n, 2)],
-    request: page(0x2000n, 2),
-    change: [[level2(SECOND_OF_NESTED) + 0x10n, otherLevel1(SECOND_OF_NESTED) | SS]],
-    before: 0x600_2000n,
-    after: 0x600_9000n,
-  }),
-  context: entry("context-cache: 00:00.0, RID_PASID", "§6.2.2", {
+  "nested, second-stage page": cachedEntry(
+    "IOTLB: second stage below PASID 2, domain 7, page 0x401000",
+    "§6.2.4",
+    {
+      request: page(0x1000n, 2),
+      change: [[level1(SECOND_OF_NESTED) + 0x08n, 0x70_0000n | SS]],
+      before: 0x600_1000n,
+      after: 0x70_0000n,
+    },
+  ),
+  "nested, second-stage table": cachedEntry(
+    "paging-structure cache: second stage, domain 7, 0x400000",
+    "§6.2.5",
+    {
+      primedBy: [page(0x1000n, 2)],
+      request: page(0x2000n, 2),
+      change: [[level2(SECOND_OF_NESTED) + 0x10n, otherLevel1(SECOND_OF_NESTED) | SS]],
+      before: 0x600_2000n,
+      after: 0x600_9000n,
+    },
+  ),
+  context: cachedEntry("context-cache: 00:00.0, RID_PASID", "§6.2.2", {
     request: page(0x1000n),
     change: [[CONTEXT + 8n, RID_PASID_3]],
     before: 0x100_1000n,
     after: 0x200_1000n,
   }),
-  "context, another device": entry("context-cache: 00:01.0, RID_PASID", "§6.2.2", {
+  "context, another device": cachedEntry("context-cache: 00:01.0, RID_PASID", "§6.2.2", {
     request: page(0x1000n, undefined, 8),
     change: [[CONTEXT + 0x108n, RID_PASID_3]],
     before: 0x100_1000n,
     after: 0x200_1000n,
   }),
   // With a domain-id that no IOTLB entry has yet.
-  PASID: entry("PASID-cache: 00:00.0, PASID 1, domain 6", "§6.2.3", {
+  PASID: cachedEntry("PASID-cache: 00:00.0, PASID 1, domain 6", "§6.2.3", {
     request: page(0x1000n, 1),
     change: [
       [PASID_TABLE + 72n, 9n],
@@ -231,7 +226,7 @@ const entries: Readonly<Record<string, CachedEntry>> = {
     before: 0x300_1000n,
     after: 0x500_1000n,
   }),
-  "PASID, another": entry("PASID-cache: 00:00.0, PASID 4, domain 6", "§6.2.3", {
+  "PASID, another": cachedEntry("PASID-cache: 00:00.0, PASID 4, domain 6", "§6.2.3", {
     request: page(0x1000n, 4),
     change: [
       [PASID_TABLE + 264n, 9n],
@@ -240,7 +235,7 @@ const entries: Readonly<Record<string, CachedEntry>> = {
     before: 0x400_1000n,
     after: 0x500_1000n,
   }),
-  "PASID, another domain": entry("PASID-cache: 00:00.0, PASID 3, domain 8", "§6.2.3", {
+  "PASID, another domain": cachedEntry("PASID-cache: 00:00.0, PASID 3, domain 8", "§6.2.3", {
     request: page(0x1000n, 3),
     change: [
       [PASID_TABLE + 192n, SECOND | (2n << 6n) | (2n << 2n) | 1n],
@@ -249,21 +244,21 @@ const entries: Readonly<Record<string, CachedEntry>> = {
     before: 0x200_1000n,
     after: 0x100_1000n,
   }),
-  "not-present page": entry("page 0x3000 of domain 5 without caching mode", "§6.1", {
+  "not-present page": cachedEntry("page 0x3000 of domain 5 without caching mode", "§6.1", {
     request: page(0x3000n),
     change: [[level1(SECOND) + 0x18n, 0x70_0000n | SS]],
     before: null,
     after: 0x70_0000n,
     cacheable: false,
   }),
-  "not-present page of a first stage": entry("page 0x3000 of PASID 1, in no mode", "§6.1", {
+  "not-present page of a first stage": cachedEntry("page 0x3000 of PASID 1, in no mode", "§6.1", {
     request: page(0x3000n, 1),
     change: [[level1(FIRST) + 0x18n, 0x70_0000n | FS]],
     before: null,
     after: 0x70_0000n,
     cacheable: false,
   }),
-  "not-present PASID": entry("PASID 5 without caching mode", "§6.1", {
+  "not-present PASID": cachedEntry("PASID 5 without caching mode", "§6.1", {
     request: page(0x1000n, 5),
     change: [
       [PASID_TABLE + 328n, 9n],
@@ -273,7 +268,7 @@ const entries: Readonly<Record<string, CachedEntry>> = {
     after: 0x100_1000n,
     cacheable: false,
   }),
-  "not-present context": entry("00:02.0 without caching mode", "§6.1", {
+  "not-present context": cachedEntry("00:02.0 without caching mode", "§6.1", {
     request: page(0x1000n, undefined, 16),
     change: [[CONTEXT + 0x200n, DIRECTORY | 9n]],
     before: null,
@@ -295,20 +290,11 @@ const queued = (
   drops: readonly string[],
 ): InvalidationCase => ({ name, source, issue: machine => submit(machine, words), drops })
 
-/** Granularities of the context-cache: 1 global, 2 domain, 3 device. §6.5.2.1. */
-const contextCache = (granularity: bigint, domain: bigint, source: bigint, mask: bigint): bigint[] => [
-  1n | (granularity << 4n) | (domain << 16n) | (source << 32n) | (mask << 48n),
-]
-/** Of the PASID-cache: 0 domain, 1 PASID within domain, 3 global. §6.5.2.2. */
+/** Granularities of the PASID-cache: 0 domain, 1 PASID within domain, 3 global. §6.5.2.2. */
 const pasidCache = (granularity: bigint, domain: bigint, pasid: bigint): bigint[] => [
   7n | (granularity << 4n) | (domain << 16n) | (pasid << 32n),
 ]
-/** Of the IOTLB: 1 global, 2 domain, 3 page. §6.5.2.3. */
-const iotlb = (granularity: bigint, domain: bigint, address = 0n, mask = 0n, hint = 0n): bigint[] => [
-  2n | (granularity << 4n) | (domain << 16n),
-  address | mask | (hint << 6n),
-]
-/** PASID-based: 2 PASID, 3 page. §6.5.2.4. */
+/** Of the PASID-based IOTLB: 2 PASID, 3 page. §6.5.2.4. */
 const pasidIotlb = (
   granularity: bigint,
   domain: bigint,

@@ -20,6 +20,15 @@ interface Bench {
   readonly caching: CachingContract
 }
 
+/** An entry that the book lets hardware keep, unless it says otherwise. */
+export function cachedEntry(
+  what: string,
+  source: string,
+  asked: Omit<CachedEntry, "what" | "source" | "cacheable"> & Partial<Pick<CachedEntry, "cacheable">>,
+): CachedEntry {
+  return { what, source, cacheable: true, ...asked }
+}
+
 export function scopesChapter({ describe, it }: TestRunner, target: CacheTarget): void {
   const { caching } = target
   if (caching === null) return
