@@ -251,6 +251,14 @@ describe("privilege, §3.6.1, §9.4, §9.6", () => {
     expect(supervisor(SRE | WPE, true, readOnly).code(IOVA, ACCESS_WRITE)).toBe(0x85)
   })
 
+  it("a read says so: writes are allowed to supervisors unless WPE, and to users not at all", () => {
+    const readOnly = PAGE | 0x65n
+    const READ_WRITE = ACCESS_READ | ACCESS_WRITE
+    expect(supervisor(SRE, true, readOnly).dma(IOVA)).toMatchObject({ ok: true, allowed: READ_WRITE })
+    expect(supervisor(SRE | WPE, true, readOnly).dma(IOVA)).toMatchObject({ ok: true, allowed: ACCESS_READ })
+    expect(supervisor(SRE, false, readOnly).dma(IOVA)).toMatchObject({ ok: true, allowed: ACCESS_READ })
+  })
+
   it("SRE, RID_PRIV and EAFE are reserved where the unit lacks them", () => {
     const without = (name: "SRS" | "RPRIVS" | "EAFS"): VtdCapabilities => {
       const ecap = { ...ECAP.decode([EVERYTHING.ecap]), [name]: 0n }

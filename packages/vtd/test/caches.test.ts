@@ -330,6 +330,19 @@ describe("accessed and dirty flags with cached translations, §3.6.2, §3.7.2", 
     expect(at(plain, 0x1000n, ACCESS_WRITE)).toBe(0x5_5000n)
   })
 
+  it("A of a table that was cached without SSADE, under the same domain-id", () => {
+    const unit = hoard()
+    const tables = unit.mapSecond(SECOND, 4, 0x1000n, 0x5_5000n | 3n).slice(0, -1)
+    const other = unit.mapSecond(SECOND, 4, 0x2000n, 0x6_6000n | 3n).at(-1) as bigint
+    unit.scalable(...secondEntry())
+    unit.set(CONTEXT, 1n << 3n)
+    unit.put(PASID_TABLE + 64n, ...secondEntry(1n << 9n))
+    expect(at(unit, 0x1000n)).toBe(0x5_5000n)
+    for (const table of tables) expect(unit.get(table) & 0x100n).toBe(0n)
+    expect(at(unit, 0x2000n, ACCESS_READ, 1)).toBe(0x6_6000n)
+    for (const entry of [...tables, other]) expect(unit.get(entry) & 0x100n).toBe(0x100n)
+  })
+
   it("nested: D of both leaves, and D of the second-stage leaf that the first-stage entry lies in", () => {
     const { unit, firsts, seconds } = nestedUnit(hoard(), 1n << 9n)
     expect(at(unit, 0x1000n)).toBe(0x5_5000n)
@@ -389,6 +402,23 @@ describe("what a cached translation does not grant goes to the tables", () => {
     expect(at(legacy, 0x4123_4567n)).toBe(0xc123_4567n)
     expect(at(legacy, 0x7ee0_0000n)).toBeNull()
     expect(legacy.code(0x7ee0_0000n)).toBe(0xe)
+  })
+})
+
+describe("FPD of a PASID table entry, §7.1.1", () => {
+  it("keeps faults out of the log from the PASID-cache as well", () => {
+    const unit = hoard()
+    unit.scalable(...secondEntry(2n))
+    unit.set(CONTEXT, 1n << 3n)
+    unit.put(PASID_TABLE + 64n, ...secondEntry())
+    for (const [pasid, isRecorded] of [
+      [NO_PASID, false],
+      [1, true],
+      [NO_PASID, false],
+    ] as const) {
+      const outcome = unit.dma(0x1000n, ACCESS_READ, pasid)
+      expect(outcome.ok || outcome.fault.record !== null).toBe(isRecorded)
+    }
   })
 })
 

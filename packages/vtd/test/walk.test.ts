@@ -686,6 +686,20 @@ describe("nested", () => {
     })
   })
 
+  it("says what a read-only page of the first stage allows: writes to supervisors unless WPE", () => {
+    const allowed = (word2: bigint, ridPriv: bigint): unknown => {
+      const { unit, fs } = nestedUnit(EVERYTHING, 0n, word2)
+      unit.put(fs[3] as bigint, GUEST_PAGE | 0x65n)
+      unit.set(CONTEXT + 8n, ridPriv)
+      const outcome = unit.dma(IOVA)
+      return outcome.ok && outcome.allowed
+    }
+    const [SRE, WPE, RID_PRIV] = [1n, 1n << 4n, 1n << 20n]
+    expect(allowed(SRE, RID_PRIV)).toBe(ACCESS_READ | ACCESS_WRITE)
+    expect(allowed(SRE | WPE, RID_PRIV)).toBe(ACCESS_READ)
+    expect(allowed(SRE, 0n)).toBe(ACCESS_READ)
+  })
+
   it("reads 24 entries, and says so", () => {
     const { unit } = nestedUnit()
     const steps: string[] = []

@@ -98,10 +98,9 @@ function walk(t: Transaction, result: VtdTranslationResult): number {
       return translateFirst(t, result)
     case MODE_SECOND:
       return translateSecond(t, result)
-    case MODE_NESTED:
-      return translateNested(t, result)
     default:
-      throw new Error(`bug: translation mode ${t.mode}`)
+      // MODE_NESTED.
+      return translateNested(t, result)
   }
 }
 

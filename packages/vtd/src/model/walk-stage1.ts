@@ -16,8 +16,7 @@ const { ACCESS_EXEC, ACCESS_READ, ACCESS_WRITE } = core
 const { INTERRUPT_MEGABYTE, LEAF_NOT_READ, MODE_NESTED } = transaction
 const { ADDR_HI, ADDR_LO, FS_A, FS_D, FS_EA, FS_P, FS_PS, FS_RW, FS_US, FS_XD_HI, SS_R, SS_W } = pte
 
-const { SS_FLAG_UPDATE, SS_NO_PERMISSION, SS_OK, SS_RESERVED_BIT, SS_ROOT_UNREADABLE, SS_TABLE_UNREADABLE } =
-  second
+const { SS_FLAG_UPDATE, SS_OK, SS_RESERVED_BIT, SS_ROOT_UNREADABLE, SS_TABLE_UNREADABLE } = second
 
 const READ_WRITE = ACCESS_READ | ACCESS_WRITE
 const PAGE_LG2 = 12
@@ -85,8 +84,8 @@ export function findPlainEntry(t: Transaction): number {
   const cached = store.words
   const memory = t.memory
   let at = cached[known + TABLE_AT] as number
+  // There is memory: the table has been read.
   if (at < 0) at = memory.find(cached[known] as number, cached[known + 1] as number)
-  if (at < 0) return -1
   at += (lo >>> 11) & 0x3fe
   const words = memory.words
   const entry = words[at] as number
@@ -268,13 +267,12 @@ export function nestedReason(status: number): number {
       return fr.SSS_4
     case SS_TABLE_UNREADABLE:
       return fr.SSS_1
-    case SS_NO_PERMISSION:
-      return fr.SSS_2
     case SS_RESERVED_BIT:
       return fr.SSS_3
     case SS_FLAG_UPDATE:
       return fr.SSS_5
     default:
+      // SS_NO_PERMISSION.
       return fr.SSS_2
   }
 }
@@ -314,8 +312,9 @@ function updateEntry(t: Transaction, level: number): number {
   if (!t.pwsnp) return t.fail(fr.SFS_9, 1, t.iovaHi, t.iovaLo)
   if (t.mode !== MODE_NESTED) return 0
   if (((t.fsEntryPermissions[level] as number) & SS_W) === 0) return t.fail(fr.SFS_8, 2, t.iovaHi, t.iovaLo)
-  const status = setSecondStageDirty(t, t.fsEntryLeafAt[level] as number)
-  return status === SS_OK ? 0 : t.fail(fr.SSS_5, 2, t.iovaHi, t.iovaLo)
+  // Refuses for want of PWSNP alone.
+  setSecondStageDirty(t, t.fsEntryLeafAt[level] as number)
+  return 0
 }
 
 /** A first stage alone, as {@link findPlainEntry} without caches. @returns false when anything is out of the ordinary */

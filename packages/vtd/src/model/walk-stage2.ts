@@ -92,8 +92,8 @@ function walkLeafTable(t: Transaction, hi: number, lo: number): boolean {
   const accessed = t.ssAccessed
   if (((cached[known + 3] as number) & accessed) !== accessed) return false
   const memory = t.memory
+  // There is memory: the table has been read.
   const at = memory.find(cached[known] as number, (cached[known + 1] as number) + ((lo >>> 9) & 0xff8))
-  if (at < 0) return false
   const words = memory.words
   const entryLo = words[at] as number
   const entryHi = words[at + 1] as number
