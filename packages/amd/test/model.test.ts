@@ -1,5 +1,5 @@
-import { QEMU_11 } from "@iommu/amd"
-import { hi32, lo32, NO_PASID } from "@iommu/core"
+import { amdModel, QEMU_11 } from "@iommu/amd"
+import { createMemory, hi32, lo32, NO_PASID } from "@iommu/core"
 import { describe, expect, it } from "vitest"
 import {
   bit,
@@ -202,6 +202,37 @@ describe("commands", () => {
     for (let i = 0; i < 256 + 3; i++) machine.command(0x8000_0000_0000_0000n, 0n)
     expect(count).toBe(259)
     expect(machine.model.mmio.read64(REG.CMD_HEAD)).toBe(48n)
+  })
+
+  // A buffer of 512 commands whose second page begins at 4 GiB (§3.4, MMIO Offset 0008h: aligned to 4 KiB only).
+  it("are fetched across 4 GiB, and wrap back below it", () => {
+    const base = 0xffff_f000n
+    const memory = createMemory([
+      { base: 0n, size: 0x10_0000n },
+      { base, size: 0x2000n },
+    ])
+    const model = amdModel({ memory })
+    model.mmio.write64(REG.CMDBUF_BASE, base | (9n << 56n))
+    model.mmio.write64(REG.CMD_HEAD, 0xff0n)
+    model.mmio.write64(REG.CMD_TAIL, 0xff0n)
+    model.mmio.write64(REG.CONTROL, ON)
+    // COMPLETION_WAIT, S = 1: each stores the address that it lies at.
+    const at = [0xffff_fff0n, 0x1_0000_0000n, 0x1_0000_0ff0n, base]
+    for (const [n, address] of at.entries()) {
+      memory.write64(address, 0x1000_0000_0000_0001n | BigInt(0x8000 + n * 8))
+      memory.write64(address + 8n, address)
+    }
+    const stored = (): bigint[] => at.map((_, n) => memory.read64(BigInt(0x8000 + n * 8)))
+    model.mmio.write64(REG.CMD_TAIL, 0x1010n)
+    expect(stored()).toEqual([at[0], at[1], 0n, 0n])
+    expect(model.mmio.read64(REG.CMD_HEAD)).toBe(0x1010n)
+    // Up to the last one: INVALIDATE_IOMMU_ALL.
+    for (let address = 0x1_0000_0010n; address < 0x1_0000_0ff0n; address += 16n) {
+      memory.write64(address, 0x8000_0000_0000_0000n)
+    }
+    model.mmio.write64(REG.CMD_TAIL, 0x10n)
+    expect(stored()).toEqual(at)
+    expect(model.mmio.read64(REG.CMD_HEAD)).toBe(0x10n)
   })
 
   it("do not run forever when the tail lies outside the buffer", () => {

@@ -57,27 +57,31 @@ describe("host tables (v1)", () => {
   })
 
   it.each([
-    [1, 1n << 21n],
-    [2, 1n << 30n],
-    [3, 1n << 39n],
-    [4, 1n << 48n],
-    [5, 1n << 57n],
-  ])("refuse an address beyond the %i levels of Mode", (mode, end) => {
-    const machine = new Machine()
-    // All entries of all tables present, so that only the width can refuse.
-    const full = machine.table()
-    for (let i = 0; i < 512; i++) machine.set(full, { [i]: page(0x5000n) })
-    let root = full
-    for (let level = 2; level <= mode; level++) {
-      const next = machine.table()
-      for (let i = 0; i < 512; i++) machine.set(next, { [i]: pde(level - 1, root) })
-      root = next
-    }
-    machine.hostDevice(1, mode, root)
-    expect(machine.read(1, end - 1n).ok).toBe(true)
-    expect(faultOf(machine.read(1, end)).record).toEqual([0x2000_0005_0000_0001n, end])
-    expect(machine.read(1, bit(63)).ok).toBe(false)
-  })
+    [1, 1n << 21n, "none"],
+    [2, 1n << 30n, "none"],
+    [3, 1n << 39n, "none"],
+    [4, 1n << 48n, "none"],
+    [5, 1n << 57n, "none"],
+    [3, 1n << 39n, "exact"],
+  ] as const)(
+    "refuse an address beyond the %i levels of Mode (%i bytes, caches: %s)",
+    (mode, end, caches) => {
+      const machine = new Machine({ caches })
+      // All entries of all tables present, so that only the width can refuse.
+      const full = machine.table()
+      for (let i = 0; i < 512; i++) machine.set(full, { [i]: page(0x5000n) })
+      let root = full
+      for (let level = 2; level <= mode; level++) {
+        const next = machine.table()
+        for (let i = 0; i < 512; i++) machine.set(next, { [i]: pde(level - 1, root) })
+        root = next
+      }
+      machine.hostDevice(1, mode, root)
+      expect(machine.read(1, end - 1n).ok).toBe(true)
+      expect(faultOf(machine.read(1, end)).record).toEqual([0x2000_0005_0000_0001n, end])
+      expect(machine.read(1, bit(63)).ok).toBe(false)
+    },
+  )
 
   it("resolve all 64 bits with six levels: the top one has 128 entries, and no pages", () => {
     const machine = new Machine()
@@ -575,6 +579,24 @@ describe("guest tables over host tables", () => {
       reason: "PAGE_TAB_HARDWARE_ERROR",
       stage: 1,
       record: [0x4201_0004_0000_0001n, HOLE + 0x18n],
+    })
+  })
+
+  it("log it the same where the page below it is one of 4 KiB", () => {
+    const machine = new GuestMachine()
+    machine.guest(4, 0x3ff_f000n)
+    const small = machine.table(Object.fromEntries([[511, page(HOLE)]]))
+    machine.set(machine.host, { 31: pde(1, small) })
+    expect(faultOf(machine.read(1, 0x3000n, 4)).record).toEqual([0x4201_0004_0000_0001n, HOLE + 0x18n])
+  })
+
+  it("log it with GN and the system physical address where the GCR3 table has no memory", () => {
+    const machine = new GuestMachine(3, ON)
+    machine.device(DTE_GIOV, 0n, 0n, HOLE)
+    expect(faultOf(machine.read(1, 0x3000n, 4))).toMatchObject({
+      reason: "PAGE_TAB_HARDWARE_ERROR",
+      stage: 0,
+      record: [0x4201_0004_0000_0001n, HOLE + 0x20n],
     })
   })
 

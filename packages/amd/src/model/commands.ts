@@ -37,8 +37,11 @@ export interface CommandTarget {
 /** After a command: go on; the buffer stops, with its event logged; or the command is tried again later. */
 type CommandEnd = "next" | "stop" | "wait"
 
+/** Those of guests (vIOMMU) are none of this model's. */
+type ModelledName = Exclude<cmd.CommandName, "INSERT_GUEST_EVENT" | "RESET_VMMIO">
+
 interface Command {
-  readonly name: cmd.CommandName
+  readonly name: ModelledName
   readonly layout: BitLayout<FieldSpecs>
   /** EXT_FEATURES bits without which the opcode is illegal, 0 for none. */
   readonly feature: number
@@ -48,7 +51,7 @@ interface Command {
   readonly guestBits: number
 }
 
-function command(name: cmd.CommandName, layout: BitLayout<FieldSpecs>, feature: number): Command {
+function command(name: ModelledName, layout: BitLayout<FieldSpecs>, feature: number): Command {
   const reserved = Uint32Array.from(layout.reserved.flatMap(mask => [lo32(mask), hi32(mask)]))
   return { name, layout, feature, reserved, guestBits: "GN" in layout.fields ? cmd.GN : 0 }
 }
@@ -224,9 +227,6 @@ export class CommandBuffer {
         return "next"
       case "INVALIDATE_INTERRUPT_TABLE":
         return "next"
-      case "INSERT_GUEST_EVENT":
-      case "RESET_VMMIO":
-        return "stop"
     }
   }
 
