@@ -40,7 +40,7 @@ export function checksumsOf({ console, hardware }: BootRun): Checksum[] {
 /** Feature registers as the kernel printed them. */
 export function printedFeatures({ plan, console }: BootRun): PrintedRegister[] {
   const { linuxFeatures } = plan.platform
-  return linuxFeatures === undefined ? [] : console.lines.flatMap(line => linuxFeatures(line))
+  return linuxFeatures === undefined ? [] : console.lines.flatMap(line => linuxFeatures.of(line))
 }
 
 /** What the kernel has turned on of the features that the platform watches. */
@@ -115,15 +115,14 @@ function domainProblems({ plan, console }: BootRun): string[] {
 }
 
 function featureProblems(run: BootRun): string[] {
-  const { platform } = run.plan
-  const printed = printedFeatures(run)
+  const { linuxFeatures, switches = [], registers } = run.plan.platform
+  const { mmio } = run.hardware.iommu
   const [release = ""] = run.console.mark("begin") ?? []
   return [
-    ...(platform.linuxFeatures !== undefined && printed.length === 0
-      ? ["the kernel printed no feature register"]
-      : []),
-    ...misreadRegisters(printed, run.hardware.iommu.mmio, platform.registers.specs),
-    ...switchProblems(platform.switches ?? [], switchesOf(run), release),
+    ...(linuxFeatures === undefined
+      ? []
+      : misreadRegisters(linuxFeatures, printedFeatures(run), mmio, registers.specs)),
+    ...switchProblems(switches, switchesOf(run), release),
   ]
 }
 

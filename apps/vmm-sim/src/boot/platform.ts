@@ -4,7 +4,7 @@ import type { GuestKernel } from "./guest/kernels.ts"
 import type { Board } from "./machine/boards.ts"
 import type { Firmware } from "./machine/firmware.ts"
 import type { PciFunction } from "./pci/function.ts"
-import type { FeatureSwitch, PrintedRegister } from "./watch/features.ts"
+import type { FeatureLines, FeatureSwitch } from "./watch/features.ts"
 import type { LinuxFault } from "./watch/linux-faults.ts"
 import type { CommandQueueWatch } from "./watch/transcript.ts"
 
@@ -45,8 +45,8 @@ export interface BootPlatform {
   readonly driverLines: RegExp
   /** Faults that the driver has printed. */
   linuxFaults(lines: readonly string[]): LinuxFault[]
-  /** Feature registers in a line of the driver, when it has any. */
-  linuxFeatures?(line: string): PrintedRegister[]
+  /** Feature registers in lines of the driver. */
+  readonly linuxFeatures?: FeatureLines
   readonly switches?: readonly FeatureSwitch[]
   /** By name; the first is the default. */
   readonly modes: Readonly<Record<string, BootMode>>

@@ -4,11 +4,11 @@ import { createMemory } from "@iommu/core"
 import { describe, expect, it } from "vitest"
 import { amd } from "../../src/boot/platforms/amd.ts"
 import {
-  amdFeatures,
+  AMD_FEATURES,
   misreadRegisters,
   switchProblems,
   switchStates,
-  vtdCapabilities,
+  VTD_CAPABILITIES,
 } from "../../src/boot/watch/features.ts"
 import type { TranscriptEntry } from "../../src/boot/watch/transcript.ts"
 
@@ -24,30 +24,37 @@ const written = (register: string, value: bigint): TranscriptEntry => ({ kind: "
 describe("feature registers in the kernel's log", () => {
   it("are those of an AMD IOMMU, one number or two", () => {
     const old = "pci 0000:00:00.2: AMD-Vi: Extended features (0x4f77ef22294ada): PPR NX GT IA GA PC GA_vAPIC"
-    expect(amdFeatures(old)).toEqual([{ register: "EXT_FEATURES", value: 0x4f_77ef_2229_4adan }])
+    expect(AMD_FEATURES.of(old)).toEqual([{ register: "EXT_FEATURES", value: 0x4f_77ef_2229_4adan }])
     const now = "AMD-Vi: Extended features (0xa5bf732fa2295afe, 0x1d): PPR X2APIC NX GT [5] IA GA PC GA_vAPIC"
-    expect(amdFeatures(now)).toEqual([
+    expect(AMD_FEATURES.of(now)).toEqual([
       { register: "EXT_FEATURES", value: 0xa5bf_732f_a229_5afen },
       { register: "EXT_FEATURES2", value: 0x1dn },
     ])
-    expect(amdFeatures("AMD-Vi: Interrupt remapping enabled")).toEqual([])
+    expect(AMD_FEATURES.of("AMD-Vi: Interrupt remapping enabled")).toEqual([])
   })
 
   it("are those of VT-d", () => {
     const line = "DMAR: dmar0: reg_base_addr fed90000 ver 1:0 cap 1c0000c40660462 ecap 19e2ff0505e"
-    expect(vtdCapabilities(line)).toEqual([
+    expect(VTD_CAPABILITIES.of(line)).toEqual([
       { register: "CAP", value: 0x1c_0000_c406_60462n },
       { register: "ECAP", value: 0x19e_2ff0_505en },
     ])
-    expect(vtdCapabilities("DMAR: IOMMU enabled")).toEqual([])
+    expect(VTD_CAPABILITIES.of("DMAR: IOMMU enabled")).toEqual([])
   })
 
-  it("are to be the model's own", () => {
-    const { mmio } = modelOf(ZEN)
-    expect(misreadRegisters([{ register: "EXT_FEATURES", value: ZEN }], mmio, specs)).toEqual([])
-    expect(misreadRegisters([{ register: "EXT_FEATURES", value: ZEN ^ EPH_SUP }], mmio, specs)).toEqual([
+  it("are to be the model's own, and to be there where they hold anything", () => {
+    const misread = (extFeatures: bigint, printed: readonly bigint[]): string[] =>
+      misreadRegisters(
+        AMD_FEATURES,
+        printed.map(value => ({ register: "EXT_FEATURES", value })),
+        modelOf(extFeatures).mmio,
+        specs,
+      )
+    expect([misread(ZEN, [ZEN]), misread(0n, [])]).toEqual([[], []])
+    expect(misread(ZEN, [ZEN ^ EPH_SUP])).toEqual([
       expect.stringMatching(/^the kernel says EXT_FEATURES is 0x.*, the model has 0x/),
     ])
+    expect(misread(ZEN, [])).toEqual(["the kernel did not print EXT_FEATURES"])
   })
 })
 

@@ -6,7 +6,7 @@ import { GENERIC_6_1, GENERIC_6_12 } from "../guest/kernels.ts"
 import { AmdFunction } from "../machine/amd-function.ts"
 import { Q35 } from "../machine/boards.ts"
 import type { BootMode, BootPlatform } from "../platform.ts"
-import { amdFeatures } from "../watch/features.ts"
+import { AMD_FEATURES } from "../watch/features.ts"
 import { amdFault } from "../watch/linux-faults.ts"
 import type { CommandQueueWatch, QueueShape } from "../watch/transcript.ts"
 
@@ -92,7 +92,7 @@ export const amd: BootPlatform = {
   },
   driverLines: /^AMD-Vi|^iommu|iommu group|AMD IOMMU/,
   linuxFaults: lines => lines.flatMap(line => amdFault(line) ?? []),
-  linuxFeatures: amdFeatures,
+  linuxFeatures: AMD_FEATURES,
   switches: [
     {
       name: "EPHEn",

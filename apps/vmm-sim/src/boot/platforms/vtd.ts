@@ -15,7 +15,7 @@ import { dmarTable } from "../firmware/dmar.ts"
 import { cloudKernel } from "../guest/kernels.ts"
 import { Q35 } from "../machine/boards.ts"
 import type { BootMode, BootPlatform } from "../platform.ts"
-import { vtdCapabilities } from "../watch/features.ts"
+import { VTD_CAPABILITIES } from "../watch/features.ts"
 import { vtdFault } from "../watch/linux-faults.ts"
 import type { CommandQueueWatch, QueueShape } from "../watch/transcript.ts"
 
@@ -116,7 +116,7 @@ export const vtd: BootPlatform = {
   },
   driverLines: /^DMAR|^iommu|iommu group/,
   linuxFaults: lines => lines.flatMap(line => vtdFault(line) ?? []),
-  linuxFeatures: vtdCapabilities,
+  linuxFeatures: VTD_CAPABILITIES,
   modes: {
     legacy: mode("legacy mode, second-stage tables of 4 levels", LEGACY_ONLY, LEGACY),
     "legacy-3-level": mode("the same with 3 levels", LEGACY_39, LEGACY),

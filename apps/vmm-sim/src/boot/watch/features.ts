@@ -22,8 +22,15 @@ export interface FeatureSwitch {
   readonly since: readonly [major: number, minor: number]
 }
 
+/** How one vendor's driver prints registers. */
+export interface FeatureLines {
+  /** The one that stands in every such line; drivers print none while it holds nothing. */
+  readonly register: string
+  of(line: string): PrintedRegister[]
+}
+
 /** `AMD-Vi: Extended features (0x207343ef000099df, 0x8): PreF PPR…`; older kernels have the first number alone. */
-export function amdFeatures(line: string): PrintedRegister[] {
+function amdFeatures(line: string): PrintedRegister[] {
   const match = /AMD-Vi: Extended features \(0x([\da-f]+)(?:, 0x([\da-f]+))?\)/.exec(line)
   if (match === null) return []
   const [, first = "", second] = match
@@ -34,7 +41,7 @@ export function amdFeatures(line: string): PrintedRegister[] {
 }
 
 /** `DMAR: dmar0: reg_base_addr fed90000 ver 1:0 cap d2008c222f0606 ecap f00f5a`. */
-export function vtdCapabilities(line: string): PrintedRegister[] {
+function vtdCapabilities(line: string): PrintedRegister[] {
   const match = /DMAR: dmar\d+: .* cap ([\da-f]+) ecap ([\da-f]+)/.exec(line)
   if (match === null) return []
   const [, cap = "", ecap = ""] = match
@@ -44,12 +51,19 @@ export function vtdCapabilities(line: string): PrintedRegister[] {
   ]
 }
 
-/** Registers of which the kernel says something else than the model. */
+export const AMD_FEATURES: FeatureLines = { register: "EXT_FEATURES", of: amdFeatures }
+export const VTD_CAPABILITIES: FeatureLines = { register: "CAP", of: vtdCapabilities }
+
+/** Registers of which the kernel says something else than the model, or nothing at all. */
 export function misreadRegisters(
+  { register: first }: FeatureLines,
   printed: readonly PrintedRegister[],
   mmio: Mmio,
   specs: RegisterSpecs,
 ): string[] {
+  if (printed.length === 0) {
+    return readRegister(mmio, specs, first) === 0n ? [] : [`the kernel did not print ${first}`]
+  }
   return printed.flatMap(({ register, value }) => {
     const held = readRegister(mmio, specs, register)
     return held === value
