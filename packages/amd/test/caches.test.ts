@@ -75,6 +75,7 @@ function twoLevels(machine: CachingMachine, leaves: Readonly<Record<number, bigi
 }
 
 const CACHING = ["exact", "hoard"] as const
+const WALKS_ALONE = { structures: "hoard", walks: "hoard", translations: "none" } as const
 const where = (outcome: DmaOutcome): bigint | null => (outcome.ok ? outcome.pa : null)
 
 describe.each(CACHING)("A and D with caches: %s", caches => {
@@ -300,7 +301,7 @@ describe("policies", () => {
         fc.array(step, { minLength: 10, maxLength: 60 }),
         fc.constantFrom(0n, HAD_AD),
         (steps, had) => {
-          const runs = (["none", "exact", "hoard"] as const).map(caches => {
+          const runs = (["none", "exact", "hoard", WALKS_ALONE] as const).map(caches => {
             const machine = new CachingMachine(caches)
             const hostLeaf = machine.table()
             for (let n = 0; n < 8; n++) machine.set(hostLeaf, { [n]: page(0x80_0000n + (BigInt(n) << 12n)) })
@@ -319,9 +320,11 @@ describe("policies", () => {
               if (what.kind === "request") {
                 const iova = BigInt(what.page) << 12n
                 const pasid = what.device === 2 ? 0 : -1
-                return (what.access & 2) === 0
-                  ? machine.read(what.device, iova, pasid, what.access)
-                  : machine.write(what.device, iova, pasid, what.access)
+                const outcome =
+                  (what.access & 2) === 0
+                    ? machine.read(what.device, iova, pasid, what.access)
+                    : machine.write(what.device, iova, pasid, what.access)
+                return outcome.ok ? { ...machine.model.result } : outcome
               }
               if (what.kind === "guest") {
                 machine.set(guestLeaf, { [what.page]: (BigInt(what.to) << 12n) | what.bits })
@@ -337,6 +340,7 @@ describe("policies", () => {
           })
           expect(runs[1]).toEqual(runs[0])
           expect(runs[2]).toEqual(runs[0])
+          expect(runs[3]).toEqual(runs[0])
         },
       ),
       { seed: 48882, numRuns: 200 },
