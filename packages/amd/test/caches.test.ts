@@ -316,7 +316,7 @@ describe("policies", () => {
             machine.hostDevice(1, 2, hostRoot, had)
             const word0 = DTE_V | DTE_TV | DTE_GV | DTE_GIOV | IRW | low | had | (2n << 9n) | hostRoot
             machine.dte(2, word0, 6n | high, 0n, 0n)
-            return steps.map(what => {
+            const answers = steps.map(what => {
               if (what.kind === "request") {
                 const iova = BigInt(what.page) << 12n
                 const pasid = what.device === 2 ? 0 : -1
@@ -337,6 +337,10 @@ describe("policies", () => {
               machine.invalidatePage(6n, BigInt(what.page) << 12n)
               return null
             })
+            const marks = [hostLeaf, guestLeaf].map(table =>
+              [0, 1, 2, 3, 4, 5, 6, 7].map(n => machine.entry(table, n)),
+            )
+            return { answers, marks }
           })
           expect(runs[1]).toEqual(runs[0])
           expect(runs[2]).toEqual(runs[0])
