@@ -52,6 +52,9 @@ const UNHEARD = {}
 
 type Caches = CachePolicy | CachePolicies
 
+/** What configures a device is cached, no translation and no table is. */
+export const NO_IOTLB: CachePolicies = { structures: "exact", walks: "none", translations: "none" }
+
 /** What there is to measure of a vendor. */
 export interface BenchVendor {
   /** As on command lines: `vtd`. */

@@ -4,7 +4,15 @@
  */
 import type { CachePolicies } from "@iommu/core"
 import type { BenchCase } from "./bench-case.ts"
-import { BENCH_VENDORS, MAPPED_PAGES, type Machine, nested, passedThrough, singleStage } from "./machines.ts"
+import {
+  BENCH_VENDORS,
+  MAPPED_PAGES,
+  type Machine,
+  NO_IOTLB,
+  nested,
+  passedThrough,
+  singleStage,
+} from "./machines.ts"
 import { checkAllowed, transactions } from "./transactions.ts"
 import { walkYardstick } from "./yardsticks.ts"
 
@@ -13,8 +21,6 @@ const HOT_PAGES = 256
 const MANY_PAGES = MAPPED_PAGES
 /** Operations of one measured call, at least. */
 const CALLS = 1024
-/** What configures a device is cached, no translation and no table is. */
-const NO_IOTLB: CachePolicies = { structures: "exact", walks: "none", translations: "none" }
 /** Also tables, and the pages of stage 2 that they and the data lie in. */
 const WALK_CACHES: CachePolicies = { structures: "exact", walks: "exact", translations: "none" }
 
