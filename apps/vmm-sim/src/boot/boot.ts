@@ -1,5 +1,5 @@
 /** One boot: a machine put together, run until the guest powers off, and looked at from both sides. */
-import type { CachePolicy } from "@iommu/core"
+import { type CachePolicy, requesterName } from "@iommu/core"
 import { describeBinary, makeWorkFolder, type QemuBinary, type QemuEnd } from "@iommu/qemu"
 import { GuestConsole } from "./guest/console.ts"
 import type { RogueDma } from "./guest/init-script.ts"
@@ -55,6 +55,8 @@ const DISK_SLOT = 3
 const COMPANION_SLOT = 4
 /** Requester ids are bus, device, function. */
 export const DISK_ID: number = DISK_SLOT * 8
+/** Driver and name of the disk in the kernel's log. */
+export const DISK_NAME: string = `nvme 0000:${requesterName(DISK_ID)}`
 
 /** @throws Error when QEMU does not start; nothing is left running then */
 export async function bootGuest(plan: BootPlan): Promise<BootRun> {

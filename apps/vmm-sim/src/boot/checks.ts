@@ -1,7 +1,7 @@
 /** What has to be true after a boot: seen by the guest, by the model, and by both alike. */
-import { ACCESS_WRITE, type Fault } from "@iommu/core"
-import type { BootRun } from "./boot.ts"
+import { type BootRun, DISK_ID, DISK_NAME } from "./boot.ts"
 import { STRETCHES } from "./guest/init-script.ts"
+import { compareTexts, type FaultTexts, releasesOf } from "./watch/fault-texts.ts"
 import {
   misreadRegisters,
   type PrintedRegister,
@@ -9,7 +9,6 @@ import {
   switchProblems,
   switchStates,
 } from "./watch/features.ts"
-import { type LinuxFault, requesterName } from "./watch/linux-faults.ts"
 
 /** SHA-256 of one stretch of the disk: as the guest wrote it, as it read it back, as the disk has it. */
 export interface Checksum {
@@ -17,12 +16,6 @@ export interface Checksum {
   readonly written: string
   readonly read: string
   readonly disk: string
-}
-
-/** A fault of the model, and the line in which the kernel's driver told of it. */
-export interface MatchedFault {
-  readonly fault: Fault
-  readonly linux: LinuxFault | null
 }
 
 export function checksumsOf({ console, hardware }: BootRun): Checksum[] {
@@ -49,23 +42,15 @@ export function switchesOf({ plan, hardware }: BootRun): SwitchState[] {
   return switchStates(switches, hardware.iommu.mmio, registers.specs, hardware.transcript.entries)
 }
 
-/** Each line of the kernel belongs to one fault at most. */
-export function matchFaults({ plan, console, hardware }: BootRun): MatchedFault[] {
-  const lines = plan.platform.linuxFaults(console.lines)
-  return hardware.iommu.counts.faults.map(fault => {
-    const at = lines.findIndex(line => agrees(fault, line))
-    return { fault, linux: at < 0 ? null : (lines.splice(at, 1)[0] ?? null) }
-  })
-}
-
-/** Same device, reason and address to the page; drivers print an address as the record has it, some without its offset. */
-function agrees(fault: Fault, line: LinuxFault): boolean {
-  const access = (fault.access & ACCESS_WRITE) !== 0 ? "write" : "read"
-  return (
-    line.device === requesterName(fault.device) &&
-    line.code === fault.code &&
-    line.address >> 12n === fault.address >> 12n &&
-    (line.access === null || line.access === access)
+/** The model's faults and the kernel's lines about them. */
+export function faultTextsOf({ plan, console, hardware }: BootRun): FaultTexts {
+  const version = console.mark("begin")?.[0] ?? (plan.kernel === undefined ? plan.files.release : "")
+  return compareTexts(
+    hardware.iommu.counts.faults,
+    console.kernelLines(/./),
+    plan.platform.decoder,
+    releasesOf(version),
+    { iommu: plan.platform.iommuName, devices: new Map([[DISK_ID, DISK_NAME]]) },
   )
 }
 
@@ -132,17 +117,19 @@ function dataProblems(run: BootRun): string[] {
     .map(({ name, written, read, disk }) => `${name}: wrote ${written}, read ${read}, the disk has ${disk}`)
 }
 
-/** Every rogue DMA refused, recorded, signalled, and told by the kernel as the record has it; nothing else refused. */
+/** Every rogue DMA refused, recorded, signalled, and told by the kernel in the text of its record; nothing else refused. */
 function faultProblems(run: BootRun): string[] {
   const { counts } = run.hardware.iommu
   const problems: string[] = []
   const expected = run.plan.rogue.length
   if (counts.refused !== expected)
     problems.push(`${counts.refused} DMAs were refused, ${expected} should have been`)
-  for (const { fault, linux } of matchFaults(run)) {
-    if (linux === null)
-      problems.push(`the kernel told of no fault as in ${fault.reason} at 0x${fault.address.toString(16)}`)
+  const { faults, unexplained } = faultTextsOf(run)
+  for (const { fault, text, isTold } of faults) {
+    if (!isTold) problems.push(`of ${fault.reason} the kernel was to print: ${text.join("\n")}`)
   }
+  for (const line of unexplained)
+    problems.push(`the kernel printed what no record of the model says: ${line}`)
   if (expected > 0 && run.hardware.sent.iommu === 0) problems.push("no interrupt told of a fault")
   return problems
 }

@@ -1,11 +1,18 @@
 /** What one vendor's IOMMU needs to be found and driven by an unmodified kernel. */
-import type { CachePolicy, IommuModel, Mmio, PhysicalMemory, RegisterSpecs } from "@iommu/core"
+import type {
+  CachePolicy,
+  DecodedRecord,
+  FaultDecoder,
+  IommuModel,
+  Mmio,
+  PhysicalMemory,
+  RegisterSpecs,
+} from "@iommu/core"
 import type { GuestKernel } from "./guest/kernels.ts"
 import type { Board } from "./machine/boards.ts"
 import type { Firmware } from "./machine/firmware.ts"
 import type { PciFunction } from "./pci/function.ts"
 import type { FeatureLines, FeatureSwitch } from "./watch/features.ts"
-import type { LinuxFault } from "./watch/linux-faults.ts"
 import type { CommandQueueWatch } from "./watch/transcript.ts"
 
 /** One way of booting: a set of capabilities and the kernel's options for it. */
@@ -43,8 +50,10 @@ export interface BootPlatform {
   companion?(mmio: Mmio): PciFunction
   /** Lines of the kernel's log that belong to this vendor's driver. */
   readonly driverLines: RegExp
-  /** Faults that the driver has printed. */
-  linuxFaults(lines: readonly string[]): LinuxFault[]
+  /** Knows the records that the model writes, and what the driver prints of them. */
+  readonly decoder: FaultDecoder<DecodedRecord>
+  /** Driver and name of the IOMMU in the kernel's log; null: VT-d's has none there. */
+  readonly iommuName: string | null
   /** Feature registers in lines of the driver. */
   readonly linuxFeatures?: FeatureLines
   readonly switches?: readonly FeatureSwitch[]

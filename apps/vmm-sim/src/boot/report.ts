@@ -4,13 +4,13 @@ import { type BootRun, DISK_ID, describeMachine } from "./boot.ts"
 import {
   type Checksum,
   checksumsOf,
-  type MatchedFault,
-  matchFaults,
+  faultTextsOf,
   printedFeatures,
   problemsOf,
   switchesOf,
 } from "./checks.ts"
 import { type BringUpLines, linuxBringUp, ownBringUpLines } from "./compare/bring-ups.ts"
+import type { ToldFault } from "./watch/fault-texts.ts"
 
 export interface BootReport {
   readonly vendor: string
@@ -67,8 +67,9 @@ interface FaultReport {
   readonly access: number
   readonly record: readonly string[] | null
   readonly detail: string
-  /** The kernel's line about the same fault. */
-  readonly linux: string | null
+  /** Lines of our decoder for the record, and whether the kernel has printed exactly these. */
+  readonly text: readonly string[]
+  readonly isTold: boolean
 }
 
 const LAST_LINES = 20
@@ -99,7 +100,7 @@ export function reportOf(run: BootRun): BootReport {
         : { compared: hardware.freshness.compared, stale: hardware.freshness.stale },
     tablePages: counts.tablePages.size,
     interrupts: { iommu: hardware.sent.iommu, disk: hardware.nvme.interruptsSent },
-    faults: matchFaults(run).map(faultReport),
+    faults: faultTextsOf(run).faults.map(faultReport),
     disk: { commands: Object.fromEntries(hardware.nvme.commands), ...hardware.disk.counts },
     checksums: checksumsOf(run),
     linux: linuxBringUp(plan.platform, hardware.transcript),
@@ -119,7 +120,7 @@ function featuresOf(run: BootRun): Record<string, string> {
   ])
 }
 
-function faultReport({ fault, linux }: MatchedFault): FaultReport {
+function faultReport({ fault, text, isTold }: ToldFault): FaultReport {
   return {
     reason: fault.reason,
     code: fault.code,
@@ -128,8 +129,18 @@ function faultReport({ fault, linux }: MatchedFault): FaultReport {
     access: fault.access,
     record: fault.record?.map(word => `0x${word.toString(16).padStart(16, "0")}`) ?? null,
     detail: fault.detail,
-    linux: linux?.line ?? null,
+    text,
+    isTold,
   }
+}
+
+function faultText({ reason, detail, address, text, isTold }: FaultReport): string {
+  const lines = text.map(line => `  ${line.replaceAll("\t", " ")}`)
+  return [
+    `${reason}: ${detail}, ${address}`,
+    `  Linux ${isTold ? "prints" : "did not print"}:`,
+    ...lines,
+  ].join("\n")
 }
 
 /** One boot in one line. */
@@ -179,12 +190,7 @@ export function reportText(report: BootReport): string {
     ["interrupts", `${report.interrupts.iommu} of the IOMMU, ${report.interrupts.disk} of the disk`],
     ["disk", `${megabytes(report.disk.bytesWritten)} written, ${megabytes(report.disk.bytesRead)} read`],
     ["checksums", `${good} of ${report.checksums.length} equal`],
-    [
-      "faults",
-      report.faults
-        .map(fault => `${fault.reason}: ${fault.detail}, ${fault.address}\n  Linux: ${fault.linux}`)
-        .join("\n"),
-    ],
+    ["faults", report.faults.map(faultText).join("\n")],
     [
       "end",
       `${report.poweredOff ? "power-off" : "ended"} after ${(report.milliseconds / 1000).toFixed(1)} s`,

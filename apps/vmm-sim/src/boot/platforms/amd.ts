@@ -1,5 +1,5 @@
 /** AMD-Vi, found through the ACPI table IVRS. */
-import { amdModel, commands, EVERYTHING, EVERYTHING_2, registers } from "@iommu/amd"
+import { amdDecoder, amdModel, commands, EVERYTHING, EVERYTHING_2, registers } from "@iommu/amd"
 import type { BitLayout, FieldSpecs, Mmio } from "@iommu/core"
 import { ivrsTable } from "../firmware/ivrs.ts"
 import { GENERIC_6_1, GENERIC_6_12 } from "../guest/kernels.ts"
@@ -7,7 +7,6 @@ import { AmdFunction } from "../machine/amd-function.ts"
 import { Q35 } from "../machine/boards.ts"
 import type { BootMode, BootPlatform } from "../platform.ts"
 import { AMD_FEATURES } from "../watch/features.ts"
-import { amdFault } from "../watch/linux-faults.ts"
 import type { CommandQueueWatch, QueueShape } from "../watch/transcript.ts"
 
 const { REGISTERS } = registers
@@ -91,7 +90,8 @@ export const amd: BootPlatform = {
     ],
   },
   driverLines: /^AMD-Vi|^iommu|iommu group|AMD IOMMU/,
-  linuxFaults: lines => lines.flatMap(line => amdFault(line) ?? []),
+  decoder: amdDecoder,
+  iommuName: "iommu ivhd0",
   linuxFeatures: AMD_FEATURES,
   switches: [
     {

@@ -6,13 +6,13 @@ import {
   SMMUV3_EVERYTHING,
   SMMUV3_QEMU_NESTED,
   type SmmuV3IdRegisters,
+  smmuv3Decoder,
   smmuv3Model,
 } from "@iommu/smmuv3"
 import { addSmmu } from "../firmware/smmu-node.ts"
 import { cloudKernel } from "../guest/kernels.ts"
 import { VIRT } from "../machine/boards.ts"
 import type { BootMode, BootPlatform } from "../platform.ts"
-import { smmuFaults } from "../watch/linux-faults.ts"
 import type { CommandQueueWatch, QueueShape } from "../watch/transcript.ts"
 
 const { REGISTERS } = registers
@@ -87,7 +87,8 @@ export const smmuv3: BootPlatform = {
     change: root => addSmmu(root, { registerBase: REGISTER_BASE, registerBytes: registers.REGION_BYTES }),
   },
   driverLines: /^arm-smmu-v3|^iommu|iommu group/,
-  linuxFaults: smmuFaults,
+  decoder: smmuv3Decoder,
+  iommuName: `arm-smmu-v3 ${REGISTER_BASE.toString(16)}.iommu`,
   modes: {
     s1: mode("stage 1, two-level stream table, all that the model has"),
     // EL2's contexts and two-level tables of context descriptors belong to stage 1.

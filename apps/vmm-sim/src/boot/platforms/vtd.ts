@@ -9,6 +9,7 @@ import {
   registers,
   SECOND_STAGE_ONLY,
   type VtdCapabilities,
+  vtdDecoder,
   vtdModel,
 } from "@iommu/vtd"
 import { dmarTable } from "../firmware/dmar.ts"
@@ -16,7 +17,6 @@ import { cloudKernel } from "../guest/kernels.ts"
 import { Q35 } from "../machine/boards.ts"
 import type { BootMode, BootPlatform } from "../platform.ts"
 import { VTD_CAPABILITIES } from "../watch/features.ts"
-import { vtdFault } from "../watch/linux-faults.ts"
 import type { CommandQueueWatch, QueueShape } from "../watch/transcript.ts"
 
 const REGISTER_BASE = 0xfed9_0000
@@ -115,7 +115,8 @@ export const vtd: BootPlatform = {
     tables: () => [dmarTable({ registerBase: BigInt(REGISTER_BASE), hostAddressWidth: HOST_ADDRESS_WIDTH })],
   },
   driverLines: /^DMAR|^iommu|iommu group/,
-  linuxFaults: lines => lines.flatMap(line => vtdFault(line) ?? []),
+  decoder: vtdDecoder,
+  iommuName: null,
   linuxFeatures: VTD_CAPABILITIES,
   modes: {
     legacy: mode("legacy mode, second-stage tables of 4 levels", LEGACY_ONLY, LEGACY),
