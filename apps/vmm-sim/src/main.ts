@@ -2,6 +2,7 @@
 import { Command, CommanderError } from "commander"
 import { InputError } from "./capture/input-error.ts"
 import { bootCommand } from "./commands/boot.ts"
+import { decodeCommand } from "./commands/decode.ts"
 import { packCommand } from "./commands/pack-capture.ts"
 import { runCommand } from "./commands/run.ts"
 import { verifyCommand } from "./commands/verify.ts"
@@ -14,6 +15,7 @@ const program = new Command("vmm-sim")
   .addCommand(runCommand())
   .addCommand(bootCommand())
   .addCommand(verifyCommand())
+  .addCommand(decodeCommand())
   .addCommand(packCommand())
 
 function configure(command: Command): void {

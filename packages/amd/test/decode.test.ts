@@ -201,6 +201,16 @@ describe("a kernel's log", () => {
   })
 })
 
+describe("explanations", () => {
+  it("are the README's", () => {
+    expect(amdDecoder.explain(amdDecoder.decode([0x2070_000d_0000_0100n, 0xcff4_9550n]))).toMatchObject({
+      happened:
+        "A write by device 01:00.0 at 0xcff49550 was refused: the page is there, the permission is not.",
+      section: "AMD 48882 §2.5.3",
+    })
+  })
+})
+
 describe("whatever the words are", () => {
   const anything = fc.bigInt(0n, (1n << 64n) - 1n)
   const words = fc.oneof(

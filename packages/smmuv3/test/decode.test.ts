@@ -181,6 +181,15 @@ describe("a kernel's log", () => {
   })
 })
 
+describe("explanations", () => {
+  it("are the README's", () => {
+    expect(smmuv3Decoder.explain(smmuv3Decoder.decode(UNMAPPED))).toMatchObject({
+      happened: "A read at 0xdead0000 by StreamID 0x40 was terminated: no valid translation in stage 1.",
+      section: "IHI 0070 G.b §7.3.13",
+    })
+  })
+})
+
 describe("whatever the words are", () => {
   const anything = fc.bigInt(0n, (1n << 64n) - 1n)
   /** Half of them are events that the book has. */

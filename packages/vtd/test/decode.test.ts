@@ -187,6 +187,16 @@ describe("a kernel's log", () => {
   })
 })
 
+describe("explanations", () => {
+  it("are the README's", () => {
+    expect(vtdDecoder.explain(vtdDecoder.decode([0x7fe0_c994_3000n, 0xc000_023a_8000_6a08n]))).toMatchObject({
+      happened:
+        "A read by device 6a:01.0 at page 0x7fe0c9943000, PASID 0x2 was refused: a reserved bit is set in the scalable-mode root entry.",
+      section: "VT-d 5.10 §7.1.3, Table 30; §9.2",
+    })
+  })
+})
+
 describe("whatever the words are", () => {
   const word = fc.oneof(fc.bigInt(0n, (1n << 64n) - 1n), fc.bigInt(-(1n << 70n), 1n << 70n))
   const words = fc.oneof(fc.tuple(word, word), fc.array(word, { maxLength: 5 }))

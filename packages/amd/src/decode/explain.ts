@@ -1,5 +1,5 @@
 /** Event log entries in words. AMD 48882 rev 3.10, §2.5; causes from what people report. */
-import type { FaultExplanation } from "@iommu/core"
+import { type FaultExplanation, requesterName } from "@iommu/core"
 import * as evt from "../spec/events.ts"
 import type {
   AmdCommandRecord,
@@ -82,7 +82,7 @@ function pageFaultCauses({ reservedBit, present, permission }: AmdPageFaultRecor
 function illegalEntry(record: AmdIllegalEntryRecord): FaultExplanation {
   const what = record.reservedBit ? "has a reserved bit set" : "has a field with an illegal value"
   return {
-    happened: `The device table entry of ${hex(record.device)} ${what}; ${accessText(record)} at ${hex(record.address)} was refused.`,
+    happened: `The device table entry of ${requesterName(record.device)} ${what}; ${accessText(record)} at ${hex(record.address)} was refused.`,
     where: "device table entry",
     causes: [LAYOUT, GARBAGE, "INVALIDATE_DEVTAB_ENTRY was not sent after the entry changed"],
     section: "AMD 48882 §2.5.2",
@@ -114,7 +114,7 @@ function command(record: AmdCommandRecord): FaultExplanation {
     }
   }
   return {
-    happened: `Device ${hex(record.device ?? 0)} did not answer the invalidation of its IOTLB, command at ${hex(record.address)}.`,
+    happened: `Device ${requesterName(record.device ?? 0)} did not answer the invalidation of its IOTLB, command at ${hex(record.address)}.`,
     where: "the device, ATS",
     causes: ["the device hangs, is in reset, or has lost its link", "the device has no ATS, or it is off"],
     section: "AMD 48882 §2.5.8",
@@ -142,7 +142,7 @@ function invalidRequest(record: AmdInvalidRequestRecord): FaultExplanation {
   const types = record.translationRequest ? TRANSLATION_TYPES : REQUEST_TYPES
   const isAts = record.translationRequest || record.type === evt.TRANSLATED_NOT_ALLOWED
   return {
-    happened: `Device ${hex(record.device)} sent ${types.get(record.type) ?? "a request of a reserved type"}, at ${hex(record.address)}.`,
+    happened: `Device ${requesterName(record.device)} sent ${types.get(record.type) ?? "a request of a reserved type"}, at ${hex(record.address)}.`,
     where: "device table entry",
     causes: isAts
       ? [NO_ATS, "the entry is not valid (V) or not translating (TV)", "a device that lies"]
@@ -153,7 +153,7 @@ function invalidRequest(record: AmdInvalidRequestRecord): FaultExplanation {
 
 function invalidPageRequest({ device, address, request }: AmdInvalidPageRequestRecord): FaultExplanation {
   return {
-    happened: `Device ${hex(device)} sent a page request that it must not, for ${hex(address)}, group ${request.group}.`,
+    happened: `Device ${requesterName(device)} sent a page request that it must not, for ${hex(address)}, group ${request.group}.`,
     where: "device table entry, PPR",
     causes: ["the device's PRI is on, but its entry does not allow it (PPR)", "a malformed request"],
     section: "AMD 48882 §2.5.10",
@@ -208,7 +208,7 @@ function accessText({
   device,
 }: AmdPageFaultRecord | AmdIllegalEntryRecord): string {
   const what = translationRequest ? "A translation request" : access === "write" ? "A write" : "A read"
-  return `${what} by device ${hex(device)}`
+  return `${what} by device ${requesterName(device)}`
 }
 
 function hex(value: number | bigint): string {

@@ -1,5 +1,5 @@
 /** Fault records in words. Intel VT-d 5.10 (D51397-018) §7.1.3; causes from what people report. */
-import type { FaultExplanation } from "@iommu/core"
+import { type FaultExplanation, requesterName } from "@iommu/core"
 import * as ev from "../spec/events.ts"
 import type { VtdDmaRecord, VtdRecord } from "./record.ts"
 
@@ -134,7 +134,7 @@ export function explain(record: VtdRecord): FaultExplanation {
   if (record.kind === "interrupt") {
     const meaning = ev.INTERRUPT_REASONS.get(record.reason)
     return {
-      happened: `Interrupt ${record.index} of the device was blocked: ${meaning}.`,
+      happened: `Interrupt ${record.index} of device ${requesterName(record.device)} was blocked: ${meaning}.`,
       where: INTERRUPT.where,
       causes: INTERRUPT.causes,
       section: `VT-d 5.10 §5.1.4.1, Table 15; ${INTERRUPT.section}`,
@@ -155,7 +155,8 @@ function placeOf(reason: number): Place {
   return PLACES.find(([first, last]) => reason >= first && reason <= last)?.[2] ?? UNKNOWN
 }
 
-function requestText({ access, addressType, pasid, privileged, execute, address }: VtdDmaRecord): string {
+function requestText(record: VtdDmaRecord): string {
+  const { access, addressType, device, pasid, privileged, execute, address } = record
   const what = {
     read: execute ? "An execute request" : "A read",
     write: "A write",
@@ -169,5 +170,5 @@ function requestText({ access, addressType, pasid, privileged, execute, address 
     reserved: "",
   }[addressType]
   const space = pasid === null ? "" : `, PASID 0x${pasid.toString(16)}${privileged ? ", privileged" : ""}`
-  return `${what}${kind} at page 0x${address.toString(16)}${space}`
+  return `${what}${kind} by device ${requesterName(device)} at page 0x${address.toString(16)}${space}`
 }
