@@ -1,5 +1,5 @@
 /** One QEMU and one model side by side: takes cases, and gives where the two differ. */
-import type { QemuBinary } from "../binary/qemu-binary.ts"
+import { type QemuBinary, versionOf } from "../binary/qemu-binary.ts"
 import { LAYOUTS } from "../machine/layout.ts"
 import { startMachine } from "../machine/qemu-machine.ts"
 import type { Recipe } from "../machine/recipe.ts"
@@ -49,6 +49,7 @@ export async function openLane<Case>(
       ),
     )
     const world = {
+      release: versionOf(binary).join("."),
       variant: recipe.variant,
       profile,
       places,
@@ -74,7 +75,8 @@ export async function openLane<Case>(
     }
   }
   const repeats = world.deviceIds.length > vendor.devices
-  const complete = (script: Script): Script => (repeats ? withSecondOpinion(script, vendor.devices) : script)
+  const complete = async (script: Script): Promise<Script> =>
+    repeats ? withSecondOpinion(script, vendor.devices, await ours.run(script)) : script
   const models = CACHES.map(caches => ({
     name: `model, ${caches.structures} and ${caches.translations}`,
     run: (script: Script) => ours.runOn(script, memory => vendor.model(world, memory, caches)),
@@ -83,21 +85,25 @@ export async function openLane<Case>(
   return {
     world,
     checkStale: async given => {
-      const script = complete(staleScript(vendor, vendor.stale, world, given))
+      const script = await complete(staleScript(vendor, vendor.stale, world, given))
       const found = await observe(script)
       return judge(
         recipe.vendor,
         found instanceof SubjectDied
           ? [{ kind: "died", words: found.message }]
           : await staleDifferences(script, models, found),
+        { world, script },
       )
     },
     check: async given => {
-      const script = complete(vendor.script(world, given))
+      const script = await complete(vendor.script(world, given))
       const expected = await ours.run(script)
       const found = await observe(script)
-      if (found instanceof SubjectDied) return judge(recipe.vendor, [{ kind: "died", words: found.message }])
-      const verdict = judge(recipe.vendor, compare(vendor, world, script, expected, found))
+      const setting = { world, script }
+      if (found instanceof SubjectDied) {
+        return judge(recipe.vendor, [{ kind: "died", words: found.message }], setting)
+      }
+      const verdict = judge(recipe.vendor, compare(vendor, world, script, expected, found), setting)
       if (verdict.unexplained.length === 0) return verdict
       return (await judgeByReadings(vendor, recipe.vendor, world, script, ours, found)) ?? verdict
     },

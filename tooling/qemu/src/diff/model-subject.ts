@@ -29,6 +29,7 @@ import type {
 export class ModelSubject implements Subject {
   readonly name: string
   readonly #memory: PhysicalMemory
+  readonly #layout: MachineLayout
   readonly #places: Places
   readonly #deviceIds: readonly number[]
   readonly #make: (memory: PhysicalMemory) => IommuModel
@@ -46,6 +47,7 @@ export class ModelSubject implements Subject {
     make: (memory: PhysicalMemory) => IommuModel,
   ) {
     this.name = name
+    this.#layout = layout
     this.#memory = createMemory(
       [...layout.zeros, ...layout.ram].map(({ base, bytes }) => ({ base, size: bytes })),
     )
@@ -127,6 +129,10 @@ export class ModelSubject implements Subject {
     if (!write) {
       const [value] = new Uint32Array(this.#memory.read(pa, 4).buffer)
       return { answer: answerOfRead(this.#places.frames, value), fault: null }
+    }
+    // What reads as zeros keeps nothing.
+    if (this.#layout.zeros.some(({ base, bytes }) => pa >= base && pa < base + bytes)) {
+      return { answer: { kind: asks === "place" ? "refused" : "outside" }, fault: null }
     }
     const inFrame = this.#places.frames.some(base => pa >= base && pa < base + FRAME_BYTES)
     if (asks === "passage") {

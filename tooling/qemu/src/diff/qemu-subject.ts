@@ -25,8 +25,9 @@ const READS_AT = 0x800
 /** Rounds of a script, as many as a device has tags for. */
 const MAX_ROUNDS = 16
 
-/** A script takes milliseconds; a QEMU that is still at it then is in a loop. */
-const HANG_MS = 5_000
+/** A script takes milliseconds of CPU; a QEMU that is still at it after so many seconds of it is in a loop. */
+const HANG_SECONDS = 3
+const LOOK_MS = 500
 export const NO_ANSWER = "it does not answer any more"
 
 interface PendingRound {
@@ -70,17 +71,19 @@ export class QemuSubject implements Subject {
 
   async run(script: Script): Promise<Observation> {
     let isHung = false
-    const alarm = setTimeout(() => {
+    const started = this.#machine.cpuSeconds()
+    const watch = setInterval(() => {
+      if (this.#machine.cpuSeconds() - started < HANG_SECONDS) return
       isHung = true
       this.#machine.kill()
-    }, HANG_MS)
+    }, LOOK_MS)
     try {
       return await this.#run(script)
     } catch (error) {
       if (isHung) throw new SubjectDied(NO_ANSWER, { cause: error })
       throw error instanceof QemuEnded ? new SubjectDied(error.message, { cause: error }) : error
     } finally {
-      clearTimeout(alarm)
+      clearInterval(watch)
     }
   }
 

@@ -19,7 +19,7 @@ export async function judgeByReadings<Case>(
   ours: Subject,
   found: Observation,
 ): Promise<Verdict | null> {
-  const readings = readingsOf(name)
+  const readings = readingsOf(name, { world, script })
   const sets = [
     ...readings.map(reading => [reading]),
     ...readings.flatMap((first, index) => readings.slice(index + 1).map(second => [first, second])),
@@ -32,7 +32,7 @@ export async function judgeByReadings<Case>(
         difference.kind !== "table" ||
         reread.memory.get(difference.address) === script.memory.get(difference.address),
     )
-    const { rows, unexplained } = judge(name, differences)
+    const { rows, unexplained } = judge(name, differences, { world, script: reread })
     if (unexplained.length === 0) return { rows: [...set.map(({ id }) => id), ...rows], unexplained }
   }
   return null

@@ -7,6 +7,8 @@ import type { StaleDiff } from "./stale.ts"
 
 /** The machine that cases are made for. */
 export interface World {
+  /** Release of the other subject, where it is a QEMU: `10.0`. */
+  readonly release: string
   /** What the IOMMU is set up to do: a recipe's variant. */
   readonly variant: string
   /** One of {@link VendorDiff.profiles}. */

@@ -1,4 +1,5 @@
 /** What came of a case: what the ledger explains of its differences, and what it does not. */
+import type { Setting } from "../ledger/entry.ts"
 import { explainDifference } from "../ledger/explain.ts"
 import type { Vendor } from "../machine/recipe.ts"
 import type { Difference } from "./compare.ts"
@@ -11,11 +12,11 @@ export interface Verdict {
 }
 
 /** Sorts differences into those that the ledger explains one by one, and the others. */
-export function judge(vendor: Vendor, differences: readonly Difference[]): Verdict {
+export function judge(vendor: Vendor, differences: readonly Difference[], setting: Setting): Verdict {
   const rows = new Set<string>()
   const unexplained: Difference[] = []
   for (const difference of differences) {
-    const ids = explainDifference(vendor, difference)
+    const ids = explainDifference(vendor, difference, setting)
     if (ids === null) unexplained.push(difference)
     for (const id of ids ?? []) rows.add(id)
   }

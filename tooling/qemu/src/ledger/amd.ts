@@ -1,5 +1,8 @@
 /** QEMU's slips in AMD-Vi. Book: AMD 48882 rev 3.10. */
+
+import { deviceTable } from "@iommu/amd"
 import { NO_ANSWER } from "../diff/qemu-subject.ts"
+import { DEVICE_TABLE } from "../diff/vendors/amd-layout.ts"
 import {
   withinMode,
   withoutReservedEntryBits,
@@ -7,7 +10,7 @@ import {
   withPresentLeaves,
   withQemusReservedBits,
 } from "./amd-readings.ts"
-import type { Dispute, LedgerEntry } from "./entry.ts"
+import type { Dispute, LedgerEntry, Setting } from "./entry.ts"
 
 /** An event in 64-bit words (§2.5): the code in bits 63:60 of word 0, DeviceID in 15:0; the address is word 1. */
 const CODE_SHIFT = 60n
@@ -24,15 +27,19 @@ export const AMD_SLIPS: readonly LedgerEntry[] = [
   {
     id: "amd-silent",
     vendor: "amd",
-    versions: ["7.2", "10.0", "11.1"],
-    qemu: "Refused accesses leave no event; in 11.1 those that the IOTLB refuses.",
+    versions: ["7.2", "10.0"],
+    qemu: "Refused accesses leave no event.",
     book: "Each of these faults is an event in the log.",
     section: "AMD 48882 §2.5",
-    recognised: "no event of an access that both refuse",
+    recognised: "no event of an access that both refuse and the model logs",
     slip: {
       kind: "answer",
-      explains: ({ fault, theirRecords, theyRefused }) =>
-        fault !== null && fault.reason in CODES && theirRecords.length === 0 && theyRefused,
+      explains: ({ fault, ourRecord, theirRecords, theyRefused }) =>
+        fault !== null &&
+        fault.reason in CODES &&
+        ourRecord !== null &&
+        theirRecords.length === 0 &&
+        theyRefused,
     },
   },
   {
@@ -102,11 +109,9 @@ export const AMD_SLIPS: readonly LedgerEntry[] = [
     qemu: "Address bits 48 and up are mixed with the DeviceID in the IOTLB: a device can meet another one's entry.",
     book: "Cached translations are those of the domain and the address.",
     section: "AMD 48882 §2.4.3",
-    recognised: "an access beyond 48 bits that passes where the model has a fault",
-    slip: {
-      kind: "answer",
-      explains: ({ fault, theyRefused }) => fault !== null && fault.address >> 48n !== 0n && !theyRefused,
-    },
+    recognised:
+      "an access beyond 48 bits that passes where the model has a fault, and another device's access with the same key",
+    slip: { kind: "answer", explains: meetsAnotherEntry },
   },
   {
     id: "amd-suppression",
@@ -115,11 +120,16 @@ export const AMD_SLIPS: readonly LedgerEntry[] = [
     qemu: "Page faults are logged whatever SA and SE of the device table entry say.",
     book: "With SA = 1 none is logged, with SE = 1 the first one.",
     section: "AMD 48882 §2.2.2.1 (SA, SE)",
-    recognised: "an event of an IO_PAGE_FAULT that the model does not log",
+    recognised: "an event of an IO_PAGE_FAULT that the model does not log, of a device with SA or SE",
     slip: {
       kind: "answer",
-      explains: ({ fault, ourRecord, theirRecords, theyRefused }) =>
-        fault?.reason === "IO_PAGE_FAULT" && ourRecord === null && theirRecords.length > 0 && theyRefused,
+      explains: ({ fault, ourRecord, theirRecords, theyRefused }, setting) =>
+        fault?.reason === "IO_PAGE_FAULT" &&
+        ourRecord === null &&
+        theirRecords.length > 0 &&
+        theyRefused &&
+        setting !== null &&
+        (dteWord(setting, fault.device, 1) & SA_SE) !== 0n,
     },
   },
   {
@@ -136,6 +146,31 @@ export const AMD_SLIPS: readonly LedgerEntry[] = [
     },
   },
 ]
+
+/** SA and SE of word 1. */
+const SA_SE = 3n << 33n
+
+function dteWord({ world, script }: Setting, id: number, word: number): bigint {
+  const at = world.places.structures + DEVICE_TABLE + id * deviceTable.DTE_BYTES
+  return script.memory.get(at + word * 8) ?? 0n
+}
+
+/** QEMU's key of its IOTLB: the page, with the DeviceID over bits 48 and up of the address. */
+function iotlbKey(iova: bigint, id: number): bigint {
+  return (iova >> 12n) | (BigInt(id) << 36n)
+}
+
+function meetsAnotherEntry({ fault, theyRefused }: Dispute, setting: Setting | null): boolean {
+  if (fault === null || theyRefused || setting === null || fault.address >> 48n === 0n) return false
+  const key = iotlbKey(fault.address, fault.device)
+  const { world, script } = setting
+  return script.rounds.some(({ accesses }) =>
+    accesses.some(({ device, iova }) => {
+      const id = world.deviceIds[device]
+      return id !== fault.device && iotlbKey(iova, id) === key
+    }),
+  )
+}
 
 function isBareEvent({ fault, ourRecord, theirRecords, theyRefused }: Dispute): boolean {
   if (fault === null || ourRecord === null || theirRecords.length === 0 || !theyRefused) return false

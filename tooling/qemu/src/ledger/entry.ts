@@ -3,7 +3,7 @@
  */
 import type { Fault } from "@iommu/core"
 import type { Difference } from "../diff/compare.ts"
-import type { Words } from "../diff/script.ts"
+import type { Script, Words } from "../diff/script.ts"
 import type { World } from "../diff/vendor-diff.ts"
 import type { Vendor } from "../machine/recipe.ts"
 
@@ -38,6 +38,12 @@ export interface Dispute {
   readonly theyRefused: boolean
 }
 
+/** The case that a difference is of; captures do not have one. */
+export interface Setting {
+  readonly world: World
+  readonly script: Script
+}
+
 /** What is known of an access that both refused, beside its records; captures sometimes have the records alone. */
 export interface RefusedAccess {
   readonly write: boolean
@@ -51,7 +57,8 @@ export interface RefusedAccess {
  * `record`: in some bits of the record. Several such slips can meet in one record, so each only answers for the
  * bits of its mask; the rest of the record has to agree.
  *
- * `answer`: in the whole answer; the entry recognises what the model made of the access, and what QEMU did.
+ * `answer`: in the whole answer; the entry recognises what the model made of the access, what QEMU did, and the words of
+ * the case that made it so.
  *
  * `state`: in what QEMU leaves behind, or in that it ends.
  *
@@ -66,7 +73,7 @@ type Slip =
       /** True when QEMU's record has under the mask what this slip makes of the model's. */
       matches(ours: readonly bigint[], qemu: readonly bigint[], access: RefusedAccess | null): boolean
     }
-  | { readonly kind: "answer"; explains(dispute: Dispute): boolean }
+  | { readonly kind: "answer"; explains(dispute: Dispute, setting: Setting | null): boolean }
   | { readonly kind: "state"; explains(difference: Difference): boolean }
   | {
       readonly kind: "reading"

@@ -39,7 +39,8 @@ export const SMMUV3_RECORD_SLIPS: readonly LedgerEntry[] = [
     versions: ["7.2", "10.0", "11.1"],
     qemu: "APTable[1] of a table ends a walk at once (F_PERMISSION), though what is below is not there.",
     book: "Permissions are those of the whole walk; what is not there is F_TRANSLATION.",
-    section: "DDI 0487 J.a §D8.4",
+    section:
+      "DDI 0487 J.a §D8.4.1 (GQYCH: the level of a Permission fault is that of the page, APTable or not)",
     recognised: "F_PERMISSION in place of the model's F_TRANSLATION, all else the same",
     slip: {
       kind: "record",
@@ -112,7 +113,7 @@ export const SMMUV3_RECORD_SLIPS: readonly LedgerEntry[] = [
     versions: ["10.0", "11.1"],
     qemu: "When stage 2 refuses the fetch of a CD or of the stage 1 root on behalf of a write, RnW is 1.",
     book: "RnW is the access of the input transaction, whatever was fetched on its way.",
-    section: "IHI 0070 G.b §7.3.13",
+    section: "IHI 0070 G.b §7.3, §7.3.13",
     recognised: "RnW = 1 in a record with S2 and CLASS other than IN",
     slip: {
       kind: "record",
@@ -127,14 +128,18 @@ export const SMMUV3_RECORD_SLIPS: readonly LedgerEntry[] = [
     qemu: "TTRnW is 0 when stage 2 does not let a stage 1 table be read.",
     book: "With CLASS = TT, TTRnW says whether reading (1) or writing (0) the descriptor faulted.",
     section: "IHI 0070 G.b §7.3.16",
-    recognised: "TTRnW of a record with S2 and CLASS = TT",
-    slip: { kind: "record", mask: [0n, TTRNW], matches: isTableFetch },
+    recognised: "TTRnW of an F_PERMISSION with S2 and CLASS = TT",
+    slip: {
+      kind: "record",
+      mask: [0n, TTRNW],
+      matches: ours => (ours[0] & EVENT) === EVENT_F_PERMISSION && isTableFetch(ours),
+    },
   },
   {
     id: "smmuv3-cd-fetch-address",
     vendor: "smmuv3",
-    versions: ["7.2"],
-    qemu: "F_CD_FETCH of older versions has the address of the CD in word 2, where other records have InputAddr.",
+    versions: ["7.2", "10.0", "11.1"],
+    qemu: "F_CD_FETCH has the address of the CD in word 2, where other records have InputAddr.",
     book: "FetchAddr is in word 3; word 2 is RES0.",
     section: "IHI 0070 G.b §7.3.10",
     recognised: "F_CD_FETCH with the model's word 3 in word 2",

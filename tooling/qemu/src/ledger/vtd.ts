@@ -1,5 +1,7 @@
 /** QEMU's slips in VT-d. Book: Intel VT-d 5.10 (D51397-018). */
-import type { Dispute, LedgerEntry } from "./entry.ts"
+import { pasidTable } from "@iommu/vtd"
+import { PASID_TABLE } from "../diff/vendors/vtd-layout.ts"
+import type { Dispute, LedgerEntry, Setting } from "./entry.ts"
 import { withoutReservedBits, withoutSnoop, withReservedBitsOfBothHalves } from "./vtd-readings.ts"
 
 /**
@@ -194,15 +196,9 @@ export const VTD_SLIPS: readonly LedgerEntry[] = [
     qemu: "AW of a first-stage entry is the width of its addresses: others are not canonical (SGN.1).",
     book: "AW says nothing of a first stage, whose addresses have as many bits as FSPM has levels for.",
     section: "VT-d 5.10 §9.6 (AW), §3.6",
-    recognised: "reason 80h where the model does not have SGN.1",
-    slip: {
-      kind: "answer",
-      explains: ({ fault, theirRecord, theyRefused }) =>
-        theyRefused &&
-        theirRecord !== null &&
-        reasonOf(theirRecord) === 0x80n << REASON_SHIFT &&
-        fault?.reason !== "SGN.1",
-    },
+    recognised:
+      "reason 80h where the model does not have SGN.1, of an address that is not canonical in the width of AW",
+    slip: { kind: "answer", explains: isBeyondWidth },
   },
   {
     id: "vtd-pass-through-width",
@@ -260,6 +256,19 @@ export const VTD_SLIPS: readonly LedgerEntry[] = [
     slip: { kind: "reading", reads: withReservedBitsOfBothHalves },
   },
 ]
+
+/** The widest that QEMU is set up for. */
+const MAX_WIDTH = 48n
+
+function isBeyondWidth({ fault, theirRecord, theyRefused }: Dispute, setting: Setting | null): boolean {
+  if (!theyRefused || theirRecord === null || fault?.reason === "SGN.1" || setting === null) return false
+  if (reasonOf(theirRecord) !== 0x80n << REASON_SHIFT) return false
+  const entry = setting.script.memory.get(setting.world.places.structures + PASID_TABLE) ?? 0n
+  const agaw = 30n + 9n * pasidTable.PASID_ENTRY.get([entry, 0n, 0n, 0n, 0n, 0n, 0n, 0n], "AW")
+  // The bits that are all alike in a canonical address.
+  const upper = BigInt.asIntN(64, theirRecord[0]) >> ((agaw < MAX_WIDTH ? agaw : MAX_WIDTH) - 1n)
+  return upper !== 0n && upper !== -1n
+}
 
 function reasonOf(record: readonly bigint[]): bigint {
   return record[1] & REASON_MASK

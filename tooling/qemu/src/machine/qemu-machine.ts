@@ -2,6 +2,7 @@
 import { closeSync, existsSync, openSync } from "node:fs"
 import { tmpdir } from "node:os"
 import type { QemuBinary } from "../binary/qemu-binary.ts"
+import { cpuSecondsOf } from "../process/cpu-time.ts"
 import { type QemuSession, type SessionOptions, startSession } from "../process/session.ts"
 import type { WorkFolder } from "../process/work-folder.ts"
 import { Edu, RUNNING } from "./edu.ts"
@@ -88,6 +89,8 @@ export interface QemuMachine {
   run(lines: readonly string[]): Promise<string[]>
   /** Waits until none of these devices transfers. */
   idle(devices: readonly Edu[]): Promise<void>
+  /** Seconds of CPU that QEMU has used. */
+  cpuSeconds(): number
   /** Ends QEMU at once; what waits for it fails. */
   kill(): void
   close(): Promise<void>
@@ -130,6 +133,7 @@ export async function startMachine(
     ram,
     run,
     idle: waiting => waitUntilIdle(run, waiting),
+    cpuSeconds: () => cpuSecondsOf(session.process.pid),
     kill: () => session.process.kill(),
     close: async () => {
       ram.close()

@@ -22,13 +22,19 @@ export function withFirstPageMoved(leaves: readonly LeafCase[]): LeafCase[] {
   )
 }
 
-/** One bit of a structure that is not as it should be, counted through all of the structure's words. */
+/** In place of a bit: the whole structure is zero, as where nobody has written one. */
+export const ABSENT = -1
+
+/** One bit of a structure that is not as it should be, counted through all of the structure's words, or {@link ABSENT}. */
 interface StructureDamage<Structure extends string> {
   readonly at: Structure
   readonly bit: number
 }
 
-/** One bit of an entry on the way to a leaf: `depth` counts from the root. */
+/** In place of a depth: the entry that ends the walk. */
+export const LAST = -1
+
+/** One bit of an entry on the way to a leaf: `depth` counts from the root, or is {@link LAST}. */
 export interface EntryDamage {
   readonly at: "stage 1" | "stage 2"
   readonly leaf: number
@@ -51,7 +57,15 @@ export interface AccessCase {
   readonly flip: number | null
 }
 
+/** Bits on which implementations are known to slip: they get their turn more often than by chance. */
+export interface Notable<Structure extends string> {
+  readonly structures: readonly StructureDamage<Structure>[]
+  readonly entries: readonly (Pick<EntryDamage, "at" | "bit"> & { readonly of: "leaf" | "table" })[]
+}
+
 const DEEPEST = 6
+/** Stage 2 under stage 1 has as many blocks: for the frames, the structures and the tables. */
+const MOST_LEAVES = 5
 
 export function leafCases(levels: readonly number[]): fc.Arbitrary<LeafCase> {
   return fc.record({
@@ -66,29 +80,57 @@ export function leafCases(levels: readonly number[]): fc.Arbitrary<LeafCase> {
 export function damages<Structure extends string>(
   bits: Readonly<Record<Structure, number>>,
   stages: readonly EntryDamage["at"][],
+  notable: Notable<Structure>,
 ): fc.Arbitrary<Damage<Structure>> {
   const structures = (Object.keys(bits) as Structure[]).map(at =>
-    fc.record({ at: fc.constant(at), bit: fc.nat(bits[at] - 1) }),
+    fc.record({ at: fc.constant(at), bit: fc.integer({ min: ABSENT, max: bits[at] - 1 }) }),
   )
   const entry = fc.record({
     at: fc.constantFrom(...stages),
-    leaf: fc.nat(3),
+    leaf: fc.nat(MOST_LEAVES - 1),
     depth: fc.nat(DEEPEST - 1),
     bit: fc.nat(63),
   })
+  const { length } = structures
   return fc.oneof(
-    { weight: 2 * structures.length, arbitrary: fc.constant(null) },
-    { weight: 2 * structures.length, arbitrary: entry },
+    { weight: 2 * length, arbitrary: fc.constant(null) },
+    { weight: 2 * length, arbitrary: entry },
     ...structures,
+    { weight: 2 * length, arbitrary: notableDamages(notable, stages) },
+  )
+}
+
+function notableDamages<Structure extends string>(
+  { structures, entries }: Notable<Structure>,
+  stages: readonly EntryDamage["at"][],
+): fc.Arbitrary<Damage<Structure>> {
+  return fc.oneof(
+    ...structures.map(damage => fc.constant(damage)),
+    ...entries
+      .filter(({ at }) => stages.includes(at))
+      .map(({ at, bit, of }) =>
+        fc.record({
+          at: fc.constant(at),
+          leaf: fc.nat(MOST_LEAVES - 1),
+          depth: of === "leaf" ? fc.constant(LAST) : fc.nat(DEEPEST - 1),
+          bit: fc.constant(bit),
+        }),
+      ),
   )
 }
 
 export function accessCases(maxLength: number): fc.Arbitrary<AccessCase[]> {
   const access = fc.record({
     leaf: fc.nat(3),
-    offset: fc.nat(0x3fff).map(word => word * 4),
+    // Half of them in the first page, where accesses meet what earlier ones have left in a cache.
+    offset: fc.oneof(fc.nat(3), fc.nat(0x3fff)).map(word => word * 4),
     write: fc.boolean(),
-    flip: fc.oneof({ weight: 8, arbitrary: fc.constant(null) }, fc.integer({ min: 2, max: 63 })),
+    flip: fc.oneof(
+      { weight: 14, arbitrary: fc.constant(null) },
+      fc.integer({ min: 2, max: 63 }),
+      // Mostly another entry of a table that is there.
+      { weight: 2, arbitrary: fc.integer({ min: 12, max: 30 }) },
+    ),
   })
   return fc.array(access, { minLength: 1, maxLength })
 }

@@ -3,7 +3,7 @@ import type { Image } from "../image.ts"
 import { FRAME_BYTES, type Places } from "../places.ts"
 import { type BuiltTables, entrySizeLg2, type Mapping, type TableShape } from "../radix.ts"
 import type { Access } from "../script.ts"
-import type { AccessCase, Damage, EntryDamage, LeafCase } from "./case-parts.ts"
+import { ABSENT, type AccessCase, type Damage, type EntryDamage, LAST, type LeafCase } from "./case-parts.ts"
 
 /** One stage of a case, built. */
 export interface Stage {
@@ -61,20 +61,20 @@ export function damageEntry<Structure extends string>(
 ): void {
   if (damage === null || damage.at !== name || !("leaf" in damage)) return
   const path = tables.paths[damage.leaf % tables.paths.length]
-  const depth = damage.depth % path.length
+  const depth = damage.depth === LAST ? path.length - 1 : damage.depth % path.length
   if (isLeftOut(damage.bit, shape.levels - 1 - depth)) return
   image.flip(path[depth], 1n << BigInt(damage.bit))
 }
 
-/** A structure as it is in a case: whole, or with the bit of the damage turned over. */
+/** A structure as it is in a case: whole, with the bit of the damage turned over, or not there at all. */
 export function damaged<Structure extends string>(
   words: readonly bigint[],
   name: Structure,
   damage: Damage<Structure>,
 ): bigint[] {
+  if (damage === null || damage.at !== name) return [...words]
+  if (damage.bit === ABSENT) return words.map(() => 0n)
   return words.map((word, index) =>
-    damage !== null && damage.at === name && damage.bit >> 6 === index
-      ? word ^ (1n << BigInt(damage.bit & 63))
-      : word,
+    damage.bit >> 6 === index ? word ^ (1n << BigInt(damage.bit & 63)) : word,
   )
 }

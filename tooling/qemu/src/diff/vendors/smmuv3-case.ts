@@ -1,7 +1,15 @@
 /** Random cases for an SMMUv3. Arm IHI 0070 G.b; tables as in DDI 0487 J.a §D8. */
 import fc from "fast-check"
 import type { World } from "../vendor-diff.ts"
-import { type AccessCase, accessCases, type Damage, damages, type LeafCase, leafCases } from "./case-parts.ts"
+import {
+  type AccessCase,
+  accessCases,
+  type Damage,
+  damages,
+  type LeafCase,
+  leafCases,
+  type Notable,
+} from "./case-parts.ts"
 
 export interface StageCase {
   readonly granuleLg2: number
@@ -26,6 +34,8 @@ export interface SmmuCase {
   /** log2 of the linear Stream table, or of SPLIT when it has two levels. */
   readonly streamTableLg2: number
   readonly twoLevel: boolean
+  /** log2 of how much shorter the arrays of the second level are than SPLIT lets them be. */
+  readonly shorterLg2: number
   readonly accesses: readonly AccessCase[]
 }
 
@@ -37,16 +47,50 @@ const ILLEGAL_SIZES = [0, 1, 8, 14, 15, 40, 41, 48, 63]
 const STE_BITS = 512
 const CD_BITS = 512
 export const MAX_ACCESSES = 8
+/**
+ * §5.2: address bits 44 and 52 of S1ContextPtr, S1CDMax, S1STALLD, S2AA64, S2HD, address bit 48 of S2TTB. §5.4: EPD0, address
+ * bit 48 of TTB0. Stage 1: AP[1], AP[2], AF, APTable; stage 2: Valid, S2AP, AF. DDI 0487 J.a §D8.3.
+ */
+const NOTABLE: Notable<"STE" | "CD"> = {
+  structures: [
+    { at: "STE", bit: 44 },
+    { at: "STE", bit: 52 },
+    { at: "STE", bit: 59 },
+    { at: "STE", bit: 91 },
+    { at: "STE", bit: 179 },
+    { at: "STE", bit: 183 },
+    { at: "STE", bit: 240 },
+    { at: "CD", bit: 14 },
+    { at: "CD", bit: 112 },
+  ],
+  // Twice what a cache forgets, or shows when something else is there, too.
+  entries: [
+    { at: "stage 1", bit: 6, of: "leaf" },
+    { at: "stage 1", bit: 7, of: "leaf" },
+    { at: "stage 1", bit: 10, of: "leaf" },
+    { at: "stage 1", bit: 61, of: "table" },
+    { at: "stage 1", bit: 62, of: "table" },
+    { at: "stage 1", bit: 62, of: "table" },
+    { at: "stage 2", bit: 0, of: "leaf" },
+    { at: "stage 2", bit: 0, of: "leaf" },
+    { at: "stage 2", bit: 6, of: "leaf" },
+    { at: "stage 2", bit: 6, of: "leaf" },
+    { at: "stage 2", bit: 7, of: "leaf" },
+    { at: "stage 2", bit: 7, of: "leaf" },
+    { at: "stage 2", bit: 10, of: "leaf" },
+  ],
+}
 
 export function smmuCases(world: World): fc.Arbitrary<SmmuCase> {
   return fc.record({
     config: fc.oneof({ weight: 12, arbitrary: fc.constantFrom(...translating(world)) }, fc.nat(7)),
     stage1: stage(1),
     stage2: stage(2),
-    damage: damages({ STE: STE_BITS, CD: CD_BITS }, ["stage 1", "stage 2"]),
+    damage: damages({ STE: STE_BITS, CD: CD_BITS }, ["stage 1", "stage 2"], NOTABLE),
     highTables: fc.boolean(),
     streamTableLg2: fc.constantFrom(8, 8, 6, 10),
     twoLevel: fc.constant(world.profile === "two-level"),
+    shorterLg2: fc.oneof({ weight: 15, arbitrary: fc.constant(0) }, fc.constantFrom(1, 2, 3)),
     accesses: accessCases(MAX_ACCESSES),
   })
 }
@@ -56,7 +100,7 @@ function translating({ identity }: World): number[] {
   const IDR0 = identity["IDR0"]
   const hasS1 = (IDR0 & 2n) !== 0n
   const hasS2 = (IDR0 & 1n) !== 0n
-  return [...(hasS1 ? [5] : []), ...(hasS2 ? [6] : []), ...(hasS1 && hasS2 ? [7, 7] : [])]
+  return [...(hasS1 ? [5] : []), ...(hasS2 ? [6] : []), ...(hasS1 && hasS2 ? [7, 7, 7, 7] : [])]
 }
 
 function stage(which: 1 | 2): fc.Arbitrary<StageCase> {

@@ -5,7 +5,7 @@ import type { Places } from "../places.ts"
 import { buildTables, type Mapping, TableAllocator, type TableShape } from "../radix.ts"
 import type { RegisterRead, RegisterWrite, Script } from "../script.ts"
 import type { World } from "../vendor-diff.ts"
-import type { AccessCase, LeafCase } from "./case-parts.ts"
+import type { LeafCase } from "./case-parts.ts"
 import { accessOf, damaged, damageEntry, mappingOf, type Stage } from "./script-parts.ts"
 import type { SmmuCase, StageCase } from "./smmuv3-case.ts"
 import {
@@ -84,7 +84,7 @@ export function smmuScript(world: World, given: SmmuCase): Script {
       {
         stores: new Map(commandWords(places)),
         writes: setUp(given, places, image),
-        accesses: accessesOf(given).map((access, device) => accessOf(access, device, accessed)),
+        accesses: given.accesses.map((access, device) => accessOf(access, device, accessed)),
         reads: EVENT_READS,
         areas: [{ address: places.structures + EVENT_QUEUE, bytes: 4096 }],
         acknowledge: [],
@@ -112,11 +112,6 @@ function withoutShape(damage: SmmuCase["damage"]): SmmuCase["damage"] {
     damage !== null &&
     SHAPE_BITS[damage.at]?.some(([first, last]) => damage.bit >= first && damage.bit <= last)
   return isShape ? null : damage
-}
-
-/** QEMU's TLB forgets APTable[1]: where that is the damage, one access meets it. */
-function accessesOf({ accesses, damage }: SmmuCase): readonly AccessCase[] {
-  return damage?.at === "stage 1" && damage.bit === 62 ? accesses.slice(0, 1) : accesses
 }
 
 function buildStage1(
@@ -169,7 +164,7 @@ function shapeOf(
 /** What stage 1 needs of stage 2: blocks around its structures, its tables and the frames. */
 function windowsOf(stage: StageCase, { structures, tables, frames }: Places): Mapping[] {
   const size = 2 ** (stage.granuleLg2 + stage.granuleLg2 - 3)
-  const bases = new Set([structures, ...tables, ...frames].map(at => Math.floor(at / size) * size))
+  const bases = new Set([...frames, structures, ...tables].map(at => Math.floor(at / size) * size))
   return [...bases].map(base => ({
     iova: BigInt(base + IPA_OFFSET),
     level: 1,
@@ -222,10 +217,10 @@ function streamTableEntry(
 
 function setUp(given: SmmuCase, places: Places, image: Image): RegisterWrite[] {
   const base = places.structures
-  const { twoLevel, streamTableLg2 } = given
+  const { twoLevel, streamTableLg2, shorterLg2 } = given
   // Every StreamID of the machine has ten bits at most.
   const config = twoLevel ? (1 << 16) | (streamTableLg2 << 6) | 10 : streamTableLg2
-  if (twoLevel) writeFirstLevel(image, base, streamTableLg2)
+  if (twoLevel) writeFirstLevel(image, base, streamTableLg2, streamTableLg2 + 1 - shorterLg2)
   return [
     write32("CR0", 0),
     write32("CR1", 0),
@@ -244,11 +239,11 @@ function setUp(given: SmmuCase, places: Places, image: Image): RegisterWrite[] {
   ]
 }
 
-/** §3.3.1: descriptors of arrays of 2^SPLIT STEs, neighbours in one place. */
-function writeFirstLevel(image: Image, base: number, split: number): void {
+/** §3.3.1: descriptors of arrays of 2^(Span - 1) STEs, 2^SPLIT STEs from one to the next. */
+function writeFirstLevel(image: Image, base: number, split: number, span: number): void {
   for (let first = 0, index = 0; first < STREAMS; first += 2 ** split, index++) {
     const [descriptor] = deviceTable.L1STD.encode({
-      Span: BigInt(split + 1),
+      Span: BigInt(span),
       L2Ptr: BigInt(base + STREAM_TABLE + first * 64) >> 6n,
     })
     image.write(base + L1_STREAM_TABLE + index * 8, descriptor)

@@ -1,7 +1,16 @@
 /** Random cases for a VT-d unit. Intel VT-d 5.10 (D51397-018). */
 import fc from "fast-check"
 import type { World } from "../vendor-diff.ts"
-import { type AccessCase, accessCases, type Damage, damages, type LeafCase, leafCases } from "./case-parts.ts"
+import {
+  ABSENT,
+  type AccessCase,
+  accessCases,
+  type Damage,
+  damages,
+  type LeafCase,
+  leafCases,
+  type Notable,
+} from "./case-parts.ts"
 
 /** What leads to the tables, root first. */
 type VtdStructure = "root" | "context" | "PASID directory" | "PASID entry"
@@ -23,10 +32,34 @@ export interface VtdCase {
 
 export const MAX_ACCESSES = 4
 
+/** W, R of second-stage entries and SNP (§9.8); P, U/S of first-stage entries (§9.7). */
+const NOTABLE_ENTRIES: Notable<VtdStructure>["entries"] = [
+  { at: "stage 2", bit: 0, of: "leaf" },
+  { at: "stage 2", bit: 1, of: "table" },
+  { at: "stage 2", bit: 11, of: "leaf" },
+  { at: "stage 1", bit: 0, of: "leaf" },
+  { at: "stage 1", bit: 2, of: "table" },
+]
+/** Reserved bits of a root entry's other half, PASID entries that nobody wrote, PWSNP, AW, a first stage's high bits (§9.6). */
+const NOTABLE_SCALABLE: Notable<VtdStructure> = {
+  structures: [
+    { at: "root", bit: 65 },
+    { at: "PASID entry", bit: ABSENT },
+    { at: "PASID entry", bit: 2 },
+    { at: "PASID entry", bit: 87 },
+    { at: "PASID entry", bit: 178 },
+    { at: "PASID directory", bit: 50 },
+  ],
+  entries: NOTABLE_ENTRIES,
+}
+const NOTABLE_LEGACY: Notable<keyof typeof LEGACY_BITS> = { structures: [], entries: NOTABLE_ENTRIES }
+
 export function vtdCases({ variant }: World): fc.Arbitrary<VtdCase> {
   const stage = variant === "scalable-first" ? "stage 1" : "stage 2"
   const damage: fc.Arbitrary<Damage<VtdStructure>> =
-    variant === "legacy" ? damages(LEGACY_BITS, [stage]) : damages(SCALABLE_BITS, [stage])
+    variant === "legacy"
+      ? damages(LEGACY_BITS, [stage], NOTABLE_LEGACY)
+      : damages(SCALABLE_BITS, [stage], NOTABLE_SCALABLE)
   return fc.record({
     levels: variant === "scalable-first" ? fc.constant(4) : fc.constantFrom(4, 3),
     type: fc.oneof({ weight: 12, arbitrary: fc.constant(0) }, fc.constant(2)),
