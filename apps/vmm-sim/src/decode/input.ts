@@ -19,7 +19,8 @@ export interface Findings {
 export class NoRecordError extends Error {}
 
 /** Of rate limits in the handlers of the three drivers. */
-const SUPPRESSED = /\b(?:dmar_fault|amd_iommu_report_\w+|arm_smmu_\w+): (\d{1,12}) callbacks suppressed/
+const SUPPRESSED =
+  /\b(?:dmar_fault|amd_iommu_report_\w{1,40}|arm_smmu_\w{1,40}): (\d{1,12}) callbacks suppressed/
 
 /**
  * @param decoders of all vendors that the log may be of; words need exactly one

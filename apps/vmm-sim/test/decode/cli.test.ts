@@ -155,15 +155,21 @@ describe("very much", () => {
     expect(stdout.match(/^vtd:/gm)).toHaveLength(100)
   })
 
-  it("in one line is cut", () => {
-    const { status, stderr } = decode([], `${"[DMA Read NO_PASID] Request device [".repeat(200_000)}\n`)
+  it("in lines without end is cut, and takes no time", () => {
+    const lines = ["[DMA Read NO_PASID] Request device [", "amd_iommu_report_", "a", "nvme:"].flatMap(part =>
+      Array.from({ length: 400 }, () => `${part.repeat(20_000 / part.length)}\n`),
+    )
+    const { status, stderr } = decode([], lines.join(""))
     expect(status).toBe(2)
-    expect(stderr).toContain("no record in 1 lines")
+    expect(stderr).toContain("no record in 1600 lines")
   })
 
-  it("is refused in a sentence that helps", () => {
-    const { status, stderr } = decode([], new Uint8Array(65 * 2 ** 20).fill(0x20))
+  it.each([
+    [0x20, "more than 64 MiB: grep"],
+    [0x0a, "more than 1000000 lines: grep"],
+  ])("of byte %i is refused in a sentence that helps", (byte, message) => {
+    const { status, stderr } = decode([], new Uint8Array(65 * 2 ** 20).fill(byte))
     expect(status).toBe(2)
-    expect(stderr).toContain("more than 64 MiB: grep")
+    expect(stderr).toContain(message)
   })
 })

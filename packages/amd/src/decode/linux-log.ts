@@ -19,21 +19,25 @@ const EVENT_LINE = new RegExp(
 )
 const UNKNOWN_LINE =
   /\[UNKNOWN event\[0\]=0x([\da-f]{8}) event\[1\]=0x([\da-f]{8}) event\[2\]=0x([\da-f]{8}) event\[3\]=0x([\da-f]{8})/i
-const WHO = /(\S+ \S+): AMD-Vi: Event logged \[/
+const WHO = /(\S{1,64} \S{1,64}): AMD-Vi: Event logged \[/
 const PCI_NAME = /^([\da-f]{4}):[\da-f]{2}:[\da-f]{2}\.[0-7]$/i
 
 type Values = ReadonlyMap<string, string>
 
 export function readLinuxLog(lines: readonly string[]): LoggedRecord[] {
   return lines.flatMap((text, line) => {
-    const who = WHO.exec(text)?.[1] ?? null
     const unknown = UNKNOWN_LINE.exec(text)
-    if (unknown !== null) return unknownRecord(unknown, who, line)
+    if (unknown !== null) return unknownRecord(unknown, whoIn(text), line)
     const match = EVENT_LINE.exec(text)
     if (match === null) return []
     const [, name = "", list = ""] = match
-    return eventRecord(CODES.get(name.toUpperCase()) ?? 0, valuesOf(list), who, line) ?? []
+    return eventRecord(CODES.get(name.toUpperCase()) ?? 0, valuesOf(list), whoIn(text), line) ?? []
   })
+}
+
+/** What stands before the message: a device or an IOMMU, with its driver. */
+function whoIn(text: string): string | null {
+  return WHO.exec(text)?.[1] ?? null
 }
 
 function valuesOf(list: string): Values {
