@@ -1,5 +1,6 @@
 /** A host with the model as its hardware and the driver on top. Expected bits are typed as in the book. */
 import { type AmdModel, type AmdModelOptions, type AmdOps, amdDriver, amdModel } from "@iommu/amd"
+import { errnoOf, invalidationsDuring, statesDuring } from "@iommu/conformance"
 import {
   createMemory,
   type DomainUserData,
@@ -10,7 +11,6 @@ import {
   type Invalidation,
   type IommuDevice,
   iommuDevice,
-  isIommuError,
   MemoryAccount,
   type NestedDomain,
   NO_PASID,
@@ -72,48 +72,27 @@ export class Host {
 
   /** The device table entry in memory, found by the register. */
   entry(device: IommuDevice): bigint[] {
-    const base = this.model.mmio.read64(0) & 0x000f_ffff_ffff_f000n
-    return [0n, 8n, 16n, 24n].map(word => this.memory.read64(base + BigInt(device.id) * 32n + word))
+    const at = this.#entryAt(device)
+    return [0n, 8n, 16n, 24n].map(word => this.memory.read64(at + word))
   }
 
   /** Commands other than COMPLETION_WAIT that a call makes the hardware carry out. */
   commands(call: () => void): Invalidation[] {
-    const seen: Invalidation[] = []
-    this.model.onInvalidate = invalidation => seen.push(invalidation)
-    try {
-      call()
-    } finally {
-      this.model.onInvalidate = null
-    }
-    return seen
+    return invalidationsDuring(this.model, call)
   }
 
   /** Values that the entry of a device takes while a call runs, at each 64-bit store into it. */
   entryStates(device: IommuDevice, call: () => void): bigint[][] {
-    const states: bigint[][] = []
-    const base = (this.model.mmio.read64(0) & 0x000f_ffff_ffff_f000n) + BigInt(device.id) * 32n
-    const write64 = this.memory.write64.bind(this.memory)
-    this.memory.write64 = (address, value) => {
-      write64(address, value)
-      if (BigInt(address) >= base && BigInt(address) < base + 32n) states.push(this.entry(device))
-    }
-    try {
-      call()
-    } finally {
-      this.memory.write64 = write64
-    }
-    return states
+    return statesDuring(this.memory, this.#entryAt(device), 4, call)
+  }
+
+  #entryAt(device: IommuDevice): bigint {
+    return (this.model.mmio.read64(0) & 0x000f_ffff_ffff_f000n) + BigInt(device.id) * 32n
   }
 }
 
 export function expectErrno(code: ErrnoCode, call: () => unknown): void {
-  let thrown: unknown
-  try {
-    call()
-  } catch (error) {
-    thrown = error
-  }
-  expect(isIommuError(thrown) ? thrown.code : thrown).toBe(code)
+  expect(errnoOf(call)).toBe(code)
 }
 
 /** Bits of the entry, as §2.2.2.1 numbers them. */

@@ -28,6 +28,7 @@ export { defineMetamorphic, type MetamorphicOptions } from "./model/metamorphic.
 export { type Configuration, type Flags, mostly, type NestedFormat } from "./model/nested-format.ts"
 export { store } from "./model/nested-world.ts"
 export * from "./model/target.ts"
+export * from "./observe.ts"
 export { Random } from "./random.ts"
 export * from "./target.ts"
 

@@ -1,4 +1,5 @@
 /** A host with the model as its hardware and the driver on top. */
+import { errnoOf, invalidationsDuring, statesDuring } from "@iommu/conformance"
 import {
   ACCESS_READ,
   type CachePolicy,
@@ -11,7 +12,6 @@ import {
   type IommuDevice,
   type IommuOps,
   iommuDevice,
-  isIommuError,
   MemoryAccount,
   type Mmio,
   type NestedDomain,
@@ -124,14 +124,7 @@ export class Host {
 
   /** Commands other than CMD_SYNC that a call makes the hardware carry out. */
   commands(call: () => void): Invalidation[] {
-    const seen: Invalidation[] = []
-    this.model.onInvalidate = invalidation => seen.push(invalidation)
-    try {
-      call()
-    } finally {
-      this.model.onInvalidate = null
-    }
-    return seen.filter(({ command }) => command !== "CMD_SYNC")
+    return invalidationsDuring(this.model, call).filter(({ command }) => command !== "CMD_SYNC")
   }
 
   /** The same, as names. */
@@ -141,28 +134,10 @@ export class Host {
 
   /** What happens to `words` words at an address while a call runs: a value for each 64-bit store into it. */
   states(at: bigint, words: number, call: () => void): bigint[][] {
-    const states: bigint[][] = []
-    const write64 = this.memory.write64.bind(this.memory)
-    this.memory.write64 = (address, value) => {
-      write64(address, value)
-      if (BigInt(address) < at || BigInt(address) >= at + BigInt(words * 8)) return
-      states.push(Array.from({ length: words }, (_, i) => this.memory.read64(at + BigInt(i * 8))))
-    }
-    try {
-      call()
-    } finally {
-      this.memory.write64 = write64
-    }
-    return states
+    return statesDuring(this.memory, at, words, call)
   }
 }
 
 export function expectErrno(code: ErrnoCode, call: () => unknown): void {
-  let thrown: unknown
-  try {
-    call()
-  } catch (error) {
-    thrown = error
-  }
-  expect(isIommuError(thrown) ? thrown.code : thrown).toBe(code)
+  expect(errnoOf(call)).toBe(code)
 }

@@ -1,4 +1,5 @@
 /** A machine for driver tests: memory, the model, its driver, and a look at what went over the queue. */
+import { invalidationsDuring } from "@iommu/conformance"
 import {
   ACCESS_READ,
   type CachePolicy,
@@ -89,16 +90,7 @@ export function machine(
     loseDoorbell: n => {
       doorbells = n
     },
-    during: run => {
-      const seen: Invalidation[] = []
-      model.onInvalidate = invalidation => seen.push(invalidation)
-      try {
-        run()
-      } finally {
-        model.onInvalidate = null
-      }
-      return seen
-    },
+    during: run => invalidationsDuring(model, run),
   }
 }
 
