@@ -19,6 +19,10 @@ function stage1Machine(id = EVERYTHING): Machine {
   return m
 }
 
+/** IDR0, §6.3.1: STALL_MODEL in bits 25:24, 2 where stalls are forced; HTTU in bits 7:6, 1 for the Access flag alone. */
+const FORCED_STALLS = { IDR0: (EVERYTHING.IDR0 & ~(3 << 24)) | (2 << 24) }
+const ACCESS_FLAG_ALONE = { IDR0: (EVERYTHING.IDR0 & ~(3 << 6)) | (1 << 6) }
+
 describe("registers", () => {
   it("identify what the options say, and do not change", () => {
     const m = new Machine(QEMU_NESTED)
@@ -149,6 +153,21 @@ describe("streams", () => {
       m.ste(1, { Config: 6n, ...plainStage2(root), ...fields })
       expect(m.fault(1, 0n)).toMatchObject({ reason: "C_BAD_STE" })
       expect(m.fault(1, 0n).detail).toContain(field)
+    }
+  })
+
+  it("need the stalls and the flag updates that IDR0 has", () => {
+    const wrong: [string, object, Partial<typeof EVERYTHING>][] = [
+      ["S2S is 0", {}, FORCED_STALLS],
+      ["S2S is 1", { S2S: 1n, S2R: 0n }, QEMU_NESTED],
+      ["S2HA or S2HD", { S2HA: 1n }, QEMU_NESTED],
+      ["S2HD is 1", { S2HA: 1n, S2HD: 1n }, ACCESS_FLAG_ALONE],
+    ]
+    for (const [reason, fields, id] of wrong) {
+      const m = new Machine(id)
+      m.ste(1, { Config: 6n, ...plainStage2(m.alloc()), S2PS: 4n, ...fields })
+      expect(m.fault(1, 0n)).toMatchObject({ reason: "C_BAD_STE" })
+      expect(m.fault(1, 0n).detail).toContain(reason)
     }
   })
 
@@ -298,6 +317,8 @@ describe("context descriptors", () => {
       ["A is 0", { A: 0n }, QEMU_NESTED],
       ["S is 1", { S: 1n }, QEMU_NESTED],
       ["HA or HD", { HA: 1n }, QEMU_NESTED],
+      ["S is 0", {}, FORCED_STALLS],
+      ["HD is 1", { HA: 1n, HD: 1n }, ACCESS_FLAG_ALONE],
       ["ASID", { ASID: 0x100n }, { IDR0: EVERYTHING.IDR0 & ~(1 << 12) }],
     ]
     for (const [reason, fields, id] of wrong) {
