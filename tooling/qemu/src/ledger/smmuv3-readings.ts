@@ -73,11 +73,11 @@ export function withOneRootTable(world: World, memory: Words): Words {
   return changes
 }
 
-/** STEs without S2HD. */
-export function withoutStage2Dirty(world: World, memory: Words): Words {
+/** STEs without S2HA and S2HD. */
+export function withoutStage2Updates(world: World, memory: Words): Words {
   return new Map(
     world.deviceIds.flatMap(id => [
-      ...changedWord(memory, steAddress(world, id) + 16, word => word & ~(1n << 55n)),
+      ...changedWord(memory, steAddress(world, id) + 16, word => word & ~(3n << 55n)),
     ]),
   )
 }

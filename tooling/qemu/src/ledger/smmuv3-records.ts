@@ -4,6 +4,7 @@ import {
   CD_BYTES,
   CLASS,
   EVENT,
+  EVENT_F_ADDR_SIZE,
   EVENT_F_CD_FETCH,
   EVENT_F_PERMISSION,
   EVENT_F_TRANSLATION,
@@ -39,8 +40,7 @@ export const SMMUV3_RECORD_SLIPS: readonly LedgerEntry[] = [
     versions: ["7.2", "10.0", "11.1"],
     qemu: "APTable[1] of a table ends a walk at once (F_PERMISSION), though what is below is not there.",
     book: "Permissions are those of the whole walk; what is not there is F_TRANSLATION.",
-    section:
-      "DDI 0487 J.a §D8.4.1 (GQYCH: the level of a Permission fault is that of the page, APTable or not)",
+    section: "DDI 0487 M.a §D8.4.1 (GQYCH: the level of a Permission fault is that of the page), §D8.15.5",
     recognised: "F_PERMISSION in place of the model's F_TRANSLATION, all else the same",
     slip: {
       kind: "record",
@@ -49,6 +49,21 @@ export const SMMUV3_RECORD_SLIPS: readonly LedgerEntry[] = [
         (ours[0] & EVENT) === EVENT_F_TRANSLATION &&
         (qemu[0] & EVENT) === EVENT_F_PERMISSION &&
         !isStage2(ours),
+    },
+  },
+  {
+    id: "smmuv3-permission-before-size",
+    vendor: "smmuv3",
+    versions: ["10.0", "11.1"],
+    qemu: "What a leaf does not permit is refused (F_PERMISSION) before its address is compared with the output size.",
+    book: "An Address Size fault comes before a Permission fault.",
+    section: "DDI 0487 M.a §D8.15.5; IHI 0070 G.b §3.4",
+    recognised: "F_PERMISSION in place of the model's F_ADDR_SIZE with CLASS = IN, all else the same",
+    slip: {
+      kind: "record",
+      mask: [EVENT],
+      matches: (ours, qemu) =>
+        (ours[0] & EVENT) === EVENT_F_ADDR_SIZE && (qemu[0] & EVENT) === EVENT_F_PERMISSION && isInput(ours),
     },
   },
   {

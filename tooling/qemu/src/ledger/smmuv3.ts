@@ -8,7 +8,7 @@ import {
   withOneRootTable,
   withoutAccessFaults,
   withoutPrivilege,
-  withoutStage2Dirty,
+  withoutStage2Updates,
   withPointersOf48Bits,
   withWideStage1Output,
 } from "./smmuv3-readings.ts"
@@ -85,7 +85,7 @@ export const SMMUV3_SLIPS: readonly LedgerEntry[] = [
   {
     id: "smmuv3-pointers",
     vendor: "smmuv3",
-    versions: ["7.2", "10.0", "11.1"],
+    versions: ["7.2", "10.0"],
     qemu: "Address bits 55:48 of S1ContextPtr, TTB0, TTB1 and S2TTB are dropped.",
     book: "They are part of the address, which is then beyond the address size: C_BAD_STE, C_BAD_CD; SMMUv3.0 alone may drop those of S1ContextPtr, and TTBs may lack 55:52.",
     section: "IHI 0070 G.b §3.4.3, §5.2 (S1ContextPtr, S2TTB), §5.4 (TTB0)",
@@ -131,14 +131,14 @@ export const SMMUV3_SLIPS: readonly LedgerEntry[] = [
     slip: { kind: "reading", reads: withOneRootTable },
   },
   {
-    id: "smmuv3-s2hd",
+    id: "smmuv3-stage2-updates",
     vendor: "smmuv3",
     versions: ["10.0", "11.1"],
-    qemu: "S2HD = 1 with S2HA = 0 is accepted.",
-    book: "Without HTTU an STE with S2HD = 1 is ILLEGAL.",
-    section: "IHI 0070 G.b §5.2 (S2HD)",
-    recognised: "the model agrees once S2HD = 0",
-    slip: { kind: "reading", reads: withoutStage2Dirty },
+    qemu: "S2HA or S2HD alone is accepted.",
+    book: "Without HTTU an STE with either is ILLEGAL.",
+    section: "IHI 0070 G.b §5.2 (S2HA)",
+    recognised: "the model agrees once both are 0",
+    slip: { kind: "reading", reads: withoutStage2Updates },
   },
   {
     id: "smmuv3-tlb-reads",

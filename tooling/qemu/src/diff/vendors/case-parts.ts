@@ -69,7 +69,7 @@ const MOST_LEAVES = 5
 
 export function leafCases(levels: readonly number[]): fc.Arbitrary<LeafCase> {
   return fc.record({
-    indices: fc.array(fc.constantFrom(0, 1, 2, -1), { minLength: DEEPEST, maxLength: DEEPEST }),
+    indices: fc.array(fc.constantFrom(0, 1, 2, -1, -1), { minLength: DEEPEST, maxLength: DEEPEST }),
     level: fc.constantFrom(...levels),
     frame: fc.nat(2),
     page: fc.nat(15),

@@ -36,13 +36,17 @@ export function mappingOf(
   }
 }
 
+/** Which of eight words is a device's own: in what order devices come to one word is not for a case to say. */
+const OWN_WORD = 0x1c
+
 /** An access to the frame that a leaf leads to, unless a bit of its address is another one. */
 export function accessOf({ leaf, offset, write, flip }: AccessCase, device: number, stage: Stage): Access {
   const { shape, mappings } = stage
+  const place = BigInt((offset & ~OWN_WORD) | ((device << 2) & OWN_WORD))
   const { iova, level, target } = mappings[leaf % mappings.length]
   const size = 1n << BigInt(entrySizeLg2(shape, level))
   const frame = target - (target % BigInt(FRAME_BYTES))
-  const inLeaf = size < BigInt(FRAME_BYTES) ? target + (BigInt(offset) % size) : frame + BigInt(offset)
+  const inLeaf = size < BigInt(FRAME_BYTES) ? target + (place % size) : frame + place
   const at = iova + (inLeaf & (size - 1n))
   const sent = BigInt.asUintN(64, flip === null ? at : at ^ (1n << BigInt(flip)))
   return { device, iova: sent, write, asks: "place" }

@@ -6,6 +6,7 @@ import {
   accessCases,
   type Damage,
   damages,
+  type EntryDamage,
   type LeafCase,
   leafCases,
   type Notable,
@@ -48,11 +49,12 @@ const STE_BITS = 512
 const CD_BITS = 512
 export const MAX_ACCESSES = 8
 /**
- * §5.2: address bits 44 and 52 of S1ContextPtr, S1CDMax, S1STALLD, S2AA64, S2HD, address bit 48 of S2TTB. §5.4: EPD0, address
+ * §5.2: address bits 42, 44 and 52 of S1ContextPtr, S1CDMax, S1STALLD, S2AA64, S2HD, address bit 48 of S2TTB. §5.4: EPD0, address
  * bit 48 of TTB0. Stage 1: AP[1], AP[2], AF, APTable; stage 2: Valid, S2AP, AF. DDI 0487 J.a §D8.3.
  */
 const NOTABLE: Notable<"STE" | "CD"> = {
   structures: [
+    { at: "STE", bit: 42 },
     { at: "STE", bit: 44 },
     { at: "STE", bit: 52 },
     { at: "STE", bit: 59 },
@@ -73,6 +75,8 @@ const NOTABLE: Notable<"STE" | "CD"> = {
     { at: "stage 1", bit: 62, of: "table" },
     { at: "stage 2", bit: 0, of: "leaf" },
     { at: "stage 2", bit: 0, of: "leaf" },
+    { at: "stage 2", bit: 0, of: "leaf" },
+    { at: "stage 2", bit: 0, of: "leaf" },
     { at: "stage 2", bit: 6, of: "leaf" },
     { at: "stage 2", bit: 6, of: "leaf" },
     { at: "stage 2", bit: 7, of: "leaf" },
@@ -86,7 +90,7 @@ export function smmuCases(world: World): fc.Arbitrary<SmmuCase> {
     config: fc.oneof({ weight: 12, arbitrary: fc.constantFrom(...translating(world)) }, fc.nat(7)),
     stage1: stage(1),
     stage2: stage(2),
-    damage: damages({ STE: STE_BITS, CD: CD_BITS }, ["stage 1", "stage 2"], NOTABLE),
+    damage: damages({ STE: STE_BITS, CD: CD_BITS }, stagesOf(world), NOTABLE),
     highTables: fc.boolean(),
     streamTableLg2: fc.constantFrom(8, 8, 6, 10),
     twoLevel: fc.constant(world.profile === "two-level"),
@@ -95,11 +99,19 @@ export function smmuCases(world: World): fc.Arbitrary<SmmuCase> {
   })
 }
 
+/** IDR0.S1P and S2P. */
+function has({ identity }: World): { readonly hasS1: boolean; readonly hasS2: boolean } {
+  return { hasS1: (identity["IDR0"] & 2n) !== 0n, hasS2: (identity["IDR0"] & 1n) !== 0n }
+}
+
+function stagesOf(world: World): EntryDamage["at"][] {
+  const { hasS1, hasS2 } = has(world)
+  return [...(hasS1 ? ["stage 1" as const] : []), ...(hasS2 ? ["stage 2" as const] : [])]
+}
+
 /** Values of Config that switch on the stages that this hardware has. */
-function translating({ identity }: World): number[] {
-  const IDR0 = identity["IDR0"]
-  const hasS1 = (IDR0 & 2n) !== 0n
-  const hasS2 = (IDR0 & 1n) !== 0n
+function translating(world: World): number[] {
+  const { hasS1, hasS2 } = has(world)
   return [...(hasS1 ? [5] : []), ...(hasS2 ? [6] : []), ...(hasS1 && hasS2 ? [7, 7, 7, 7] : [])]
 }
 
