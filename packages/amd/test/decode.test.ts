@@ -8,7 +8,7 @@ import { describe, expect, it } from "vitest"
 import { amdDecoder } from "../src/index.ts"
 import { EVENTS } from "./vectors/events.ts"
 
-const RELEASES = ["6.1", "6.12", "7.2"] as const
+const RELEASES = ["6.1", "6.12", "6.18", "7.2"] as const
 const context = (device: string | null = null): LinuxContext => ({
   release: "6.12",
   segment: 0,

@@ -30,9 +30,28 @@ export interface FaultExplanation {
   readonly section: string
 }
 
-/** Kernels whose text is known: each stands for all with the same text. */
-export const LINUX_RELEASES = ["6.1", "6.12", "7.2"] as const
+/** Kernels whose text is known; {@link linuxReleaseOf} says for which others each stands. */
+export const LINUX_RELEASES = ["6.1", "6.12", "6.18", "7.2"] as const
 export type LinuxRelease = (typeof LINUX_RELEASES)[number]
+
+/** First of the releases, as 100 * major + minor, that print the same as the one of the pair; null: not known. */
+const SAME_TEXT: readonly (readonly [from: number, release: LinuxRelease | null])[] = [
+  [702, "7.2"],
+  [616, "6.18"],
+  [613, null],
+  [612, "6.12"],
+  [601, "6.1"],
+]
+
+/**
+ * The release whose text a kernel prints; null: not known, for older ones and from 6.13 to 6.15.
+ * @param version `6.1`, `6.12.48+deb13-cloud-arm64`
+ */
+export function linuxReleaseOf(version: string): LinuxRelease | null {
+  const match = /^(\d{1,2})\.(\d{1,2})(?!\d)/.exec(version)
+  const number = 100 * Number(match?.[1] ?? 0) + Number(match?.[2] ?? 0)
+  return SAME_TEXT.find(([from]) => number >= from)?.[1] ?? null
+}
 
 /** What the kernel knows and no record holds. */
 export interface LinuxContext {

@@ -101,12 +101,21 @@ const RAW = [
 ]
 
 describe("Linux's lines", () => {
+  it("are what 7.3.4 printed in a boot on this model", () => {
+    const words = [0x18_0000_0010n, 0x200_0000_0000n, 0x1234_5000n, 0n]
+    const context = { ...on("7.2", "nvme 0000:00:03.0"), iommu: "arm-smmu-v3 3e000000.iommu" }
+    expect(smmuv3Decoder.linuxLines(smmuv3Decoder.decode(words), context).slice(5)).toEqual([
+      "arm-smmu-v3 3e000000.iommu: event: F_TRANSLATION client: 0000:00:03.0 sid: 0x18 ssid: 0x0 iova: 0x12345000 ipa: 0x0",
+      'arm-smmu-v3 3e000000.iommu: unpriv data write s1 "Input address caused fault" stag: 0x0',
+    ])
+  })
+
   it.each(["6.1", "6.12"] as const)("are the words in %s (capture smmuv3-s1-4k)", release => {
     expect(smmuv3Decoder.linuxLines(smmuv3Decoder.decode(UNMAPPED), on(release))).toEqual(RAW)
   })
 
-  it("are the words and what they mean in 7.2", () => {
-    const lines = smmuv3Decoder.linuxLines(smmuv3Decoder.decode(UNMAPPED), on("7.2", "nvme 0000:00:08.0"))
+  it.each(["6.18", "7.2"] as const)("are the words and what they mean in %s", release => {
+    const lines = smmuv3Decoder.linuxLines(smmuv3Decoder.decode(UNMAPPED), on(release, "nvme 0000:00:08.0"))
     expect(lines).toEqual([
       ...RAW,
       `${IOMMU}: event: F_TRANSLATION client: 0000:00:08.0 sid: 0x40 ssid: 0x0 iova: 0xdead0000 ipa: 0x0`,
@@ -200,7 +209,7 @@ describe("whatever the words are", () => {
 
   it("they are explained, and Linux's lines read back are the same words", () => {
     fc.assert(
-      fc.property(words, fc.constantFrom("6.1", "6.12", "7.2"), (given, release) => {
+      fc.property(words, fc.constantFrom("6.1", "6.12", "6.18", "7.2"), (given, release) => {
         const record = smmuv3Decoder.decode(given)
         const { happened, where, causes, section } = smmuv3Decoder.explain(record)
         expect(`${happened}${where}${section}${causes.join()}`).not.toMatch(/undefined|null|NaN/)

@@ -97,6 +97,7 @@ describe("Linux's lines", () => {
     const record = vtdDecoder.decode(words)
     expect(vtdDecoder.linuxLines(record, on("6.1"))).toEqual([line])
     expect(vtdDecoder.linuxLines(record, on("6.12"))).toEqual([line])
+    expect(vtdDecoder.linuxLines(record, on("6.18"))).toEqual([line])
   })
 
   it("have the segment since 7.2", () => {
@@ -203,7 +204,7 @@ describe("whatever the words are", () => {
 
   it("they are explained, and Linux's lines read back are the same lines", () => {
     fc.assert(
-      fc.property(words, fc.constantFrom("6.1", "6.12", "7.2"), (given, release) => {
+      fc.property(words, fc.constantFrom("6.1", "6.12", "6.18", "7.2"), (given, release) => {
         const record = vtdDecoder.decode(given)
         const { happened, where, causes, section } = vtdDecoder.explain(record)
         expect(`${happened}${where}${section}${causes.join()}`).not.toMatch(/undefined|null|NaN/)

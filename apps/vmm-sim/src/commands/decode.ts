@@ -1,5 +1,5 @@
-import { LINUX_RELEASES, type LinuxRelease, type PageRequest } from "@iommu/core"
-import { Command, Option } from "commander"
+import { type LinuxRelease, linuxReleaseOf, type PageRequest } from "@iommu/core"
+import { Command, InvalidArgumentError, Option } from "commander"
 import { DECODERS } from "../decode/decoders.ts"
 import { type Findings, findRecords, NoRecordError, typed } from "../decode/input.ts"
 import { plain, type RecordReport, recordText, reportOf, requestText } from "../decode/report.ts"
@@ -27,6 +27,12 @@ words alone, a record in a line or a word in a line. The same record is shown on
 
 Exit code: 0 when there were records, 2 when there were none or when the command line is wrong.`
 
+function release(version: string): LinuxRelease {
+  const known = linuxReleaseOf(version)
+  if (known === null) throw new InvalidArgumentError("its text is not known here")
+  return known
+}
+
 /** Records that are shown in full; more than that is a storm, and a document's business. */
 const SHOWN = 100
 
@@ -37,9 +43,7 @@ export function decodeCommand(): Command {
     .addOption(
       new Option("--vendor <vendor>", "whose IOMMU; a log says it itself").choices(Object.keys(DECODERS)),
     )
-    .addOption(
-      new Option("--linux <release>", "whose text to print").choices([...LINUX_RELEASES]).default("6.12"),
-    )
+    .option("--linux <version>", "kernel whose text to print: 6.1 to 6.12, 6.16 and later", release, "6.12")
     .option("--device <name>", "driver and name of the device in that text: 'nvme 0000:01:00.0'")
     .option("--page-request", "WORDS are a page request")
     .option("--json", "print one JSON document")

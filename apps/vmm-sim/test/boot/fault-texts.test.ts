@@ -97,8 +97,9 @@ describe("a kernel's release", () => {
   it.each([
     ["6.1.0-50-cloud-amd64", ["6.1"]],
     ["6.12.48+deb13-cloud-arm64", ["6.12"]],
-    ["6.16.3", ["6.1", "6.12", "7.2"]],
-    ["", ["6.1", "6.12", "7.2"]],
+    ["6.16.3+deb13-cloud-arm64", ["6.18"]],
+    ["6.14", ["7.2", "6.18", "6.12", "6.1"]],
+    ["", ["7.2", "6.18", "6.12", "6.1"]],
   ])("%s may print as in %s", (version, releases) => {
     expect(releasesOf(version)).toEqual(releases)
   })

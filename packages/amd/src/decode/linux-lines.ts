@@ -1,4 +1,4 @@
-/** Lines of Linux's log for event log entries: `iommu_print_event` and what it calls, in 6.1, 6.12 and 7.2. */
+/** Lines of Linux's log for event log entries: `iommu_print_event` and what it calls, from 6.1 to 7.3. */
 import { hi32, type LinuxContext, lo32, requesterName } from "@iommu/core"
 import { EVENT_TEXTS } from "./linux-text.ts"
 import type { AmdRecord } from "./record.ts"

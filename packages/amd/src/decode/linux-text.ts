@@ -1,4 +1,4 @@
-/** Words of Linux's log for event log entries, the same in 6.1, 6.12 and 7.2: `iommu_print_event`. */
+/** Words of Linux's log for event log entries, the same from 6.1 to 7.3: `iommu_print_event`. */
 import { EVENT } from "../spec/events.ts"
 
 /** One `label=0x...` of a line: where Linux takes it from, and how many digits it has at least. */

@@ -1,6 +1,6 @@
 /**
  * Lines of Linux's log for event records that nobody handles: `arm_smmu_evtq_thread` in 6.1 and 6.12,
- * `arm_smmu_dump_event` in 7.2.
+ * `arm_smmu_dump_event` in 6.18 and 7.2.
  */
 import type { LinuxContext } from "@iommu/core"
 import * as ev from "../spec/events.ts"
@@ -30,6 +30,7 @@ function decodedLines(record: SmmuV3Record, context: LinuxContext): string[] {
     case "6.1":
     case "6.12":
       return []
+    case "6.18":
     case "7.2":
       return eventLines(record, context)
   }

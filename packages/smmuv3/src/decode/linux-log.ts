@@ -1,6 +1,6 @@
 /**
- * Event records from lines of Linux's log. All releases print the four words, each on a line of its own; 7.2 adds
- * lines that say less, and name the device.
+ * Event records from lines of Linux's log. All releases print the four words, each on a line of its own; since 6.16
+ * more lines follow, which say less, but name the device.
  */
 import type { LoggedRecord } from "@iommu/core"
 import { EVENT_BYTES } from "../spec/events.ts"

@@ -1,4 +1,4 @@
-/** Words of Linux's log for event records, as 7.2 has them: `event_str`, `event_class_str`. */
+/** Words of Linux's log for event records, as releases since 6.16 have them: `event_str`, `event_class_str`. */
 import { EVENTS, type EventName } from "../spec/events.ts"
 import type { SmmuV3FaultClass } from "./record.ts"
 

@@ -1,4 +1,4 @@
-/** Lines of Linux's log for fault records: `dmar_fault_do_one` in 6.1, 6.12 and 7.2. */
+/** Lines of Linux's log for fault records: `dmar_fault_do_one` in 6.1, 6.12, 6.18 and 7.2. */
 import { type LinuxContext, requesterName } from "@iommu/core"
 import { FI_INDEX_SHIFT, FRCD } from "../spec/events.ts"
 import { isInterruptLine, reasonText } from "./linux-text.ts"
@@ -22,6 +22,7 @@ function deviceText(id: number, { release, segment }: LinuxContext): string {
   switch (release) {
     case "6.1":
     case "6.12":
+    case "6.18":
       return requesterName(id)
     case "7.2":
       return `${segment.toString(16).padStart(4, "0")}:${requesterName(id)}`

@@ -1,4 +1,4 @@
-/** Words of Linux's log for fault reasons, as `dmar_get_fault_reason` has them in 6.1, 6.12 and 7.2. */
+/** Words of Linux's log for fault reasons, as `dmar_get_fault_reason` has them from 6.1 to 7.3. */
 
 /** From a first reason on, one after the other. */
 const TEXTS: readonly (readonly [first: number, texts: readonly string[]])[] = [

@@ -6,6 +6,7 @@ import {
   LINUX_RELEASES,
   type LinuxContext,
   type LinuxRelease,
+  linuxReleaseOf,
 } from "@iommu/core"
 
 export interface ToldFault {
@@ -68,11 +69,11 @@ function take(from: string[], lines: readonly string[]): boolean {
 }
 
 /**
- * Releases whose text a kernel may have: the one, where it is known to have it, else all.
+ * Releases whose text a kernel may have: the one, where it is known, else all, the newest first, whose text holds that
+ * of older ones.
  * @param version `6.1.0-50-cloud-amd64`
  */
 export function releasesOf(version: string): readonly LinuxRelease[] {
-  const [major = 0, minor = 0] = version.split(".").map(Number)
-  const known = LINUX_RELEASES.find(release => release === `${major}.${minor}`)
-  return known === undefined ? LINUX_RELEASES : [known]
+  const known = linuxReleaseOf(version)
+  return known === null ? [...LINUX_RELEASES].reverse() : [known]
 }
