@@ -13,15 +13,8 @@
  */
 import type { CacheKinds, CacheStore } from "@iommu/core"
 import * as dte from "../spec/device-table.ts"
-import {
-  type AddressRange,
-  HOST_TABLES,
-  PageCache,
-  RangeCache,
-  RecentPages,
-  storeOf,
-  TABLE_WORDS,
-} from "./tlb.ts"
+import { RecentPages } from "./recent-pages.ts"
+import { type AddressRange, HOST_TABLES, PageCache, RangeCache, storeOf, TABLE_WORDS } from "./tlb.ts"
 
 // Words of a guest CR3.
 export const CR3_HI = 0

@@ -23,9 +23,10 @@ import type { Caches } from "./caches.ts"
 import type { DeviceEntries } from "./device-entry.ts"
 import type { EventLog } from "./events.ts"
 import type { PasidEntries } from "./pasid-entry.ts"
+import * as recent from "./recent-pages.ts"
+import { type RecentPages, recentSlot } from "./recent-pages.ts"
 import { dwordOf, type Registers } from "./registers.ts"
 import * as cached from "./tlb.ts"
-import { type RecentPages, recentSlot } from "./tlb.ts"
 import { NO_PERMISSION, NO_TRANSLATION, OK, type Transaction } from "./transaction.ts"
 import type { GuestWalk } from "./walk-stage1.ts"
 import { type HostWalk, WRITE } from "./walk-stage2.ts"
@@ -39,7 +40,7 @@ const HOST_ACCESS: number = ACCESS_READ | ACCESS_WRITE
 const NONE = NO_PASID
 const DEVICE_PRIV = ACCESS_PRIV
 const { HOST_TABLES, PA_HI, PA_LO, GPA_HI, GPA_LO, INFO, ATTRIBUTES, CLEAN } = cached
-const { RECENT_PAGE, RECENT_VALID } = cached
+const { RECENT_PAGE, RECENT_VALID } = recent
 const { GRANTS_MASK, GUEST_GRANTS_SHIFT, GRANT_USER, ALLOWED_SHIFT, ALLOWED_MASK } = cached
 const { SIZE_LG2_SHIFT, STAGE1_LG2_SHIFT, STAGE2_LG2_SHIFT, LG2_MASK } = cached
 /** What host tables grant to everybody. */

@@ -14,7 +14,7 @@ import {
 import { CLASS_IN, EVENTS } from "../spec/events.ts"
 import { CR2_RECINVSID, GBPA_ABORT } from "../spec/registers.ts"
 import { keepPage, Outcome, recallPage } from "./attributes.ts"
-import type { Caches, RecentPages } from "./caches.ts"
+import type { Caches } from "./caches.ts"
 import { ABORT, type DeviceEntry, SKIP_STAGE1, StreamTable } from "./device-entry.ts"
 import { type EventQueue, FaultSite, Reporter } from "./events.ts"
 import { ContextTable } from "./pasid-entry.ts"
@@ -53,7 +53,7 @@ export class Translator {
   /** A listener to the interrupt of a fault is at work, of which the caller has yet to hear. */
   busy = false
   readonly caches: Caches
-  private readonly recent: RecentPages
+  private readonly recent: Caches["recent"]
   /** Transactions may be answered without looking at anything else. */
   private readonly answers: boolean
   private tracing = false

@@ -5,7 +5,7 @@
 import * as core from "@iommu/core"
 import { type CacheKinds, type CachePolicy, CacheStore } from "@iommu/core"
 import { attributesOf } from "./attributes.ts"
-import type { RecentPages } from "./caches.ts"
+import type { RecentPages } from "./recent-pages.ts"
 import type { Transaction } from "./transaction.ts"
 import * as transaction from "./transaction.ts"
 import type { VtdTranslationResult } from "./translate.ts"
