@@ -43,6 +43,25 @@ export const AMD_SLIPS: readonly LedgerEntry[] = [
     },
   },
   {
+    id: "amd-untranslated-silent",
+    vendor: "amd",
+    versions: ["11.1"],
+    qemu: "A device whose entry has TV = 0 is refused without an event.",
+    book: "Its requests that need translation are IO_PAGE_FAULT.",
+    section: "AMD 48882 §2.2.2.1 (TV), §2.5.3",
+    recognised: "no event where the model has IO_PAGE_FAULT, of a device with TV = 0",
+    slip: {
+      kind: "answer",
+      explains: ({ fault, ourRecord, theirRecords, theyRefused }, setting) =>
+        fault?.reason === "IO_PAGE_FAULT" &&
+        ourRecord !== null &&
+        theirRecords.length === 0 &&
+        theyRefused &&
+        setting !== null &&
+        (dteWord(setting, fault.device, 0) & V_TV) === V,
+    },
+  },
+  {
     id: "amd-event-fields",
     vendor: "amd",
     versions: ["11.1"],
@@ -147,6 +166,9 @@ export const AMD_SLIPS: readonly LedgerEntry[] = [
   },
 ]
 
+/** Of word 0. */
+const V = 1n
+const V_TV = 3n
 /** SA and SE of word 1. */
 const SA_SE = 3n << 33n
 

@@ -22,7 +22,13 @@ describe("data frames", () => {
     for (const bus of [0, 0xffff_ffff]) expect(answerOfRead(FRAMES, bus)).toEqual({ kind: "refused" })
     const beyond = wordAt(framePattern(FRAMES.length), 0)
     expect(answerOfRead(FRAMES, beyond)).toEqual({ kind: "elsewhere", value: beyond })
-    expect(answerOfRead(FRAMES, 0x1234_5678)).toEqual({ kind: "elsewhere", value: 0x1234_5678 })
+    expect(answerOfRead(FRAMES, 0x1234_5679)).toEqual({ kind: "elsewhere", value: 0x1234_5679 })
+  })
+
+  test("do not tell what a device has written elsewhere from nothing", () => {
+    for (const word of [tagOf(0, 0), tagOf(15, 15), 0x1234_5678]) {
+      expect(answerOfRead(FRAMES, word)).toEqual({ kind: "refused" })
+    }
   })
 
   test("give the place of what a device wrote, by device and round", () => {

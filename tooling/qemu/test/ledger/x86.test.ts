@@ -18,8 +18,12 @@ describe("amd-silent", () => {
     expect(explainAccess("amd", silent, settingOf(world))).toEqual(["amd-silent"])
   })
 
-  test("is no slip of a release that logs", () => {
-    expect(explainAccess("amd", silent, settingOf(worldOf("x86_64", "11.1")))).toBeNull()
+  test("is in a release that logs no slip but where TV is 0", () => {
+    const newer = worldOf("x86_64", "11.1")
+    const at = newer.places.structures + DEVICE_TABLE + 0x20 * deviceTable.DTE_BYTES
+    const withEntry = (word0: bigint) => settingOf(newer, new Map([[at, word0]]))
+    expect(explainAccess("amd", silent, withEntry(1n))).toEqual(["amd-untranslated-silent"])
+    for (const word0 of [0n, 2n, 3n]) expect(explainAccess("amd", silent, withEntry(word0))).toBeNull()
   })
 
   test("is no access that passes, and none that the model has nothing to log of", () => {
