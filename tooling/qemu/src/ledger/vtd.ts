@@ -90,7 +90,7 @@ export const VTD_SLIPS: readonly LedgerEntry[] = [
   {
     id: "vtd-pasid-entry-present",
     vendor: "vtd",
-    versions: ["7.2", "10.0", "11.1"],
+    versions: ["10.0", "11.1"],
     qemu: "A PASID table entry's type is looked at before its P bit and its reserved bits: SPT.4 (5Bh).",
     book: "An entry that is not present is SPT.2 (59h), whatever its other fields hold; reserved bits are SPT.3.",
     section: "VT-d 5.10 §7.1.3, Table 30; §9.6 (P)",
