@@ -204,7 +204,7 @@ function ledgerCounts(reports: readonly VendorReport[]): [row: string, count: nu
 
 /** Rows of the ledger that name a release which was looked at long enough, and did not show there. */
 function unseenRows(reports: readonly VendorReport[]): string[] {
-  return LEDGER.flatMap(({ id, vendor, versions }) =>
+  return LEDGER.filter(({ seldom }) => seldom === undefined).flatMap(({ id, vendor, versions }) =>
     versions.flatMap(version => {
       const own = reports.filter(
         report => report.vendor === vendor && versionOf(report.settings.binary).join(".") === version,

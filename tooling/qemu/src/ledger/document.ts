@@ -13,8 +13,8 @@ Generated from \`tooling/qemu/src/ledger/\`; \`vitest run tooling/qemu -u\` writ
 
 export function ledgerDocument(): string {
   const entries = LEDGER.map(
-    ({ id, versions, qemu, book, section, recognised }) =>
-      `## ${id}\n\n- QEMU ${versions.join(", ")}: ${qemu}\n- Book: ${book}\n- Decided by: ${section}\n- Recognised by: ${recognised}.\n`,
+    ({ id, versions, qemu, book, section, recognised, seldom }) =>
+      `## ${id}\n\n- QEMU ${versions.join(", ")}: ${qemu}\n- Book: ${book}\n- Decided by: ${section}\n- Recognised by: ${recognised}.\n${seldom === undefined ? "" : `- Seldom seen: ${seldom}.\n`}`,
   )
   return [HEAD, ...entries].join("\n")
 }

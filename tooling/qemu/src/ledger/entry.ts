@@ -18,6 +18,8 @@ export interface LedgerEntry {
   readonly book: string
   /** Book, revision and section that decide. */
   readonly section: string
+  /** Why ten thousand random cases may not show it, where that is so: its absence is no news then. */
+  readonly seldom?: string
   /** How a comparison recognises it, for people. */
   readonly recognised: string
   readonly slip: Slip

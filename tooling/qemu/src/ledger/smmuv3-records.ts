@@ -59,6 +59,7 @@ export const SMMUV3_RECORD_SLIPS: readonly LedgerEntry[] = [
     book: "An Address Size fault comes before a Permission fault.",
     section: "DDI 0487 M.a §D8.15.5; IHI 0070 G.b §3.4",
     recognised: "F_PERMISSION in place of the model's F_ADDR_SIZE with CLASS = IN, all else the same",
+    seldom: "a leaf has to lack the permission and lead beyond a small output size at once",
     slip: {
       kind: "record",
       mask: [EVENT],

@@ -262,14 +262,15 @@ export const SMMUV3_SLIPS: readonly LedgerEntry[] = [
     book: "APTable limits the permissions of all that is below, cached or not: F_PERMISSION.",
     section: "DDI 0487 J.a §D8.4.1 (YTXKB, YQWJF)",
     recognised:
-      "a write that passes where the model has F_PERMISSION of stage 1, and a table entry with APTable[1]",
+      "a write without a record where the model has F_PERMISSION of stage 1, and a table entry with APTable[1]",
     slip: {
       kind: "answer",
-      explains: ({ fault, write, theyRefused }, setting) =>
+      explains: ({ fault, write, theirRecord }, setting) =>
         fault?.reason === "F_PERMISSION" &&
         fault.stage === 1 &&
         write &&
-        !theyRefused &&
+        // Let through, it may have gone where nobody looks.
+        theirRecord === null &&
         setting !== null &&
         stage1Entries(setting.world, setting.script.memory).some(([, entry]) => (entry & AP_TABLE_1) !== 0n),
     },

@@ -82,7 +82,9 @@ describe("smmuv3-tlb-table-permission", () => {
     ])
   })
 
-  test("is no write under other tables, no read, and nothing of stage 2", () => {
+  test("is no write under other tables, none that QEMU records, no read, and nothing of stage 2", () => {
+    const recorded = { ...write, theirRecord: [0x12n, 0n, 0n, 0n], theyRefused: true }
+    expect(explainAccess("smmuv3", recorded, settingWith("10.0", 5, 0n, limited))).toBeNull()
     expect(explainAccess("smmuv3", write, settingWith("10.0", 5, 0n, withRoot(3n)))).toBeNull()
     const read = disputeOf(faultOf("F_PERMISSION", { stage: 1 }), { theyRefused: false })
     expect(explainAccess("smmuv3", read, settingWith("10.0", 5, 0n, limited))).toBeNull()
