@@ -37,6 +37,14 @@ interface TableDifference {
   readonly theirs: bigint | null
 }
 
+/** An entry of the log that no access made; null where there is none. */
+interface EventDifference {
+  readonly kind: "event"
+  readonly index: number
+  readonly ours: readonly bigint[] | null
+  readonly theirs: readonly bigint[] | null
+}
+
 /** The other subject did not live through the case. */
 interface Death {
   readonly kind: "died"
@@ -44,7 +52,7 @@ interface Death {
 }
 
 /** Where two subjects differ, with what is needed to recognise it. */
-export type Difference = AccessDifference | RegisterDifference | TableDifference | Death
+export type Difference = AccessDifference | RegisterDifference | TableDifference | EventDifference | Death
 
 export function compare<Case>(
   vendor: VendorDiff<Case>,
@@ -103,7 +111,7 @@ function registerDifferences<Case>(
   )
 }
 
-function tableDifferences(script: Script, ours: Observation, theirs: Observation): Difference[] {
+export function tableDifferences(script: Script, ours: Observation, theirs: Observation): Difference[] {
   const addresses = new Set([...ours.changed.keys(), ...theirs.changed.keys()])
   return [...addresses].flatMap((address): Difference[] => {
     const [a, b] = [ours.changed.get(address) ?? null, theirs.changed.get(address) ?? null]

@@ -15,6 +15,8 @@ export function describeDifference(difference: Difference): string {
       const { address, before, ours, theirs } = difference
       return `word at ${hex(BigInt(address))}, ${hex(before)} before: model ${changed(ours)}, QEMU ${changed(theirs)}`
     }
+    case "event":
+      return `event ${difference.index}: model ${event(difference.ours)}, QEMU ${event(difference.theirs)}`
     case "died":
       return `QEMU ended: ${difference.words}`
   }
@@ -38,6 +40,10 @@ function describeAnswer(answer: Side["answer"]): string {
     case "elsewhere":
       return `allows, and finds ${hex(BigInt(answer.value))}`
   }
+}
+
+function event(words: readonly bigint[] | null): string {
+  return words === null ? "none" : `[${words.map(hex).join(" ")}]`
 }
 
 function changed(value: bigint | null): string {

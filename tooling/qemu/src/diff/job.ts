@@ -2,8 +2,9 @@
 import fc from "fast-check"
 import type { QemuBinary } from "../binary/qemu-binary.ts"
 import type { Recipe } from "../machine/recipe.ts"
+import { type CommandsCase, commandsCases } from "./commands.ts"
 import type { Difference } from "./compare.ts"
-import { openLane } from "./lane.ts"
+import { type Lane, openLane } from "./lane.ts"
 import { type StaleCase, staleCases } from "./stale.ts"
 import type { VendorDiff } from "./vendor-diff.ts"
 import type { Verdict } from "./verdict.ts"
@@ -54,10 +55,7 @@ export async function runJob<Case>(
   }
   let failing: { readonly given: unknown; readonly differences: readonly Difference[] } | null = null
   try {
-    const suite: Suite =
-      profile === STALE
-        ? suiteOf(staleCases(vendor.stale, lane.world), given => lane.checkStale(given))
-        : suiteOf(vendor.cases(lane.world), given => lane.check(given))
+    const suite = suiteOf(vendor, lane, profile)
     const property = fc.asyncProperty(suite.cases, async ({ given, check }) => {
       const verdict = await check()
       // After the first failure come ever smaller cases, which are no random ones.
@@ -79,32 +77,54 @@ export async function runJob<Case>(
   }
 }
 
-/** The profile of cases whose tables change while caches hold them. */
+/** The profiles that every vendor has: tables that change while caches hold them, and commands in the queue. */
 export const STALE = "stale"
+export const COMMANDS = "commands"
 
 /** Random cases, each with what it is to be checked by. */
 interface Suite {
   readonly cases: fc.Arbitrary<{ readonly given: unknown; check(): Promise<Verdict> }>
 }
 
-function suiteOf<Given>(cases: fc.Arbitrary<Given>, check: (given: Given) => Promise<Verdict>): Suite {
+function suiteOf<Case>(vendor: VendorDiff<Case>, lane: Lane<Case>, profile: string): Suite {
+  const { world } = lane
+  switch (profile) {
+    case STALE:
+      return checkedBy(staleCases(vendor.stale, world), given => lane.checkStale(given))
+    case COMMANDS:
+      return checkedBy(commandsCases(vendor.stale, vendor.commands, world), given =>
+        lane.checkCommands(given),
+      )
+    default:
+      return checkedBy(vendor.cases(world), given => lane.check(given))
+  }
+}
+
+function checkedBy<Given>(cases: fc.Arbitrary<Given>, check: (given: Given) => Promise<Verdict>): Suite {
   return { cases: cases.map(given => ({ given, check: () => check(given) })) }
 }
 
 /**
  * Runs one given case.
- * @param given a case of the vendor, or with the profile {@link STALE} a case of stale entries
+ * @param given a case of the vendor, or with {@link STALE} one of stale entries, with {@link COMMANDS} one of commands
  */
 export async function runCase<Case>(
   vendor: VendorDiff<Case>,
   binary: QemuBinary,
   recipe: Recipe,
   profile: string,
-  given: Case & StaleCase<Case>,
+  given: Case & StaleCase<Case> & CommandsCase<Case>,
 ): Promise<Verdict> {
   const lane = await openLane(vendor, binary, recipe, profile)
   try {
-    return profile === STALE ? await lane.checkStale(given) : await lane.check(given)
+    switch (profile) {
+      case STALE:
+        return await lane.checkStale(given)
+      case COMMANDS:
+        return await lane.checkCommands(given)
+      default:
+        return await lane.check(given)
+    }
   } finally {
     await lane.close()
   }

@@ -4,14 +4,18 @@ import { LAYOUTS } from "../machine/layout.ts"
 import { startMachine } from "../machine/qemu-machine.ts"
 import type { Recipe } from "../machine/recipe.ts"
 import { hex } from "../process/qtest.ts"
-import { compare } from "./compare.ts"
+import type { CommandsCase } from "./commands.ts"
+import { commandsDifferences } from "./commands-compare.ts"
+import { judgeCommands } from "./commands-readings.ts"
+import { commandsScript } from "./commands-script.ts"
+import { compare, type Difference } from "./compare.ts"
 import { ModelSubject } from "./model-subject.ts"
 import { PLACES } from "./places.ts"
 import { QemuSubject } from "./qemu-subject.ts"
 import { judgeByReadings } from "./readings.ts"
 import { type Observation, type Script, type Subject, SubjectDied } from "./script.ts"
 import { withSecondOpinion } from "./second-opinion.ts"
-import { CACHES, type StaleCase, staleDifferences, staleScript } from "./stale.ts"
+import { CACHES, observations, type StaleCase, staleDifferences, staleScript } from "./stale.ts"
 import type { VendorDiff, World } from "./vendor-diff.ts"
 import { judge, type Verdict } from "./verdict.ts"
 
@@ -24,6 +28,8 @@ export interface Lane<Case> {
   check(given: Case): Promise<Verdict>
   /** As {@link check}, for tables that change while caches hold them. */
   checkStale(given: StaleCase<Case>): Promise<Verdict>
+  /** As {@link check}, for commands in the queue. */
+  checkCommands(given: CommandsCase<Case>): Promise<Verdict>
   close(): Promise<void>
 }
 
@@ -91,9 +97,20 @@ export async function openLane<Case>(
         recipe.vendor,
         found instanceof SubjectDied
           ? [{ kind: "died", words: found.message }]
-          : await staleDifferences(script, models, found),
+          : staleDifferences(script, await observations(models, script), found),
         { world, script },
       )
+    },
+    checkCommands: async given => {
+      const script = commandsScript(vendor, vendor.stale, vendor.commands, world, given)
+      const found = await observe(script)
+      const setting = { world, script }
+      if (found instanceof SubjectDied) {
+        return judge(recipe.vendor, [{ kind: "died", words: found.message }], setting)
+      }
+      const differencesOf = async (read: Script): Promise<Difference[]> =>
+        commandsDifferences(vendor.commands, world, read, await observations(models, read), found)
+      return judgeCommands(recipe.vendor, setting, differencesOf)
     },
     check: async given => {
       const script = await complete(vendor.script(world, given))

@@ -95,6 +95,9 @@ export class ModelSubject implements Subject {
       this.#dirtyPages.push(at - (at % PAGE_SIZE))
     }
     apply(model, round.writes)
+    for (const { from, to, bytes } of round.copies ?? []) {
+      apply(model, [{ offset: to, bytes, value: readRegister(model, from, bytes) }])
+    }
     const answers: Answer[] = []
     const faults: (Fault | null)[] = []
     for (const access of round.accesses) {
@@ -104,9 +107,7 @@ export class ModelSubject implements Subject {
     }
     this.#forgetOverwritten(round, index, answers)
     this.#restoreFrames(round, answers)
-    const registers = round.reads.map(({ offset, bytes }) =>
-      bytes === 8 ? model.mmio.read64(offset) : BigInt(model.mmio.read32(offset) >>> 0),
-    )
+    const registers = round.reads.map(({ offset, bytes }) => readRegister(model, offset, bytes))
     const areas = round.areas.map(({ address, bytes }) => this.#memory.read(address, bytes))
     apply(model, round.acknowledge)
     return { answers, registers, areas, faults }
@@ -161,6 +162,10 @@ export class ModelSubject implements Subject {
       this.#memory.write(answer.address, new Uint8Array(Uint32Array.of(word).buffer))
     }
   }
+}
+
+function readRegister(model: IommuModel, offset: number, bytes: 4 | 8): bigint {
+  return bytes === 8 ? model.mmio.read64(offset) : BigInt(model.mmio.read32(offset) >>> 0)
 }
 
 function apply(model: IommuModel, writes: readonly RegisterWrite[]): void {

@@ -20,6 +20,8 @@ export interface Places {
   readonly frames: readonly number[]
   /** A physical address without RAM or device. */
   readonly nowhere: number
+  /** Where a piece of RAM ends, and nothing follows. */
+  readonly edge: number
 }
 
 export const PLACES: Readonly<Record<QemuTarget, Places>> = {
@@ -30,6 +32,7 @@ export const PLACES: Readonly<Record<QemuTarget, Places>> = {
     tables: [8 * MIB, 4 * GIB + 16 * MIB],
     frames: [16 * MIB, 16 * MIB + FRAME_BYTES, 4 * GIB],
     nowhere: 1 << 30,
+    edge: 32 * MIB,
   },
   aarch64: {
     tags: GIB + 7 * MIB - 8192,
@@ -39,5 +42,6 @@ export const PLACES: Readonly<Record<QemuTarget, Places>> = {
     tables: [GIB + 32 * MIB, 4 * GIB + 240 * MIB],
     frames: [GIB + 64 * MIB, GIB + 64 * MIB + FRAME_BYTES, 4 * GIB],
     nowhere: 8 * GIB,
+    edge: 4 * GIB + 256 * MIB,
   },
 }

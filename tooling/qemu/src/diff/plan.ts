@@ -1,7 +1,7 @@
 /** Which cases run where: on each QEMU each vendor's cases are shared out to what its IOMMU can be set up to do. */
 import { describeBinary, type QemuBinary } from "../binary/qemu-binary.ts"
 import { recipesOf, TARGET_OF, type Vendor } from "../machine/recipe.ts"
-import { type JobSettings, STALE } from "./job.ts"
+import { COMMANDS, type JobSettings, STALE } from "./job.ts"
 import { withVendor } from "./vendors.ts"
 
 export interface PlannedJob extends JobSettings {
@@ -29,7 +29,7 @@ export function planJobs(
     for (const binary of own) {
       const { recipes, missing } = recipesOf(binary, vendor)
       skipped.push(...missing.map(line => `${vendor}: ${line}`))
-      const profiles = [...withVendor(vendor, diff => diff.profiles), STALE]
+      const profiles = [...withVendor(vendor, diff => diff.profiles), STALE, COMMANDS]
       const setups = recipes.flatMap(recipe => profiles.map(profile => ({ recipe, profile })))
       if (setups.length === 0) skipped.push(`${vendor}: nothing to compare with ${describeBinary(binary)}`)
       for (const [index, setup] of setups.entries()) {

@@ -11,6 +11,7 @@ import {
   type Access,
   type Answer,
   type Observation,
+  type RegisterCopy,
   type RegisterWrite,
   type Round,
   type RoundObservation,
@@ -96,7 +97,9 @@ export class QemuSubject implements Subject {
     const rounds = script.rounds.map((round, index) =>
       this.#observation(round, index, pending[index], values),
     )
-    return { rounds, changed: this.#changes(script) }
+    const changed = this.#changes(script)
+    if (script.needsReset === true) await this.#machine.reset()
+    return { rounds, changed }
   }
 
   close(): Promise<void> {
@@ -136,18 +139,28 @@ export class QemuSubject implements Subject {
       this.#dirtyPages.push(at - (at % PAGE_SIZE))
     }
     const transfers = round.accesses.filter(({ asks }) => asks === "place")
-    await run([
-      ...this.#writes(round.writes),
+    const copies = round.copies ?? []
+    if (copies.length > 0) await this.#copy(round.writes, copies)
+    const started = [
+      ...(copies.length > 0 ? [] : this.#writes(round.writes)),
       ...transfers.flatMap(({ device, iova, write }) =>
         write
           ? devices[device].store(iova, TAGS_AT + index * 4, 4)
           : devices[device].load(iova, READS_AT + index * 4, 4),
       ),
-    ])
+    ]
+    const asked = [
+      ...round.reads.map(({ offset, bytes }) => this.#read(offset, bytes)),
+      ...this.#writes(round.acknowledge),
+    ]
+    // Where no device is waited for, all goes in one.
+    const isWaiting = round.accesses.length > 0
+    if (isWaiting) await run(started)
     await idle(transfers.map(({ device }) => devices[device]))
     const passages = await this.#passages(round.accesses.filter(({ asks }) => asks === "passage"))
-    const reads = round.reads.map(({ offset, bytes }) => `read${bytes === 8 ? "q" : "l"} ${this.#at(offset)}`)
-    const answers = await run([...reads, ...this.#writes(round.acknowledge)])
+    const answers = (await run(isWaiting ? asked : [...started, ...asked])).slice(
+      isWaiting ? 0 : started.length,
+    )
     const areas = round.areas.map(({ address, bytes }) => {
       const area = new Uint8Array(bytes)
       ram.read(address, area)
@@ -156,7 +169,7 @@ export class QemuSubject implements Subject {
     return {
       landed: this.#findWrites(round, index),
       passages,
-      registers: reads.map((_, read) => BigInt(answers[read])),
+      registers: round.reads.map((_, read) => BigInt(answers[read])),
       areas,
     }
   }
@@ -176,6 +189,14 @@ export class QemuSubject implements Subject {
         return [access, { kind: testWriteOf(answers[taken - 1]) === "refused" ? "refused" : "passed" }]
       }),
     )
+  }
+
+  async #copy(before: readonly RegisterWrite[], copies: readonly RegisterCopy[]): Promise<void> {
+    await this.#machine.run(this.#writes(before))
+    for (const { from, to, bytes } of copies) {
+      const [value] = await this.#machine.run([this.#read(from, bytes)])
+      await this.#machine.run(this.#writes([{ offset: to, bytes, value: BigInt(value) }]))
+    }
   }
 
   /** Finds what was written, and puts the frames right again. */
@@ -256,6 +277,10 @@ export class QemuSubject implements Subject {
     return writes.map(
       ({ offset, bytes, value }) => `write${bytes === 8 ? "q" : "l"} ${this.#at(offset)} ${hex(value)}`,
     )
+  }
+
+  #read(offset: number, bytes: 4 | 8): string {
+    return `read${bytes === 8 ? "q" : "l"} ${this.#at(offset)}`
   }
 
   #at(offset: number): string {

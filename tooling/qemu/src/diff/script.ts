@@ -18,6 +18,13 @@ export interface RegisterRead {
   readonly bytes: 4 | 8
 }
 
+/** A register that software writes as another one reads. */
+export interface RegisterCopy {
+  readonly from: number
+  readonly to: number
+  readonly bytes: 4 | 8
+}
+
 /** Four bytes that a device reads or writes. */
 export interface Access {
   /** Which of the machine's devices, from 0. In one round no device has two accesses. */
@@ -41,6 +48,8 @@ interface MemoryArea {
 export interface Round {
   readonly stores: Words
   readonly writes: readonly RegisterWrite[]
+  /** After {@link writes}. */
+  readonly copies?: readonly RegisterCopy[]
   /** All are under way before the first one's result is looked at; the hardware sees them in this order. */
   readonly accesses: readonly Access[]
   readonly reads: readonly RegisterRead[]
@@ -57,6 +66,8 @@ export interface Script {
   readonly rounds: readonly Round[]
   /** Turns translation off, so that addresses of devices are physical. */
   readonly bypass: readonly RegisterWrite[]
+  /** It leaves the hardware in a state that its registers do not lead out of: a reset follows. */
+  readonly needsReset?: boolean
 }
 
 /** What became of an access. */

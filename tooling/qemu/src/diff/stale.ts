@@ -66,18 +66,23 @@ export function staleScript<Case>(
   }
 }
 
-/** Accesses of QEMU that no way of caching explains. */
-export async function staleDifferences(
-  script: Script,
-  models: readonly Subject[],
+/** What each model sees of a script. */
+export async function observations(models: readonly Subject[], script: Script): Promise<Observation[]> {
+  const seen: Observation[] = []
+  for (const model of models) seen.push(await model.run(script))
+  return seen
+}
+
+/** Accesses of QEMU that no way of caching explains. @param possible what models with different caches see */
+export function staleDifferences(
+  { rounds }: Script,
+  possible: readonly Observation[],
   found: Observation,
-): Promise<Difference[]> {
-  const possible: Observation[] = []
-  for (const model of models) possible.push(await model.run(script))
-  return script.rounds.flatMap(({ accesses }, round) =>
+): Difference[] {
+  return rounds.flatMap(({ accesses }, round) =>
     accesses.flatMap((access, index): Difference[] => {
       const theirs = found.rounds[round].answers[index]
-      const ours = possible.map(({ rounds }) => rounds[round].answers[index])
+      const ours = possible.map(seen => seen.rounds[round].answers[index])
       if (ours.some(answer => sameAnswer(answer, theirs))) return []
       return [
         {

@@ -1,6 +1,7 @@
 /** What a vendor brings to the comparison: cases, their scripts, and how its records are read. */
 import type { CachePolicies, IommuModel, PhysicalMemory } from "@iommu/core"
 import type fc from "fast-check"
+import type { CommandsDiff } from "./commands.ts"
 import type { Places } from "./places.ts"
 import type { Observation, RegisterRead, RegisterWrite, Script } from "./script.ts"
 import type { StaleDiff } from "./stale.ts"
@@ -43,4 +44,6 @@ export interface VendorDiff<Case> {
   model(world: World, memory: PhysicalMemory, caches?: CachePolicies): IommuModel
   /** Cases of tables that change while caches hold them. */
   readonly stale: StaleDiff<Case>
+  /** Cases of commands in the queue. */
+  readonly commands: CommandsDiff
 }

@@ -64,6 +64,8 @@ export interface RefusedAccess {
  *
  * `state`: in what QEMU leaves behind, or in that it ends.
  *
+ * `states`: in several such things, which are recognised by one of them.
+ *
  * `reading`: in all that follows from some words of memory, which QEMU reads as if they said something else. Then
  * our model has to agree in everything once the words do say that.
  */
@@ -77,10 +79,13 @@ type Slip =
     }
   | { readonly kind: "answer"; explains(dispute: Dispute, setting: Setting | null): boolean }
   | { readonly kind: "state"; explains(difference: Difference): boolean }
+  | { readonly kind: "states"; explained(differences: readonly Difference[]): readonly Difference[] }
   | {
       readonly kind: "reading"
       /** The words that QEMU reads in another way, as it reads them; none when this memory has no such words. */
       reads(world: World, memory: Words): Words
       /** The address that QEMU takes an access to be of. Absent: the access's own. */
       readonly addressOf?: (world: World, memory: Words, iova: bigint) => bigint
+      /** What QEMU leaves behind where it reads so. Absent: nothing. */
+      readonly leaves?: (difference: Difference) => boolean
     }

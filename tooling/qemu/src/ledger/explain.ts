@@ -2,13 +2,23 @@
 import type { Difference } from "../diff/compare.ts"
 import type { Vendor } from "../machine/recipe.ts"
 import { AMD_SLIPS } from "./amd.ts"
+import { AMD_COMMAND_SLIPS } from "./amd-commands.ts"
 import type { Dispute, LedgerEntry, RefusedAccess, Setting } from "./entry.ts"
 import { SMMUV3_SLIPS } from "./smmuv3.ts"
+import { SMMUV3_COMMAND_SLIPS } from "./smmuv3-commands.ts"
 import { recordOfCode, VTD_SLIPS } from "./vtd.ts"
+import { VTD_COMMAND_SLIPS } from "./vtd-commands.ts"
 
 export type Reading = { readonly id: string } & Extract<LedgerEntry["slip"], { readonly kind: "reading" }>
 
-export const LEDGER: readonly LedgerEntry[] = [...VTD_SLIPS, ...SMMUV3_SLIPS, ...AMD_SLIPS]
+export const LEDGER: readonly LedgerEntry[] = [
+  ...VTD_SLIPS,
+  ...VTD_COMMAND_SLIPS,
+  ...SMMUV3_SLIPS,
+  ...SMMUV3_COMMAND_SLIPS,
+  ...AMD_SLIPS,
+  ...AMD_COMMAND_SLIPS,
+]
 
 /** Releases that were looked at; of any other one nothing is known, so that it may have any slip. */
 const RELEASES: ReadonlySet<string> = new Set(LEDGER.flatMap(({ versions }) => versions))
@@ -86,6 +96,19 @@ export function explainDifference(
     theyRefused: theirs.answer.kind === "refused",
   }
   return explainAccess(vendor, dispute, setting)
+}
+
+/** What entries explain of differences that belong together, by id. */
+export function explainTogether(
+  vendor: Vendor,
+  differences: readonly Difference[],
+  setting: Setting,
+): ReadonlyMap<string, readonly Difference[]> {
+  return new Map(
+    entriesOf(vendor, setting).flatMap(({ id, slip }) =>
+      slip.kind === "states" ? [[id, slip.explained(differences)] as const] : [],
+    ),
+  )
 }
 
 /** Entries by which QEMU reads memory in another way. */

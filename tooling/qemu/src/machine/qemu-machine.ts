@@ -91,6 +91,8 @@ export interface QemuMachine {
   idle(devices: readonly Edu[]): Promise<void>
   /** Seconds of CPU that QEMU has used. */
   cpuSeconds(): number
+  /** Resets the machine: RAM stays as it is, the devices' buffers too. */
+  reset(): Promise<void>
   /** Ends QEMU at once; what waits for it fails. */
   kill(): void
   close(): Promise<void>
@@ -134,12 +136,28 @@ export async function startMachine(
     run,
     idle: waiting => waitUntilIdle(run, waiting),
     cpuSeconds: () => cpuSecondsOf(session.process.pid),
+    reset: async () => {
+      await resetMachine(session)
+      await run([...devices, ...testDevices].flatMap(device => device.enable()))
+    },
     kill: () => session.process.kill(),
     close: async () => {
       ram.close()
       await session.close()
     },
   }
+}
+
+/** Resolves when it has happened, some turns of QEMU's main loop after it was asked for. */
+async function resetMachine({ qmp }: QemuSession): Promise<void> {
+  const happened = new Promise<void>(resolve => {
+    qmp.onEvent = ({ event }) => {
+      if (event === "RESET") resolve()
+    }
+  })
+  await qmp.execute("system_reset")
+  await happened
+  qmp.onEvent = null
 }
 
 /** A transfer ends when QEMU's clock reaches its timer, some turns of QEMU's main loop after it was started. */

@@ -118,6 +118,6 @@ function setUp(base: number, queueBytes: number): RegisterWrite[] {
   ]
 }
 
-function write64(name: keyof typeof REGISTERS, value: bigint): RegisterWrite {
+export function write64(name: keyof typeof REGISTERS, value: bigint): RegisterWrite {
   return { offset: REGISTERS[name][0], bytes: 8, value }
 }

@@ -264,10 +264,10 @@ function commandWords({ structures }: Places): [number, bigint][] {
   ])
 }
 
-function write32(name: keyof typeof REGISTERS, value: number): RegisterWrite {
+export function write32(name: keyof typeof REGISTERS, value: number): RegisterWrite {
   return { offset: REGISTERS[name][0], bytes: 4, value: BigInt(value) }
 }
 
-function write64(name: keyof typeof REGISTERS, value: bigint): RegisterWrite {
+export function write64(name: keyof typeof REGISTERS, value: bigint): RegisterWrite {
   return { offset: REGISTERS[name][0], bytes: 8, value }
 }

@@ -2,6 +2,7 @@
 import { registers, smmuv3Model } from "@iommu/smmuv3"
 import type { Records, VendorDiff, World } from "../vendor-diff.ts"
 import { MAX_ACCESSES, type SmmuCase, smmuCases } from "./smmuv3-case.ts"
+import { smmuv3Commands } from "./smmuv3-commands.ts"
 import { EVENT_QUEUE_LG2, EVENT_READS, SMMU_BYPASS, smmuScript } from "./smmuv3-script.ts"
 import { smmuv3Stale } from "./smmuv3-stale.ts"
 
@@ -35,6 +36,7 @@ export const smmuv3Diff: VendorDiff<SmmuCase> = {
     })
   },
   stale: smmuv3Stale,
+  commands: smmuv3Commands,
   model: ({ identity }: World, memory, caches) => {
     const id = Object.fromEntries(ID_REGISTERS.map(name => [name, Number(identity[name])]))
     return smmuv3Model({ memory, id, caches: caches ?? "exact" })

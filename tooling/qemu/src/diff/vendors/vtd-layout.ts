@@ -6,3 +6,6 @@ export const PASID_DIRECTORY = 0x3000
 export const PASID_TABLE = 0x4000
 export const QUEUE = 0x5000
 export const STATUS = 0x6000
+/** The queue of a case of commands. */
+export const RING = 0x7000
+export const PAGE_BYTES = 4096

@@ -211,10 +211,10 @@ function faultRecord(identity: World["identity"]): number {
   return Number(registers.CAP.get([identity["CAP"]], "FRO")) * 16
 }
 
-function write32(name: keyof typeof REGISTERS, value: number): RegisterWrite {
+export function write32(name: keyof typeof REGISTERS, value: number): RegisterWrite {
   return { offset: REGISTERS[name][0], bytes: 4, value: BigInt(value) }
 }
 
-function write64(name: keyof typeof REGISTERS, value: bigint): RegisterWrite {
+export function write64(name: keyof typeof REGISTERS, value: bigint): RegisterWrite {
   return { offset: REGISTERS[name][0], bytes: 8, value }
 }

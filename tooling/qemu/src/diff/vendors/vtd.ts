@@ -3,6 +3,7 @@ import { registers, vtdModel } from "@iommu/vtd"
 import type { RegisterRead } from "../script.ts"
 import type { Records, VendorDiff } from "../vendor-diff.ts"
 import { MAX_ACCESSES, type VtdCase, vtdCases } from "./vtd-case.ts"
+import { vtdCommands } from "./vtd-commands.ts"
 import { FRCD_HI, FRCD_LO, VTD_BYPASS, vtdScript } from "./vtd-script.ts"
 import { vtdStale } from "./vtd-stale.ts"
 
@@ -31,6 +32,7 @@ export const vtdDiff: VendorDiff<VtdCase> = {
       return (hi & F) === 0n ? new Map() : new Map([[Number(hi & 0xffffn), [[lo, hi]]]])
     }),
   stale: vtdStale,
+  commands: vtdCommands,
   model: ({ identity }, memory, caches) =>
     vtdModel({
       memory,
