@@ -35,7 +35,7 @@ export interface CommandsCase<Case> {
 }
 
 /** Register writes, of which some depend on what the hardware says. */
-export interface Preparation {
+interface Preparation {
   readonly writes: readonly RegisterWrite[]
   readonly copies: readonly RegisterCopy[]
 }

@@ -25,6 +25,7 @@ const OF_ABSENT_FEATURES: readonly number[] = [
   commands.CMD_STALL_TERM,
 ]
 const OF_STAGE_2: readonly number[] = [commands.CMD_TLBI_S12_VMALL, commands.CMD_TLBI_S2_IPA]
+const OF_CONTEXTS: readonly number[] = [commands.CMD_CFGI_CD, commands.CMD_CFGI_CD_ALL]
 /** Of EL3, which the Non-secure queue does not have. */
 const OF_EL3: readonly number[] = [0x18, 0x1a]
 
@@ -53,30 +54,27 @@ export const SMMUV3_COMMAND_SLIPS: readonly LedgerEntry[] = [
     slip: { kind: "reading", reads: (world, memory) => withoutCommands(world, memory, OF_STAGE_2) },
   },
   {
-    id: "smmuv3-context-command",
+    id: "smmuv3-context-commands",
     vendor: "smmuv3",
     versions: ["10.0"],
-    qemu: "Without stage 1, CMD_CFGI_CD is consumed.",
-    book: "It is CERROR_ILL.",
-    section: "IHI 0070 G.b §4.3.3",
+    qemu: "Without stage 1, CMD_CFGI_CD and CMD_CFGI_CD_ALL are consumed.",
+    book: "They are CERROR_ILL.",
+    section: "IHI 0070 G.b §4.3.3, §4.3.4",
     recognised: "the model agrees once such a command is one that does nothing",
     slip: {
       kind: "reading",
-      reads: (world, memory) => withoutCommands(world, memory, [commands.CMD_CFGI_CD]),
+      reads: (world, memory) => withoutCommands(world, memory, OF_CONTEXTS),
     },
   },
   {
-    id: "smmuv3-context-commands",
+    id: "smmuv3-context-of-nobody",
     vendor: "smmuv3",
-    versions: ["10.0", "11.1"],
-    qemu: "Without stage 1, CMD_CFGI_CD_ALL is consumed.",
-    book: "It is CERROR_ILL.",
-    section: "IHI 0070 G.b §4.3.4",
+    versions: ["11.1"],
+    qemu: "Without stage 1, CMD_CFGI_CD and CMD_CFGI_CD_ALL of a StreamID without device are consumed.",
+    book: "They are CERROR_ILL whatever the StreamID.",
+    section: "IHI 0070 G.b §4.3.3, §4.3.4",
     recognised: "the model agrees once such a command is one that does nothing",
-    slip: {
-      kind: "reading",
-      reads: (world, memory) => withoutCommands(world, memory, [commands.CMD_CFGI_CD_ALL]),
-    },
+    slip: { kind: "reading", reads: withoutContextsOfNobody },
   },
   {
     id: "smmuv3-sync-signal",
@@ -112,6 +110,13 @@ export const SMMUV3_COMMAND_SLIPS: readonly LedgerEntry[] = [
 
 function withoutCommands(world: World, memory: Words, opcodes: readonly number[]): Words {
   return changedCommands(world, memory, entry => (opcodes.includes(opcodeOf(entry)) ? NOTHING : entry))
+}
+
+function withoutContextsOfNobody(world: World, memory: Words): Words {
+  return changedCommands(world, memory, entry => {
+    const isOfNobody = !world.deviceIds.includes(Number(entry[0] >> 32n))
+    return OF_CONTEXTS.includes(opcodeOf(entry)) && isOfNobody ? NOTHING : entry
+  })
 }
 
 function withoutReservedSignal(world: World, memory: Words): Words {

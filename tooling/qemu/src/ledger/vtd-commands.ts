@@ -14,7 +14,6 @@ const LAYOUTS = [
   { type: commands.DEV_TLB_INV, layout: commands.DEV_TLB_INV_DSC },
   { type: commands.P_DEV_TLB_INV, layout: commands.P_DEV_TLB_INV_DSC },
   { type: commands.P_IOTLB_INV, layout: commands.P_IOTLB_INV_DSC },
-  { type: commands.PAGE_GRP_RESP, layout: commands.PAGE_GRP_RESP_DSC },
 ]
 const QUEUE_SIZE = 7n
 const GRANULARITY = BigInt(commands.G_MASK << commands.G_SHIFT)
@@ -63,6 +62,20 @@ export const VTD_COMMAND_SLIPS: readonly LedgerEntry[] = [
     },
   },
   {
+    id: "vtd-upper-descriptor-half",
+    vendor: "vtd",
+    versions: ["7.2"],
+    qemu: "The upper 128 bits of a descriptor of 256 bits are not looked at.",
+    book: "They are reserved: a bit that is set is IQE.",
+    section: "VT-d 5.10 §6.5.2, §6.5.2.11",
+    recognised: "the model agrees once they are clear",
+    slip: {
+      kind: "reading",
+      reads: (world, memory) =>
+        changedDescriptors(world, memory, ([first, second]) => [first, second, 0n, 0n]),
+    },
+  },
+  {
     id: "vtd-device-tlb-descriptors",
     vendor: "vtd",
     versions: ["7.2", "10.0", "11.1"],
@@ -93,13 +106,16 @@ export const VTD_COMMAND_SLIPS: readonly LedgerEntry[] = [
     id: "vtd-page-group-descriptors",
     vendor: "vtd",
     versions: ["11.1"],
-    qemu: "Page group responses are taken though ECAP.PRS is 0.",
+    qemu: "Page group responses are taken though ECAP.PRS is 0, and their reserved bits are not looked at.",
     book: "Without page requests their type is invalid: IQE.",
     section: "VT-d 5.10 §7.6.1, §6.5.2.11",
     recognised: "the model agrees once such a descriptor is one that does nothing",
     slip: {
       kind: "reading",
-      reads: (world, memory) => withoutTypes(world, memory, [commands.PAGE_GRP_RESP]),
+      reads: (world, memory) =>
+        changedDescriptors(world, memory, entry =>
+          typeOf(entry) === commands.PAGE_GRP_RESP ? NOTHING : entry,
+        ),
     },
   },
   {
@@ -122,16 +138,30 @@ export const VTD_COMMAND_SLIPS: readonly LedgerEntry[] = [
   {
     id: "vtd-legacy-descriptors",
     vendor: "vtd",
+    versions: ["7.2"],
+    qemu: "In legacy mode, PASID-based IOTLB descriptors are taken.",
+    book: "Their type is invalid there: IQE.",
+    section: "VT-d 5.10 §6.5.2, Table 26",
+    recognised: "the model agrees once such a descriptor is one that does nothing",
+    slip: {
+      kind: "reading",
+      reads: (world, memory) =>
+        world.variant === "legacy" ? withoutTypes(world, memory, [commands.P_IOTLB_INV]) : new Map(),
+    },
+  },
+  {
+    id: "vtd-legacy-pasid-cache",
+    vendor: "vtd",
     versions: ["7.2", "10.0"],
-    qemu: "In legacy mode, descriptors of scalable mode are taken.",
-    book: "Their types are invalid there: IQE.",
+    qemu: "In legacy mode, PASID cache descriptors are taken.",
+    book: "Their type is invalid there: IQE.",
     section: "VT-d 5.10 §6.5.2, Table 26",
     recognised: "the model agrees once such a descriptor is one that does nothing",
     slip: {
       kind: "reading",
       reads: (world, memory) =>
         world.variant === "legacy"
-          ? withoutTypes(world, memory, [commands.P_IOTLB_INV, commands.PC_INV])
+          ? changedDescriptors(world, memory, entry => (typeOf(entry) === commands.PC_INV ? NOTHING : entry))
           : new Map(),
     },
   },
@@ -161,20 +191,6 @@ export const VTD_COMMAND_SLIPS: readonly LedgerEntry[] = [
       kind: "reading",
       reads: (world, memory) =>
         changedDescriptors(world, memory, entry => (typeOf(entry) === commands.PC_INV ? PC_OF_ALL : entry)),
-    },
-  },
-  {
-    id: "vtd-upper-descriptor-half",
-    vendor: "vtd",
-    versions: ["7.2"],
-    qemu: "The upper 128 bits of a descriptor of 256 bits are not looked at.",
-    book: "They are reserved: a bit that is set is IQE.",
-    section: "VT-d 5.10 §6.5.2, §6.5.2.11",
-    recognised: "the model agrees once they are clear",
-    slip: {
-      kind: "reading",
-      reads: (world, memory) =>
-        changedDescriptors(world, memory, ([first, second]) => [first, second, 0n, 0n]),
     },
   },
   {
