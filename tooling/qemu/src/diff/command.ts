@@ -56,7 +56,7 @@ export function diffCommand(): Command {
 async function diff(options: Options, command: Command): Promise<void> {
   const vendors = options.vendor === "all" ? VENDORS : [options.vendor]
   const binaries = findBinaries(options, command)
-  const { jobs, skipped } = planJobs(binaries, vendors, options.cases, options.seed)
+  const { jobs, skipped } = planJobs(binaries, vendors, options.cases, options.seed, options.profile ?? null)
   for (const line of skipped) console.error(`skipped: ${line}`)
   const chosen = jobs.filter(
     ({ recipe, profile }) =>

@@ -14,12 +14,16 @@ export interface Plan {
   readonly skipped: readonly string[]
 }
 
-/** @param cases for each vendor on each QEMU */
+/**
+ * @param cases for each vendor on each QEMU
+ * @param profile the only one that is asked for; null for all but those that are {@link CommandsDiff.onRequest}
+ */
 export function planJobs(
   binaries: readonly QemuBinary[],
   vendors: readonly Vendor[],
   cases: number,
   seed: number,
+  profile: string | null = null,
 ): Plan {
   const jobs: PlannedJob[] = []
   const skipped: string[] = []
@@ -29,7 +33,11 @@ export function planJobs(
     for (const binary of own) {
       const { recipes, missing } = recipesOf(binary, vendor)
       skipped.push(...missing.map(line => `${vendor}: ${line}`))
-      const profiles = [...withVendor(vendor, diff => diff.profiles), STALE, COMMANDS]
+      const profiles = withVendor(vendor, ({ profiles: own, commands }) => [
+        ...own,
+        STALE,
+        ...(commands.onRequest && profile !== COMMANDS ? [] : [COMMANDS]),
+      ])
       const setups = recipes.flatMap(recipe => profiles.map(profile => ({ recipe, profile })))
       if (setups.length === 0) skipped.push(`${vendor}: nothing to compare with ${describeBinary(binary)}`)
       for (const [index, setup] of setups.entries()) {

@@ -155,7 +155,7 @@ export const VTD_COMMAND_SLIPS: readonly LedgerEntry[] = [
   {
     id: "vtd-interrupt-descriptors",
     vendor: "vtd",
-    versions: ["7.2", "10.0", "11.1"],
+    versions: ["7.2"],
     qemu: "Reserved bits of interrupt entry cache descriptors are not looked at.",
     book: "A reserved bit that is set is IQE.",
     section: "VT-d 5.10 §6.5.2.8, §6.5.2.11",

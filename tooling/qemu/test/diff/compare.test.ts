@@ -57,6 +57,7 @@ const VENDOR: VendorDiff<null> = {
     throw new Error("no model here")
   },
   commands: {
+    onRequest: false,
     commands: [],
     registers: { on: [], off: [] },
     places: [],
