@@ -148,15 +148,17 @@ export const VTD_SLIPS: readonly LedgerEntry[] = [
     id: "vtd-user-first",
     vendor: "vtd",
     versions: ["10.0", "11.1"],
-    qemu: "U/S = 0 ends a first-stage walk at once (SGN.2), though entries below are not present or reserved.",
+    qemu: "U/S = 0, for a write R/W = 0, ends a first-stage walk at once (SGN.2, SGN.6), though entries below are not present or reserved.",
     book: "Permissions are those of all levels; what the walk finds below comes first (SFS.2, SFS.3).",
     section: "VT-d 5.10 §3.6, §7.1.3 Table 30",
-    recognised: "reason 81h in place of the model's SFS fault",
+    recognised: "reason 81h, for a write 85h, in place of the model's SFS fault",
     slip: {
       kind: "record",
       mask: [0n, REASON_MASK],
       matches: (_, qemu, access) =>
-        access?.reason.startsWith("SFS.") === true && reasonOf(qemu) === 0x81n << REASON_SHIFT,
+        access?.reason.startsWith("SFS.") === true &&
+        (reasonOf(qemu) === 0x81n << REASON_SHIFT ||
+          (access.write && reasonOf(qemu) === 0x85n << REASON_SHIFT)),
     },
   },
   {
@@ -178,7 +180,7 @@ export const VTD_SLIPS: readonly LedgerEntry[] = [
   {
     id: "vtd-pp-without-pasid",
     vendor: "vtd",
-    versions: ["10.0"],
+    versions: ["7.2", "10.0"],
     qemu: "In scalable mode the record of a request without PASID has PP = 1, and PASID 0 of RID_PASID.",
     book: "PP says that the faulted request had a PASID.",
     section: "VT-d 5.10 §11.4.7.6",
