@@ -59,11 +59,9 @@ async function diff(options: Options, command: Command): Promise<void> {
   const { jobs, skipped } = planJobs(binaries, vendors, options.cases, options.seed, options.profile ?? null)
   for (const line of skipped) console.error(`skipped: ${line}`)
   const chosen = jobs.filter(
-    ({ recipe, profile }) =>
-      (options.variant === undefined || options.variant === recipe.variant) &&
-      (options.profile === undefined || options.profile === profile),
+    ({ recipe }) => options.variant === undefined || options.variant === recipe.variant,
   )
-  if (jobs.length > 0 && chosen.length === 0)
+  if (binaries.length > 0 && chosen.length === 0)
     command.error("error: no such variant or profile here", { exitCode: 2 })
   if (options.case !== undefined) {
     await replay(chosen, options.case, command)

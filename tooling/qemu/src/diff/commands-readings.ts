@@ -19,7 +19,7 @@ export async function judgeCommands(
   const { world, script } = setting
   const verdict = judge(vendor, await differencesOf(script), setting)
   if (verdict.unexplained.length === 0) return verdict
-  const known = readingsOf(vendor, setting).filter(reading => rereadBy([reading], world, script) !== null)
+  const known = applicableOf(readingsOf(vendor, setting), world, script)
   const judged = async (readings: readonly Reading[]): Promise<Verdict> => {
     const reread = rereadBy(readings, world, script)
     if (reread === null) return verdict
@@ -42,6 +42,16 @@ export async function judgeCommands(
     best = without
   }
   return best
+}
+
+/** Those that have something to say to this case, once the ones before them have had their say. */
+function applicableOf(readings: readonly Reading[], world: World, script: Script): Reading[] {
+  let read = script
+  return readings.filter(reading => {
+    const reread = rereadBy([reading], world, read)
+    read = reread ?? read
+    return reread !== null
+  })
 }
 
 /** @returns null when the readings have nothing to say to this case */

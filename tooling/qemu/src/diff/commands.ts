@@ -65,8 +65,6 @@ export type RegisterValues = Readonly<Record<string, bigint>>
 
 /** What a vendor brings to it. */
 export interface CommandsDiff {
-  /** Too little has been run of it yet: it is compared where its profile is asked for. */
-  readonly onRequest: boolean
   readonly commands: readonly string[]
   /** Registers to write while the queue is on, and while it is off. */
   readonly registers: { readonly on: readonly string[]; readonly off: readonly string[] }

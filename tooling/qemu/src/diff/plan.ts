@@ -14,9 +14,12 @@ export interface Plan {
   readonly skipped: readonly string[]
 }
 
+/** A case of commands takes many times as long as another: there are fewer of them by this factor. */
+const FEWER_COMMANDS = 4
+
 /**
  * @param cases for each vendor on each QEMU
- * @param profile the only one that is asked for; null for all but those that are {@link CommandsDiff.onRequest}
+ * @param profile the only one that is asked for, null for all
  */
 export function planJobs(
   binaries: readonly QemuBinary[],
@@ -33,19 +36,28 @@ export function planJobs(
     for (const binary of own) {
       const { recipes, missing } = recipesOf(binary, vendor)
       skipped.push(...missing.map(line => `${vendor}: ${line}`))
-      const profiles = withVendor(vendor, ({ profiles: own, commands }) => [
-        ...own,
-        STALE,
-        ...(commands.onRequest && profile !== COMMANDS ? [] : [COMMANDS]),
-      ])
+      const profiles = withVendor(vendor, ({ profiles: own }) => [...own, STALE, COMMANDS]).filter(
+        name => profile === null || profile === name,
+      )
       const setups = recipes.flatMap(recipe => profiles.map(profile => ({ recipe, profile })))
       if (setups.length === 0) skipped.push(`${vendor}: nothing to compare with ${describeBinary(binary)}`)
+      const shares = sharesOf(
+        cases,
+        setups.map(({ profile }) => (profile === COMMANDS ? 1 : FEWER_COMMANDS)),
+      )
       for (const [index, setup] of setups.entries()) {
-        // The first ones take what does not divide.
-        const share = Math.floor(cases / setups.length) + (index < cases % setups.length ? 1 : 0)
+        const share = shares[index]
         if (share > 0) jobs.push({ vendor, binary, ...setup, cases: share, seed: seed + index })
       }
     }
   }
   return { jobs, skipped }
+}
+
+/** Whole numbers that sum up to the cases, in proportion to their weights; the first ones take what is left. */
+function sharesOf(cases: number, weights: readonly number[]): number[] {
+  const total = weights.reduce((sum, weight) => sum + weight, 0)
+  const shares = weights.map(weight => Math.floor((cases * weight) / total))
+  const rest = cases - shares.reduce((sum, share) => sum + share, 0)
+  return shares.map((share, index) => (index < rest ? share + 1 : share))
 }

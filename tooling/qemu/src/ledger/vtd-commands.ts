@@ -16,6 +16,8 @@ const LAYOUTS = [
 ]
 /** Fields that QEMU does not know: bits 11:9 of the type, and PFSID. */
 const UNKNOWN_FIELDS = 0xfff0_0000_0000_fe00n
+/** Bits 11:9 of a descriptor: the upper part of its type, where hardware knows one. */
+const UPPER_TYPE = 0xe00n
 const QUEUE_SIZE = 7n
 const GRANULARITY = BigInt(commands.G_MASK << commands.G_SHIFT)
 const PAGES = BigInt(commands.P_IOTLB_PAGE << commands.G_SHIFT)
@@ -170,14 +172,14 @@ export const VTD_COMMAND_SLIPS: readonly LedgerEntry[] = [
     id: "vtd-pasid-cache-descriptors",
     vendor: "vtd",
     versions: ["7.2", "10.0"],
-    qemu: "Of PASID cache descriptors only the type is looked at.",
+    qemu: "Of PASID cache descriptors only the type is looked at, in 7.2 bits 3:0 of it alone.",
     book: "A reserved bit or granularity is IQE.",
     section: "VT-d 5.10 §6.5.2.2, §6.5.2.11",
     recognised: "the model agrees once the descriptor is one of all PASIDs",
     slip: {
       kind: "reading",
       reads: (world, memory) =>
-        changedDescriptors(world, memory, entry => (typeOf(entry) === commands.PC_INV ? PC_OF_ALL : entry)),
+        changedDescriptors(world, memory, entry => (isPasidCache(world, entry) ? PC_OF_ALL : entry)),
     },
   },
   {
@@ -254,6 +256,10 @@ function hasReservedBits(entry: readonly bigint[]): boolean {
     (entry[0] & UNKNOWN_FIELDS) !== 0n ||
     entry.some((word, index) => (word & layout.reserved[index]) !== 0n)
   )
+}
+
+function isPasidCache({ release }: World, entry: readonly bigint[]): boolean {
+  return typeOf(entry) === commands.PC_INV && (release === "7.2" || (entry[0] & UPPER_TYPE) === 0n)
 }
 
 function typeOf([first]: readonly bigint[]): number {

@@ -57,7 +57,6 @@ const VENDOR: VendorDiff<null> = {
     throw new Error("no model here")
   },
   commands: {
-    onRequest: false,
     commands: [],
     registers: { on: [], off: [] },
     places: [],

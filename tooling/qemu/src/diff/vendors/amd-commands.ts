@@ -30,7 +30,6 @@ const READS: readonly RegisterRead[] = (
 ).map((name): RegisterRead => ({ name, offset: REGISTERS[name][0], bytes: 8 }))
 
 export const amdCommands: CommandsDiff = {
-  onRequest: false,
   commands: [...Object.keys(OPCODE), "COMPLETION_WAIT", "unknown"],
   registers: { on: ["CMD_TAIL", "STATUS"], off: ["CMD_HEAD", "CMD_TAIL", "CMDBUF_BASE", "STATUS"] },
   places: ["nowhere", "edge"],

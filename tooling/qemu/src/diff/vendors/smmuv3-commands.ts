@@ -35,7 +35,6 @@ const READS: readonly RegisterRead[] = [
 ]
 
 export const smmuv3Commands: CommandsDiff = {
-  onRequest: false,
   commands: [...NAMES.keys(), "CMD_SYNC", "unknown"],
   // The others are guarded by CR0.CMDQEN. §6.3.26, §6.3.28.
   registers: { on: ["CMDQ_PROD on"], off: ["CMDQ_BASE", "CMDQ_PROD", "CMDQ_CONS"] },

@@ -33,7 +33,6 @@ const STATUS_WORDS = PAGE_BYTES / 8
 const SLOTS = 8
 
 export const vtdCommands: CommandsDiff = {
-  onRequest: true,
   commands: [...Object.keys(TYPES), "INV_WAIT", "IOTLB_INV", "unknown"],
   registers: { on: ["IQT"], off: ["CCMD", "IOTLB", "CCMD", "IOTLB", "IQT", "IQA"] },
   places: ["nowhere", "edge"],
