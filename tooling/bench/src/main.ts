@@ -10,6 +10,7 @@ import { measure, sample } from "./measure.ts"
 import { comparisonTable, markdownTables, quantityTable, resultTable } from "./print.ts"
 import { measureQuantity } from "./quantity.ts"
 import { machineOf, type Report } from "./report.ts"
+import { withFurtherTries } from "./tries.ts"
 
 const USAGE = `usage: bench [--json | --markdown] [--compare FILE] [--only TEXT] [--rounds N]
 
@@ -28,9 +29,16 @@ function main(args: readonly string[]): number {
   const options = readOptions(args)
   if (options === null) return 2
   const { only } = options
-  const cases = allCases().filter(({ operation, subject }) => `${operation} ${subject}`.includes(only))
+  const chosenCases = () =>
+    allCases().filter(({ operation, subject }) => `${operation} ${subject}`.includes(only))
+  const cases = chosenCases()
   for (const bench of cases) sample(bench, WARM_UP_MS)
-  const results = cases.map(bench => measure(bench, { rounds: options.rounds, sampleMs: SAMPLE_MS }))
+  const measuring = { rounds: options.rounds, sampleMs: SAMPLE_MS }
+  const results = withFurtherTries(
+    cases.map(bench => measure(bench, measuring)),
+    measuring,
+    chosenCases,
+  )
   const quantities = allQuantities()
     .filter(({ what, subject }) => `${what} ${subject}`.includes(only))
     .map(measureQuantity)
