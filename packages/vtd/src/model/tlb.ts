@@ -16,10 +16,10 @@ const { LEAF_IS_DIRTY, LEAF_NOT_READ, MODE_NESTED, MODE_PASS_THROUGH, MODE_SECON
 const READ_WRITE = ACCESS_READ | ACCESS_WRITE
 
 // Words of a second-stage page: where it is, what it grants, bits 31:0 of its entry.
-const PA_HI = 0
-const PA_LO = 1
-const GRANTED = 2
-const LEAF = 3
+export const PA_HI = 0
+export const PA_LO = 1
+export const GRANTED = 2
+export const LEAF = 3
 const SECOND_WORDS = 4
 /** Words of a first-stage or nested translation. */
 const FIRST_WORDS = 7

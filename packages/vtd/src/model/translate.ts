@@ -9,7 +9,7 @@ import * as pte from "../spec/page-tables.ts"
 import { attributesOf, WB } from "./attributes.ts"
 import { resolveEntries } from "./device-entry.ts"
 import * as iotlb from "./tlb.ts"
-import { findTranslation, keepTranslation, prepareLookUp, recallSecondPage } from "./tlb.ts"
+import { findTranslation, keepTranslation, prepareLookUp } from "./tlb.ts"
 import type { Transaction } from "./transaction.ts"
 import * as transaction from "./transaction.ts"
 import {
@@ -35,7 +35,7 @@ import {
 // Copies: V8 reads an imported constant through its module, which costs a walk a third of its time.
 const { ACCESS_EXEC, ACCESS_READ, ACCESS_WRITE } = core
 const { INTERRUPT_MEGABYTE, MODE_FIRST, MODE_NESTED, MODE_PASS_THROUGH, MODE_SECOND } = transaction
-const { DIRTY } = iotlb
+const { DIRTY, GRANTED, LEAF, PA_HI, PA_LO } = iotlb
 const { SS_NO_PERMISSION, SS_OK, SS_RESERVED_BIT, SS_ROOT_UNREADABLE } = second
 
 const { FS_D, FS_PS, FS_RW, SS_D, SS_R, SS_W } = pte
@@ -349,23 +349,49 @@ function plainBelowTable(t: Transaction, result: VtdTranslationResult): boolean 
   if (ipaHi >= (t.features.ssMaxHi[t.ssLevels] as number)) return false
   const access = t.access & READ_WRITE
   const needed = (access & ACCESS_WRITE) === 0 ? access : access | DIRTY
-  if (!recallSecondPage(t, ipaHi, ipaLo, needed) && !reachSecondPage(t, ipaHi, ipaLo)) return false
-  const paHi = t.ssPaHi
-  const paLo = t.ssPaLo
-  if ((paHi === 0 && paLo >>> 20 === INTERRUPT_MEGABYTE) || markDirty(t) !== 0) return false
+  if (!takeCachedPage(t, result, ipaHi, ipaLo, needed) && !takeWalkedPage(t, result, ipaHi, ipaLo)) {
+    return false
+  }
   result.ipaHi = ipaHi
   result.ipaLo = ipaLo >>> 0
   result.stage1SizeLg2 = PAGE_LG2
-  result.stage2SizeLg2 = t.ssSizeLg2
   result.sizeLg2 = PAGE_LG2
   result.allowed = allowedByFirst(t) & t.ssPermissions
   result.attributes = attributesOf(t)
+  return true
+}
+
+/** A cached page, straight to the result (a request in 52 instead of 55 ns). */
+function takeCachedPage(
+  t: Transaction,
+  result: VtdTranslationResult,
+  hi: number,
+  lo: number,
+  needed: number,
+): boolean {
+  const { tlb } = t
+  const at = tlb.findSecond(hi, lo, t.domainId)
+  if (at < 0) return false
+  const words = tlb.second.words
+  const granted = words[at + GRANTED] as number
+  const sizeLg2 = tlb.span + PAGE_LG2
+  const paHi = words[at + PA_HI] as number
+  const paLo = (words[at + PA_LO] as number) | (lo & ((1 << sizeLg2) - 1))
+  if ((granted & needed) !== needed || isInterruptAddress(paHi, paLo)) return false
+  t.ssPermissions = granted & READ_WRITE
+  t.ssLeaf = words[at + LEAF] as number
   result.paHi = paHi
   result.paLo = paLo >>> 0
+  result.stage2SizeLg2 = sizeLg2
   return true
 }
 
 /** A page that is not cached with what the request needs. @returns false when anything is out of the ordinary */
-function reachSecondPage(t: Transaction, hi: number, lo: number): boolean {
-  return walkSecondPage(t, hi, lo) === SS_OK && (t.access & READ_WRITE & ~t.ssPermissions) === 0
+function takeWalkedPage(t: Transaction, result: VtdTranslationResult, hi: number, lo: number): boolean {
+  if (walkSecondPage(t, hi, lo) !== SS_OK || (t.access & READ_WRITE & ~t.ssPermissions) !== 0) return false
+  if (isInterruptAddress(t.ssPaHi, t.ssPaLo) || markDirty(t) !== 0) return false
+  result.paHi = t.ssPaHi
+  result.paLo = t.ssPaLo >>> 0
+  result.stage2SizeLg2 = t.ssSizeLg2
+  return true
 }
