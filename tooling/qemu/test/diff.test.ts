@@ -7,7 +7,7 @@ import type { VendorDiff } from "../src/diff/vendor-diff.ts"
 import { withVendor } from "../src/diff/vendors.ts"
 import { describeBinary, discoverQemu, VENDORS } from "../src/index.ts"
 
-const CASES = 40
+const CASES = 20
 const SEED = 11
 const { jobs } = planJobs(discoverQemu().binaries, VENDORS, CASES, SEED)
 if (jobs.length === 0) console.log("no QEMU here: the comparison is not tried")
