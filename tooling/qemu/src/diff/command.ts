@@ -7,7 +7,7 @@ import { describeBinary, type QemuBinary, versionOf } from "../binary/qemu-binar
 import { LEDGER } from "../ledger/explain.ts"
 import { VENDORS, type Vendor } from "../machine/recipe.ts"
 import { describeDifference } from "./describe.ts"
-import { type JobReport, runCase, runJob } from "./job.ts"
+import { COMMANDS, type JobReport, runCase, runJob, STALE } from "./job.ts"
 import { type PlannedJob, planJobs } from "./plan.ts"
 import { withVendor } from "./vendors.ts"
 import type { Verdict } from "./verdict.ts"
@@ -64,7 +64,9 @@ async function diff(options: Options, command: Command): Promise<void> {
   if (binaries.length > 0 && chosen.length === 0)
     command.error("error: no such variant or profile here", { exitCode: 2 })
   if (options.case !== undefined) {
-    await replay(chosen, options.case, command)
+    // Cases of these have another shape, and are printed with their profile.
+    const others = chosen.filter(({ profile }) => profile !== STALE && profile !== COMMANDS)
+    await replay(options.profile === undefined ? others : chosen, options.case, command)
     return
   }
   const reports = await runAll(chosen)

@@ -16,6 +16,8 @@ const PR = 1n
 const IR_IW = 3n << 61n
 /** Bits 7:2 and 63 of word 0, bit 8 of word 1. */
 const DTE_RESERVED = [0x8000_0000_0000_00fcn, 0x100n]
+/** PPR and GPRP, bits 53:52 of word 0. */
+const PAGE_REQUESTS = 3n << 52n
 /** A bit that is reserved in every revision. */
 const RESERVED = 1n << 2n
 const MODE = 7n << 9n
@@ -28,6 +30,10 @@ export function withQemusReservedBits(world: World, memory: Words): Words {
   return changedEntries(world, memory, ([word0, word1]) =>
     (word0 & DTE_RESERVED[0]) !== 0n || (word1 & DTE_RESERVED[1]) !== 0n ? word0 | RESERVED : word0,
   )
+}
+
+export function withoutPageRequestBits(world: World, memory: Words): Words {
+  return changedEntries(world, memory, ([word0]) => word0 & ~PAGE_REQUESTS)
 }
 
 /** IR and IW set above the leaves: in the device table entry and in entries that lead to tables. */

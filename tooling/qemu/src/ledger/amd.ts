@@ -5,6 +5,7 @@ import { NO_ANSWER } from "../diff/qemu-subject.ts"
 import { DEVICE_TABLE } from "../diff/vendors/amd-layout.ts"
 import {
   withinMode,
+  withoutPageRequestBits,
   withoutReservedEntryBits,
   withPermissionsOfLeaves,
   withPresentLeaves,
@@ -90,6 +91,16 @@ export const AMD_SLIPS: readonly LedgerEntry[] = [
     section: "AMD 48882 §2.2.2.1",
     recognised: "the model agrees once a reserved bit is set in such an entry",
     slip: { kind: "reading", reads: withQemusReservedBits },
+  },
+  {
+    id: "amd-dte-page-requests",
+    vendor: "amd",
+    versions: ["7.2", "11.1"],
+    qemu: "PPR and GPRP of the device table entry are taken without EPHSup.",
+    book: "They are reserved without it: ILLEGAL_DEV_TABLE_ENTRY.",
+    section: "AMD 48882 §2.2.2.1",
+    recognised: "the model agrees once both are clear",
+    slip: { kind: "reading", reads: withoutPageRequestBits },
   },
   {
     id: "amd-beyond-mode",
