@@ -30,6 +30,10 @@ export interface MeasureOptions {
 /** Two runs of the same code differ by this much; a limit is not broken by noise. */
 const NOISE = 1.03
 
+export function keepsLimit(ratio: number, limit: number | null): boolean {
+  return limit === null || ratio <= limit * NOISE
+}
+
 /** Work that was paid for; keeps results alive. */
 let sink = 0
 
@@ -55,7 +59,7 @@ export function measure(bench: BenchCase, options: MeasureOptions): Measurement 
     ratio,
     ratioMedian: median(own.map((ns, round) => ns / (other[round] as number))),
     limit: bench.limit,
-    ok: bench.limit === null || ratio <= bench.limit * NOISE,
+    ok: keepsLimit(ratio, bench.limit),
   }
 }
 

@@ -3,7 +3,7 @@
  * caches they share, makes the same code cost half as much again from one process to the next: a limit is for the code.
  */
 import type { BenchCase } from "./bench-case.ts"
-import { type Measurement, type MeasureOptions, measure, sample } from "./measure.ts"
+import { keepsLimit, type Measurement, type MeasureOptions, measure, sample } from "./measure.ts"
 
 /** Of each case, the first included. */
 const TRIES = 3
@@ -19,12 +19,12 @@ export function withFurtherTries(
   options: MeasureOptions,
   freshCases: () => readonly BenchCase[],
 ): readonly Measurement[] {
-  let best = results
-  for (let tries = 1; tries < TRIES && best.some(({ ok }) => !ok); tries++) {
+  let tried = results
+  for (let tries = 1; tries < TRIES && tried.some(({ ok }) => !ok); tries++) {
     const cases = freshCases()
-    best = best.map(result => (result.ok ? result : better(result, again(result, cases, options))))
+    tried = tried.map(result => (result.ok ? result : best(result, again(result, cases, options))))
   }
-  return best
+  return tried
 }
 
 function again(
@@ -38,6 +38,11 @@ function again(
   return measure(bench, options)
 }
 
-function better(one: Measurement, other: Measurement): Measurement {
-  return other.ratio < one.ratio ? other : one
+/** The least of both for the work and for its yardstick, so that a slow yardstick makes no good ratio. */
+function best(one: Measurement, other: Measurement): Measurement {
+  const { ns } = one.ns.min <= other.ns.min ? one : other
+  const { yardstickNs } = one.yardstickNs.min <= other.yardstickNs.min ? one : other
+  const ratio = ns.min / yardstickNs.min
+  const ratioMedian = Math.min(one.ratioMedian, other.ratioMedian)
+  return { ...one, ns, yardstickNs, ratio, ratioMedian, ok: keepsLimit(ratio, one.limit) }
 }

@@ -40,15 +40,19 @@ describe("further tries", () => {
     expect(results[1]).toBe(kept)
   })
 
-  it("end after three, the first included, and keep what was best", () => {
+  it("end after three, the first included, and keep the least of the work and of its yardstick", () => {
     let made = 0
-    const first = measured("slow", -1, -2)
+    const first = {
+      ...measured("slow", 1, -2),
+      ns: { min: 0, median: 0 },
+      yardstickNs: { min: 1e-9, median: 1 },
+    }
     const results = withFurtherTries([first], OPTIONS, () => {
       made++
       return [bench("slow", -2)]
     })
     expect(made).toBe(2)
-    expect(results[0]).toBe(first)
+    expect(results[0]).toMatchObject({ ns: first.ns, yardstickNs: first.yardstickNs, ratio: 0, ok: false })
   })
 
   it("make no cases where every result is within its limit", () => {
