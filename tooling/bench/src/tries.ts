@@ -6,7 +6,7 @@ import type { BenchCase } from "./bench-case.ts"
 import { keepsLimit, type Measurement, type MeasureOptions, measure, sample } from "./measure.ts"
 
 /** Of each case, the first included. */
-const TRIES = 3
+const TRIES = 5
 /** CPU time in which V8 sees the new memory before anything is measured. */
 const WARM_UP_MS = 8
 
