@@ -5,9 +5,9 @@
  * leaves to {@link HostWalk.walkChecked}, which follows the book step by step from the root. A test holds the two
  * against each other.
  */
-import { ACCESS_EXEC, ACCESS_READ, ACCESS_WRITE, type PhysicalMemory } from "@iommu/core"
+import { ACCESS_EXEC, type PhysicalMemory } from "@iommu/core"
 import * as pte from "../spec/page-tables.ts"
-import { hostAttributes, permissionsOf } from "./attributes.ts"
+import { allowedOf, hostAttributes, needOf, permissionsOf } from "./attributes.ts"
 import type { Caches } from "./caches.ts"
 import type { RangeCache } from "./tlb.ts"
 import * as cached from "./tlb.ts"
@@ -23,8 +23,6 @@ const IW = pte.V1_IW_HI
 /** What a leaf says of ATS answers. */
 const LEAF_FLAGS = pte.V1_U_HI | pte.V1_FC_HI
 
-/** IR and IW become ACCESS_READ and ACCESS_WRITE when shifted down. */
-const RIGHTS_SHIFT = 29
 /** What host tables grant to everybody. */
 const HOST_INDIFFERENT = ACCESS_EXEC | cached.GRANT_USER
 
@@ -267,7 +265,7 @@ export class HostWalk {
     const info = words[at + INFO] as number
     const isClean = (info & CLEAN) !== 0
     if (isClean && (need & IW) !== 0) return this.walkThrough(hi, lo, need)
-    const permissions = (info << RIGHTS_SHIFT) | permissionsOf(words[at + ATTRIBUTES] as number)
+    const permissions = needOf(info) | permissionsOf(words[at + ATTRIBUTES] as number)
     this.permissions = permissions
     this.isClean = isClean
     this.status = (permissions & need) === need ? OK : NO_PERMISSION
@@ -315,7 +313,7 @@ export class HostWalk {
     const pages = this.caches.hostPages
     const at = pages.insert(this.sizeLg2, this.tag, HOST_TABLES, hi, lo)
     pages.fill(at, this.sizeLg2, this.paHi, this.paLo, hi, lo)
-    const allowed = (this.permissions >>> RIGHTS_SHIFT) & (ACCESS_READ | ACCESS_WRITE)
+    const allowed = allowedOf(this.permissions)
     const grants = allowed | HOST_INDIFFERENT | (cached.GRANTS_MASK << cached.GUEST_GRANTS_SHIFT)
     const sizes = (this.sizeLg2 << cached.STAGE2_LG2_SHIFT) | (this.sizeLg2 << cached.SIZE_LG2_SHIFT)
     const clean = this.isClean ? CLEAN : 0
