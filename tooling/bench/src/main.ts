@@ -6,7 +6,7 @@ import { readFileSync } from "node:fs"
 import { parseArgs } from "node:util"
 import { allCases, allQuantities } from "./cases.ts"
 import { compare, readReport } from "./compare.ts"
-import { measure, sample } from "./measure.ts"
+import { measure, sample, WARM_UP_MS } from "./measure.ts"
 import { comparisonTable, markdownTables, quantityTable, resultTable } from "./print.ts"
 import { measureQuantity } from "./quantity.ts"
 import { machineOf, type Report } from "./report.ts"
@@ -21,9 +21,8 @@ const USAGE = `usage: bench [--json | --markdown] [--compare FILE] [--only TEXT]
   --rounds N      rounds of measuring each case against its yardstick (default 9)
 `
 
-/** CPU time of one sample, and of the warm-up in which V8 sees all formats before anything is measured. */
+/** CPU time of one sample. */
 const SAMPLE_MS = 4
-const WARM_UP_MS = 8
 
 function main(args: readonly string[]): number {
   const options = readOptions(args)

@@ -27,6 +27,9 @@ export interface MeasureOptions {
   readonly sampleMs: number
 }
 
+/** CPU time of a warm-up, in which V8 sees all formats, or new memory, before anything is measured. */
+export const WARM_UP_MS = 8
+
 /** Two runs of the same code differ by this much; a limit is not broken by noise. */
 const NOISE = 1.03
 

@@ -3,12 +3,10 @@
  * caches they share, makes the same code cost half as much again from one process to the next: a limit is for the code.
  */
 import type { BenchCase } from "./bench-case.ts"
-import { keepsLimit, type Measurement, type MeasureOptions, measure, sample } from "./measure.ts"
+import { keepsLimit, type Measurement, type MeasureOptions, measure, sample, WARM_UP_MS } from "./measure.ts"
 
 /** Of each case, the first included. */
 const TRIES = 5
-/** CPU time in which V8 sees the new memory before anything is measured. */
-const WARM_UP_MS = 8
 
 /**
  * @param freshCases the same cases on memory of their own
