@@ -1,7 +1,8 @@
 /** The comparison itself: it agrees where it must, and finds what is planted. */
 import type { IommuModel, PhysicalMemory } from "@iommu/core"
 import { describe, expect, test } from "vitest"
-import { COMMANDS, runJob } from "../src/diff/job.ts"
+import { COMMANDS, type JobReport, runJob } from "../src/diff/job.ts"
+import { runJobs } from "../src/diff/lanes.ts"
 import { planJobs } from "../src/diff/plan.ts"
 import type { VendorDiff } from "../src/diff/vendor-diff.ts"
 import { withVendor } from "../src/diff/vendors.ts"
@@ -55,3 +56,25 @@ test.skipIf(jobs.length === 0)(
     expect(report.newDifference?.given.match(/"offset"/g)).toHaveLength(1)
   },
 )
+
+describe.skipIf(jobs.length === 0)("jobs side by side", () => {
+  const withoutTime = ({ seconds: _, ...report }: JobReport): object => report
+
+  test("report in their order what they report alone", async () => {
+    const chosen = jobs.slice(0, 3)
+    let cases = 0
+    const reports = await runJobs(chosen, () => cases++)
+    const alone: object[] = []
+    for (const job of chosen) {
+      alone.push(withoutTime(await withVendor(job.vendor, vendor => runJob(vendor, job, () => {}))))
+    }
+    expect(reports.map(withoutTime)).toEqual(alone)
+    expect(cases).toBe(chosen.reduce((sum, job) => sum + job.cases, 0))
+  })
+
+  test("end when one of them cannot run", async () => {
+    const [job] = jobs
+    const broken = { ...job, recipe: { ...job.recipe, args: ["-machine", "no-such-machine"] } }
+    await expect(runJobs([broken, job], () => {})).rejects.toThrow("unsupported machine type")
+  })
+})

@@ -1,5 +1,4 @@
 /** `iommu-diff`: our models against QEMU's IOMMUs. */
-import { availableParallelism } from "node:os"
 import Table from "cli-table3"
 import { Command, InvalidArgumentError, Option } from "commander"
 import { discoverQemu, qemuAt } from "../binary/discover.ts"
@@ -7,7 +6,8 @@ import { describeBinary, type QemuBinary, versionOf } from "../binary/qemu-binar
 import { LEDGER } from "../ledger/explain.ts"
 import { VENDORS, type Vendor } from "../machine/recipe.ts"
 import { describeDifference } from "./describe.ts"
-import { COMMANDS, type JobReport, runCase, runJob, STALE } from "./job.ts"
+import { COMMANDS, type JobReport, runCase, STALE } from "./job.ts"
+import { runJobs } from "./lanes.ts"
 import { type PlannedJob, planJobs } from "./plan.ts"
 import { withVendor } from "./vendors.ts"
 import type { Verdict } from "./verdict.ts"
@@ -87,27 +87,15 @@ function findBinaries({ qemu }: Options, command: Command): readonly QemuBinary[
   }
 }
 
-/** As many jobs at once as there are CPUs: a QEMU waits for its test as often as the test for its QEMU. */
 async function runAll(jobs: readonly PlannedJob[]): Promise<VendorReport[]> {
   const total = jobs.reduce((sum, { cases }) => sum + cases, 0)
-  const reports: (VendorReport | undefined)[] = jobs.map(() => undefined)
   let done = 0
-  let next = 0
-  const work = async (): Promise<void> => {
-    for (let index = next++; index < jobs.length; index = next++) {
-      const job = jobs[index]
-      const report = await withVendor(job.vendor, vendor =>
-        runJob(vendor, job, () => {
-          done++
-          if (done % 50 === 0) showProgress(`${done} of ${total} cases`)
-        }),
-      )
-      reports[index] = { ...report, vendor: job.vendor }
-    }
-  }
-  await Promise.all(Array.from({ length: availableParallelism() }, work))
+  const reports = await runJobs(jobs, () => {
+    done++
+    if (done % 50 === 0) showProgress(`${done} of ${total} cases`)
+  })
   showProgress("")
-  return reports.filter(report => report !== undefined)
+  return reports.map((report, index) => ({ ...report, vendor: jobs[index].vendor }))
 }
 
 async function replay(jobs: readonly PlannedJob[], text: string, command: Command): Promise<void> {
