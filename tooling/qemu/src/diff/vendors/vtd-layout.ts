@@ -9,3 +9,5 @@ export const STATUS = 0x6000
 /** The queue of a case of commands. */
 export const RING = 0x7000
 export const PAGE_BYTES = 4096
+/** Of all of them. */
+export const STRUCTURES_BYTES = 0x8000

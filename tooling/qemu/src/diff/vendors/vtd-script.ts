@@ -2,7 +2,7 @@
 import { commands, deviceTable, pasidTable, registers } from "@iommu/vtd"
 import { Image } from "../image.ts"
 import { buildTables, TableAllocator, type TableShape } from "../radix.ts"
-import type { RegisterRead, RegisterWrite, Round, Script } from "../script.ts"
+import type { Access, RegisterRead, RegisterWrite, Round, Script } from "../script.ts"
 import type { World } from "../vendor-diff.ts"
 import { accessOf, damaged, damageEntry, mappingOf } from "./script-parts.ts"
 import type { VtdCase } from "./vtd-case.ts"
@@ -13,6 +13,7 @@ import {
   QUEUE,
   ROOT_TABLE,
   STATUS,
+  STRUCTURES_BYTES,
   UPPER_CONTEXT_TABLE,
 } from "./vtd-layout.ts"
 
@@ -46,7 +47,9 @@ export function vtdScript(world: World, given: VtdCase): Script {
   else scalableStructures(image, world, given, stage.tables.root)
   image.store(base + QUEUE, invalidateEverything(variant, base + STATUS))
   image.write(base + STATUS, 0n)
-  const accesses = given.accesses.map((access, device) => accessOf(access, device, stage))
+  const accesses = given.accesses
+    .map((access, device) => accessOf(access, device, stage))
+    .map(access => (passesThrough(given, variant) ? harmless(access, base) : access))
   // One fault is recorded of a group; where QEMU has no fault at all, it would be another one.
   const isGroup = given.together && given.damage === null && given.type === 0
   const groups = isGroup ? [accesses] : accesses.map(access => [access])
@@ -96,6 +99,19 @@ function legacyStructures(image: Image, { places, deviceIds }: World, given: Vtd
 /** Pass-through ignores most of the entry that asks for it: that entry is then as it should be. */
 function typeOf({ type, damage }: VtdCase): number {
   return damage?.at === "context" || damage?.at === "PASID entry" ? 0 : type
+}
+
+/** As said, or because the bit of a legacy TT (§9.3) that is turned over makes it so. */
+function passesThrough(given: VtdCase, variant: string): boolean {
+  const { damage } = given
+  const isTurned = variant === "legacy" && damage?.at === "context" && damage.bit === 3
+  return isTurned || typeOf(given) === 2
+}
+
+/** What passes through must not write to the case's own structures: caches may or may not have what they said before. */
+function harmless(access: Access, base: number): Access {
+  const isOwn = access.iova >= BigInt(base) && access.iova < BigInt(base + STRUCTURES_BYTES)
+  return isOwn ? { ...access, write: false } : access
 }
 
 /** RID_PASID, which QEMU uses though it does not report ECAP.RPS. §9.4. */
