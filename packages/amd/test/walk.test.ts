@@ -1,9 +1,6 @@
 import { EVERYTHING, QEMU_11 } from "@iommu/amd"
-import { ACCESS_EXEC, ACCESS_PRIV, cachePolicies, hi32, lo32 } from "@iommu/core"
-import fc from "fast-check"
+import { ACCESS_EXEC, ACCESS_PRIV } from "@iommu/core"
 import { describe, expect, it } from "vitest"
-import { Caches } from "../src/model/caches.ts"
-import { HostWalk, READ, WRITE } from "../src/model/walk-stage2.ts"
 import {
   A,
   bit,
@@ -633,82 +630,6 @@ describe("guest tables over host tables", () => {
       ...["PML4E", "PDPE", "PDE", "PTE"].flatMap(name => [...host, `1 ${name}`, ...host]),
       ...host,
     ])
-  })
-})
-
-interface RandomEntry {
-  readonly table: number
-  /** NextLevel of an odd entry; null for one that suits its level. */
-  readonly next: bigint | null
-  readonly rights: bigint
-  readonly extra: bigint
-}
-
-const randomEntry = fc.record({
-  table: fc.nat(1),
-  next: fc.oneof({ weight: 8, arbitrary: fc.constant(null) }, fc.constantFrom(0n, 1n, 2n, 4n, 7n)),
-  rights: fc.oneof({ weight: 6, arbitrary: fc.constant(IRW) }, fc.constantFrom(IR, IW, 0n)),
-  extra: fc.oneof(
-    { weight: 8, arbitrary: fc.constant(PR) },
-    fc.constantFrom(0n, PR | A, PR | D, PR | A | D, PR | bit(52), PR | bit(57), PR | bit(60)),
-    fc.constantFrom(PR | 0x1000n, PR | 0x3000n, PR | 0x1f_f000n, PR | 0xff_f000n),
-  ),
-})
-
-/** Host tables of four levels, two of each and four entries in each; level n is at 2 * (n - 1). */
-function randomTables(machine: Machine, entries: readonly RandomEntry[]): bigint[] {
-  const tables = Array.from({ length: 8 }, () => machine.table())
-  for (const [i, { table, next, rights, extra }] of entries.entries()) {
-    const level = (i >> 3) + 1
-    const below = level === 1 ? 0x20_0000n : (tables[2 * (level - 2) + table] as bigint)
-    const suits = BigInt(level - 1)
-    machine.set(tables[i >> 2] as bigint, { [i % 4]: below | ((next ?? suits) << 9n) | rights | extra })
-  }
-  return tables
-}
-
-describe("the unrolled host walk", () => {
-  it("agrees with the checked one on random tables", () => {
-    let translated = 0
-    fc.assert(
-      fc.property(
-        fc.array(randomEntry, { minLength: 32, maxLength: 32 }),
-        fc.constantFrom(2, 3, 4),
-        fc.array(fc.nat(3), { minLength: 5, maxLength: 5 }),
-        fc.constantFrom(0n, 1n, 3n),
-        fc.constantFrom(READ, WRITE, READ | WRITE),
-        (entries, mode, index, had, need) => {
-          const iova = index.reduce((sum, i, level) => sum | (BigInt(i) << BigInt(12 + 9 * level)), 0x120n)
-          const [hi, lo] = [hi32(iova % bit(12 + 9 * mode)), lo32(iova % bit(12 + 9 * mode))]
-          const run = (how: (walk: HostWalk) => void): unknown[] => {
-            const machine = new Machine()
-            const tables = randomTables(machine, entries)
-            const walk = new HostWalk(machine.memory, new Caches(cachePolicies("none")))
-            walk.accessedBit = (had & 1n) === 0n ? 0 : Number(A)
-            walk.dirtyBit = (had & 2n) === 0n ? 0 : Number(D)
-            const root = tables[2 * (mode - 1)] as bigint
-            walk.setRoot(mode, hi32(root), lo32(root), READ | WRITE)
-            how(walk)
-            const words = tables.flatMap(table => [0, 1, 2, 3].map(i => machine.entry(table, i)))
-            if (walk.status !== 0) return [walk.status, words]
-            return [walk.paHi, walk.paLo, walk.sizeLg2, walk.permissions, words]
-          }
-          const checked = run(walk => {
-            walk.status = walk.walkChecked(hi, lo, need)
-            if (walk.status === 0) translated++
-          })
-          expect(run(walk => walk.walk(hi, lo, need))).toEqual(checked)
-          if (need !== READ) return
-          run(walk => {
-            const at = walk.fetch(hi, lo)
-            const status = walk.walkChecked(hi, lo, READ)
-            expect(at).toBe(status === 0 ? walk.memory.find(walk.paHi, walk.paLo) : -1)
-          })
-        },
-      ),
-      { seed: 48882, numRuns: 400 },
-    )
-    expect(translated).toBeGreaterThan(100)
   })
 })
 

@@ -45,11 +45,11 @@ const ATTRIBUTE_GUEST = 1 << 6
 
 /** ACCESS_READ and ACCESS_WRITE become IR and IW when shifted up. */
 const RIGHTS: number = ACCESS_READ | ACCESS_WRITE
-const RIGHTS_SHIFT = 29
+export const RIGHTS_SHIFT = 29
 const SMALL_PAGE_LG2 = 12
 /** U and FC stand side by side in a leaf. */
-const HOST_SHIFT = 27
-const HOST_MASK = 3
+export const HOST_SHIFT = 27
+export const HOST_MASK = 3
 const { V1_IR_HI, V1_IW_HI, V2_G, V2_PAT, V2_PAT_LARGE } = pte
 /** PWT and PCD, bits 0 and 1 of the PAT index, stand side by side in a leaf. */
 const CACHING: number = pte.V2_PWT | pte.V2_PCD
@@ -70,10 +70,15 @@ export function permissionsOf(attributes: number): number {
  * @param leaf low half of the guest leaf
  */
 export function guestAttributes(permissions: number, leaf: number, sizeLg2: number): number {
+  return nestedAttributes(hostAttributes(permissions), leaf, sizeLg2)
+}
+
+/** The same from the attributes that the host tables give. */
+export function nestedAttributes(host: number, leaf: number, sizeLg2: number): number {
   const pat = sizeLg2 === SMALL_PAGE_LG2 ? V2_PAT : V2_PAT_LARGE
   const index = ((leaf & CACHING) >>> CACHING_SHIFT) | ((leaf & pat) === 0 ? 0 : 4)
   const global = (leaf & V2_G) === 0 ? 0 : ATTRIBUTE_G
-  return hostAttributes(permissions) | (index << ATTRIBUTE_PAT_SHIFT) | global | ATTRIBUTE_GUEST
+  return host | (index << ATTRIBUTE_PAT_SHIFT) | global | ATTRIBUTE_GUEST
 }
 
 /** What a request asks of host tables. @param access ACCESS_* bits */
@@ -109,7 +114,7 @@ const SYSTEM_MANAGEMENT_MEGABYTE = 0xf91
 const PORT_IO_32_MEGABYTES = 0xfc00_0000 >>> 25
 
 /** Interrupt messages go to FEEx_xxxxh (§2.1, table 3). */
-const INTERRUPT_MEGABYTE = 0xfee
+export const INTERRUPT_MEGABYTE = 0xfee
 
 const EXCL_BASE = dwordOf("EXCL_BASE")
 const EXCL_LIMIT = dwordOf("EXCL_LIMIT")

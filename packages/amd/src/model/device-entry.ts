@@ -61,6 +61,8 @@ export class DeviceEntries {
    */
   private repeatsDevice = NOBODY
   private repeatsPasid = 0
+  /** As that, where its requests go through host tables alone and none of these is cached. */
+  plainDevice = NOBODY
 
   // The entry that is set up: whose it is, and what it says beside what the walkers have taken over.
   private current = NOBODY
@@ -150,7 +152,7 @@ export class DeviceEntries {
    */
   load(): number {
     const t = this.transaction
-    this.repeatsDevice = NOBODY
+    this.forgetRequest()
     if (t.device !== this.current) this.status = this.fetch(t.device)
     if (this.status !== OK || !this.valid) return this.status
     return this.select(t.pasid)
@@ -158,7 +160,7 @@ export class DeviceEntries {
 
   /** The entry must be looked up again: a command has dropped it, or registers or the trace changed. */
   forget(): void {
-    this.repeatsDevice = NOBODY
+    this.forgetRequest()
     this.current = NOBODY
     this.hasLast = false
   }
@@ -166,6 +168,7 @@ export class DeviceEntries {
   /** A register may say something else of addresses now. */
   forgetRequest(): void {
     this.repeatsDevice = NOBODY
+    this.plainDevice = NOBODY
   }
 
   /** As {@link load} when the last request was of the same device and PASID, and came to be {@link repeatable}. */
@@ -178,6 +181,7 @@ export class DeviceEntries {
     if (device !== this.current) return
     this.repeatsDevice = device
     this.repeatsPasid = pasid
+    if (!this.usesGuest && !this.caches.isOn) this.plainDevice = device
   }
 
   private fetch(device: number): number {

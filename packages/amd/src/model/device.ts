@@ -28,6 +28,7 @@ import { type InterruptHook, InterruptSource } from "./interrupts.ts"
 import { type AmdModelOptions, EVERYTHING, EVERYTHING_2 } from "./options.ts"
 import { PageRequests } from "./page-requests.ts"
 import { PasidEntries } from "./pasid-entry.ts"
+import { PlainWalk } from "./plain-walk.ts"
 import { type RegisterEffects, Registers } from "./registers.ts"
 import type { AddressRange } from "./tlb.ts"
 import { Trace, type TraceHook } from "./trace.ts"
@@ -101,6 +102,7 @@ export class AmdModel implements IommuModel, AtsModel, RegisterEffects, CommandT
       this.pasids,
       this.guest,
       this.host,
+      new PlainWalk(memory, this.host, this.guest),
       this.events,
       caches,
       this.result,

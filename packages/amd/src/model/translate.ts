@@ -9,11 +9,11 @@ import {
   allowedOf,
   guestAttributes,
   hostAttributes,
+  INTERRUPT_MEGABYTE,
   interruptMessage,
   isExcluded,
   isInterruptRange,
   needOf,
-  permissionsOf,
   SPECIAL_HI,
   specialAddress,
   THROUGH_TABLES,
@@ -23,6 +23,7 @@ import type { Caches } from "./caches.ts"
 import type { DeviceEntries } from "./device-entry.ts"
 import type { EventLog } from "./events.ts"
 import type { PasidEntries } from "./pasid-entry.ts"
+import type { PlainWalk } from "./plain-walk.ts"
 import * as recent from "./recent-pages.ts"
 import { type RecentPages, recentSlot } from "./recent-pages.ts"
 import { dwordOf, type Registers } from "./registers.ts"
@@ -36,7 +37,6 @@ const DEVICE_READ = ACCESS_READ
 const DEVICE_WRITE = ACCESS_WRITE
 const DEVICE_EXEC = ACCESS_EXEC
 const HOST_WRITE = WRITE
-const HOST_ACCESS: number = ACCESS_READ | ACCESS_WRITE
 const NONE = NO_PASID
 const DEVICE_PRIV = ACCESS_PRIV
 const { HOST_TABLES, PA_HI, PA_LO, GPA_HI, GPA_LO, INFO, ATTRIBUTES, CLEAN } = cached
@@ -50,12 +50,10 @@ const AGAIN = -1
 const PAGE_MASK = -4096
 const PAGE_OFFSET = 4095
 const PAGE_LG2 = 12
-/** In the info of a cached translation: its size, and that of 4 KiB. */
-const SIZE: number = LG2_MASK << SIZE_LG2_SHIFT
-const SMALL_PAGE: number = PAGE_LG2 << SIZE_LG2_SHIFT
 const IommuEn = reg.CONTROL_IommuEn
 const ExEn = reg.EXCL_ExEn
 const HyperTransport = SPECIAL_HI
+const INTERRUPTS = INTERRUPT_MEGABYTE
 
 const CONTROL = dwordOf("CONTROL")
 const EXCL_BASE = dwordOf("EXCL_BASE")
@@ -80,6 +78,9 @@ export class Translator {
   private readonly answersFromPages: boolean
   /** Guest tables are found without the guest CR3. */
   private readonly keepsTables: boolean
+  /** Nothing but structures is cached. */
+  private readonly walksPlain: boolean
+  private readonly plain: PlainWalk
   readonly result: AmdTranslationResult
 
   constructor(
@@ -89,6 +90,7 @@ export class Translator {
     pasids: PasidEntries,
     guest: GuestWalk,
     host: HostWalk,
+    plain: PlainWalk,
     events: EventLog,
     caches: Caches,
     result: AmdTranslationResult,
@@ -106,6 +108,8 @@ export class Translator {
     this.keepsTranslations = caches.keepsTranslations
     this.keepsAnswers = caches.keepsAnswers
     this.answersFromPages = caches.isOn && !caches.keepsTranslations
+    this.walksPlain = !caches.isOn && !caches.keepsTranslations
+    this.plain = plain
     this.keepsTables = caches.isOn && caches.keepsStructures
     this.result = result
   }
@@ -126,6 +130,11 @@ export class Translator {
           return this.answer(words, slot + RECENT_PAGE, info, 0, lo & PAGE_OFFSET)
         }
       }
+    }
+    // Host tables alone are never reached with a PASID.
+    const isPlain = device === this.entries.plainDevice && pasid === NONE
+    if (isPlain && hi !== HyperTransport && (hi !== 0 || lo >>> 20 !== INTERRUPTS)) {
+      if (this.plain.stage2(hi, lo, access, this.result)) return OK
     }
     return this.translateAnew(device, pasid, hi, lo, access)
   }
@@ -269,6 +278,7 @@ export class Translator {
 
   private throughHost(hi: number, lo: number, access: number): number {
     const { host } = this
+    if (this.walksPlain && this.plain.stage2(hi, lo, access, this.result)) return OK
     if (this.isCaching) host.walkThrough(hi, lo, needOf(access))
     else host.walk(hi, lo, needOf(access))
     if (host.status !== OK) return this.refuseHost(hi, lo, access)
@@ -288,7 +298,13 @@ export class Translator {
   private throughGuest(hi: number, lo: number, access: number): number {
     const { guest, host } = this
     if (!this.keepsTables || !guest.walkLastTable(this.entries.pasid, hi, lo, access)) {
-      const walked = this.walkGuest(hi, lo, access)
+      const found = this.findCr3(access)
+      if (found !== OK) return found
+      const { cr3Hi, cr3Lo } = this.pasids
+      if (this.walksPlain && this.plain.nested(cr3Hi, cr3Lo, hi, lo, access, this.result)) return OK
+      const walked = this.isCaching
+        ? guest.walkThrough(this.entries.pasid, cr3Hi, cr3Lo, hi, lo, access)
+        : guest.walk(cr3Hi, cr3Lo, hi, lo, access)
       if (walked !== OK) return walked
     }
     const gpaHi = guest.gpaHi
@@ -297,7 +313,7 @@ export class Translator {
     if (this.answersFromPages) {
       const pages = this.caches.hostPages
       const at = pages.find(host.tag, HOST_TABLES, gpaHi, gpaLo)
-      if (at >= 0 && this.answerFromPage(pages.store.words, at, gpaHi, gpaLo, access)) return OK
+      if (at >= 0 && this.plain.cachedPage(pages.store.words, at, gpaHi, gpaLo, access, r)) return OK
     }
     const status = this.isCaching
       ? host.lookup(gpaHi, gpaLo, needOf(access))
@@ -316,44 +332,9 @@ export class Translator {
     return OK
   }
 
-  /**
-   * Answers with a cached host page of 4 KiB that grants what is asked, without the host walk in between (43 against
-   * 52 ns); nothing is left there for {@link keep}.
-   * @returns false when the host walk has to look at it
-   */
-  private answerFromPage(
-    words: Int32Array,
-    at: number,
-    gpaHi: number,
-    gpaLo: number,
-    access: number,
-  ): boolean {
-    const { guest, result: r } = this
-    const info = words[at + INFO] as number
-    const isOdd = (info & (CLEAN | SIZE)) !== SMALL_PAGE || (access & HOST_ACCESS & ~info) !== 0
-    if (isOdd) return false
-    r.paHi = words[at + PA_HI] as number
-    r.paLo = ((words[at + PA_LO] as number) | (gpaLo & PAGE_OFFSET)) >>> 0
-    r.sizeLg2 = PAGE_LG2
-    const allowed = info & allowedOf(guest.permissions)
-    r.allowed = guest.executable && (allowed & DEVICE_READ) !== 0 ? allowed | DEVICE_EXEC : allowed
-    const permissions = permissionsOf(words[at + ATTRIBUTES] as number)
-    r.attributes = guestAttributes(permissions, guest.leafLow, guest.sizeLg2)
-    r.ipaHi = gpaHi
-    r.ipaLo = gpaLo >>> 0
-    r.stage1SizeLg2 = guest.sizeLg2
-    r.stage2SizeLg2 = PAGE_LG2
-    return true
-  }
-
-  private walkGuest(hi: number, lo: number, access: number): number {
-    const { caches, guest, isCaching, pasids } = this
+  private findCr3(access: number): number {
     const { pasid } = this.entries
-    const found = caches.keepsStructures ? pasids.lookup(pasid, access) : pasids.find(pasid, access)
-    if (found !== OK) return found
-    return isCaching
-      ? guest.walkThrough(pasid, pasids.cr3Hi, pasids.cr3Lo, hi, lo, access)
-      : guest.walk(pasids.cr3Hi, pasids.cr3Lo, hi, lo, access)
+    return this.caches.keepsStructures ? this.pasids.lookup(pasid, access) : this.pasids.find(pasid, access)
   }
 
   /** Untranslated and unchecked. */

@@ -80,46 +80,11 @@ export class GuestWalk {
   }
 
   /**
-   * Translates a guest virtual address by the tables of a guest CR3. Four levels in which nothing is odd are unrolled.
+   * Translates a guest virtual address by the tables of a guest CR3, from the root.
    * @returns OK with the result in the fields, or why not, with the transaction's fault set
    */
   walk(cr3Hi: number, cr3Lo: number, hi: number, lo: number, access: number): number {
     if (!isCanonical(this.levels, hi)) return this.refuse(NOT_PRESENT, access)
-    if (this.levels !== 4 || this.tracer !== null) return this.walkChecked(cr3Hi, cr3Lo, hi, lo, access)
-    const { host, accessedBit } = this
-    const words = this.memory.words
-    const table = PRESENT | accessedBit
-    let at = host.fetch(cr3Hi, cr3Lo | ((hi >>> 4) & 0xff8))
-    if (at < 0) return this.refuseFetch(cr3Hi, cr3Lo | ((hi >>> 4) & 0xff8), HOST_READ)
-    const low4 = words[at] as number
-    const high4 = words[at + 1] as number
-    if ((low4 & (table | PAGE_SIZE)) !== table) return this.walkChecked(cr3Hi, cr3Lo, hi, lo, access)
-    at = host.fetch(high4 & ADDR_HI, (low4 & ADDR_LO) | (((hi << 5) | (lo >>> 27)) & 0xff8))
-    if (at < 0) return this.walkChecked(cr3Hi, cr3Lo, hi, lo, access)
-    const low3 = words[at] as number
-    const high3 = words[at + 1] as number
-    if ((low3 & (table | PAGE_SIZE)) !== table) return this.walkChecked(cr3Hi, cr3Lo, hi, lo, access)
-    at = host.fetch(high3 & ADDR_HI, (low3 & ADDR_LO) | ((lo >>> 18) & 0xff8))
-    if (at < 0) return this.walkChecked(cr3Hi, cr3Lo, hi, lo, access)
-    const low2 = words[at] as number
-    const high2 = words[at + 1] as number
-    if ((low2 & (table | PAGE_SIZE)) !== table) return this.walkChecked(cr3Hi, cr3Lo, hi, lo, access)
-    at = host.fetch(high2 & ADDR_HI, (low2 & ADDR_LO) | ((lo >>> 9) & 0xff8))
-    if (at < 0) return this.walkChecked(cr3Hi, cr3Lo, hi, lo, access)
-    const low = words[at] as number
-    const high = words[at + 1] as number
-    const set = (access & DEVICE_WRITE) === 0 ? table : table | this.dirtyBit
-    const allow = low4 & low3 & low2 & low & ALL_RIGHTS
-    const forbid = (high4 | high3 | high2 | high) & NO_EXECUTE
-    if ((low & set) !== set || (forbid !== 0 && !this.noExecute) || !this.allows(allow, forbid, access)) {
-      return this.walkChecked(cr3Hi, cr3Lo, hi, lo, access)
-    }
-    this.finish(1, high, low, lo, allow, forbid)
-    return OK
-  }
-
-  /** The walk as the book tells it, from the root. */
-  private walkChecked(cr3Hi: number, cr3Lo: number, hi: number, lo: number, access: number): number {
     return this.descend(null, this.levels, cr3Hi, cr3Lo, ALL_RIGHTS, hi, lo, access)
   }
 
@@ -266,7 +231,7 @@ export class GuestWalk {
   }
 
   /** User rights need U at every level; supervisor writes respect R/W as with CR0.WP = 1. */
-  private allows(allow: number, forbid: number, access: number): boolean {
+  allows(allow: number, forbid: number, access: number): boolean {
     const user = (access & ACCESS_PRIV) === 0 || !this.supervisor
     if (user && (allow & USER) === 0) return false
     if ((access & DEVICE_WRITE) !== 0 && (allow & WRITABLE) === 0) return false

@@ -18,6 +18,9 @@ import { ILLEGAL_LEVEL, NO_PERMISSION, NOT_PRESENT, OK, RESERVED_BIT, TABLE_ERRO
 const ADDR_LO = pte.ADDR_LO
 const ADDR_HI = pte.ADDR_HI
 const IR = pte.V1_IR_HI
+const KIND = pte.V1_KIND
+const TABLE_RESERVED_HI = pte.V1_TABLE_RESERVED_HI
+const LEAF_RESERVED_HI = pte.V1_LEAF_RESERVED_HI
 const IW = pte.V1_IW_HI
 
 /** What a leaf says of ATS answers. */
@@ -26,14 +29,7 @@ const LEAF_FLAGS = pte.V1_U_HI | pte.V1_FC_HI
 /** What host tables grant to everybody. */
 const HOST_INDIFFERENT = ACCESS_EXEC | cached.GRANT_USER
 
-/** PDE bits 60:52 are reserved. */
-const TABLE_RESERVED_HI = 0x1ff0_0000
-/** PTE bits 58:52 are reserved. */
-const LEAF_RESERVED_HI = 0x07f0_0000
-/** Present, and NextLevel. */
-const KIND = 0xe01
 const LEAF = 0x001
-const SIZED_LEAF = 0xe01
 const TABLE_1 = 0x201
 const TABLE_2 = 0x401
 const TABLE_3 = 0x601
@@ -56,15 +52,15 @@ export class HostWalk {
   // From the device table entry.
   /** Of cached translations, see tlb.ts. */
   tag = 0
-  private mode = 0
+  mode = 0
   private rootHi = 0
   private rootLo = 0
   /** Word index of the root table; -1 where no memory answers, and where the checked walk is to do the work. */
-  private rootAt = -1
+  rootAt = -1
   /** Bits of the address from here on in the high half are beyond the tables. */
-  private beyondShift = 0
+  beyondShift = 0
   /** IR and IW of the entry. */
-  private rootPermissions = 0
+  rootPermissions = 0
   /** V1_A when HAD lets hardware set it, else 0; likewise V1_D. */
   accessedBit = 0
   dirtyBit = 0
@@ -104,55 +100,8 @@ export class HostWalk {
    * @returns the status
    */
   walk(hi: number, lo: number, need: number): number {
-    const { memory, mode } = this
-    let at = this.rootAt
-    if (at < 0 || hi >>> this.beyondShift !== 0) return this.check(hi, lo, need)
-    const words = memory.words
-    const accessed = this.accessedBit
-    const mask = KIND | accessed
-    let permissions = this.rootPermissions
-    let reserved = 0
-    if (mode === 4) {
-      at += (hi >>> 6) & 0x3fe
-      const low = words[at] as number
-      const high = words[at + 1] as number
-      if ((low & mask) !== (TABLE_3 | accessed)) return this.check(hi, lo, need)
-      permissions &= high
-      reserved |= high
-      at = memory.find(high & ADDR_HI, low & ADDR_LO)
-      if (at < 0) return this.check(hi, lo, need)
-    }
-    at += ((hi << 3) | (lo >>> 29)) & 0x3fe
-    const low3 = words[at] as number
-    const high3 = words[at + 1] as number
-    if ((low3 & mask) !== (TABLE_2 | accessed))
-      return this.leaf(3, reserved, high3, low3, hi, lo, permissions & high3, need)
-    at = memory.find(high3 & ADDR_HI, low3 & ADDR_LO)
-    if (at < 0) return this.check(hi, lo, need)
-    at += (lo >>> 20) & 0x3fe
-    const low2 = words[at] as number
-    const high2 = words[at + 1] as number
-    permissions &= high3 & high2
-    reserved |= high3
-    if ((low2 & mask) !== (TABLE_1 | accessed))
-      return this.leaf(2, reserved, high2, low2, hi, lo, permissions, need)
-    at = memory.find(high2 & ADDR_HI, low2 & ADDR_LO)
-    if (at < 0) return this.check(hi, lo, need)
-    at += (lo >>> 11) & 0x3fe
-    const low = words[at] as number
-    const high = words[at + 1] as number
-    permissions &= high
-    reserved = ((reserved | high2) & TABLE_RESERVED_HI) | (high & LEAF_RESERVED_HI)
-    const set = accessed | ((need & IW) === 0 ? 0 : this.dirtyBit)
-    if ((low & (KIND | set)) !== (LEAF | set) || reserved !== 0 || (permissions & need) !== need) {
-      return this.check(hi, lo, need)
-    }
-    this.sizeLg2 = 12
-    this.permissions = (permissions & (IR | IW)) | (high & LEAF_FLAGS)
-    this.paHi = high & ADDR_HI
-    this.paLo = (low & ADDR_LO) | (lo & 0xfff)
-    this.status = OK
-    return OK
+    this.status = this.walkChecked(hi, lo, need)
+    return this.status
   }
 
   /**
@@ -164,40 +113,58 @@ export class HostWalk {
     const { memory } = this
     let at = this.rootAt
     if (at < 0 || hi >>> this.beyondShift !== 0) return this.access(hi, lo, IR)
-    const words = memory.words
+    const { words, hitHi, hitLo, hitWord } = memory
+    const last = memory.hitLast >>> 0
     const accessed = this.accessedBit
     let permissions = this.rootPermissions
-    let reserved = 0
+    let odd = 0
+    let highs = 0
+    let high = 0
+    let low = 0
+    let offset = 0
     if (this.mode === 4) {
       at += (hi >>> 6) & 0x3fe
-      const low = words[at] as number
-      const high = words[at + 1] as number
-      if ((low & (KIND | accessed)) !== (TABLE_3 | accessed)) return this.access(hi, lo, IR)
+      low = words[at] as number
+      high = words[at + 1] as number
+      odd = (low ^ TABLE_3) | (~low & accessed)
       permissions &= high
-      reserved |= high
-      at = memory.find(high & ADDR_HI, low & ADDR_LO)
+      highs = high
+      high &= ADDR_HI
+      offset = ((low & ADDR_LO) - hitLo) >>> 0
+      at = high === hitHi && offset <= last ? hitWord + (offset >>> 2) : memory.find(high, low & ADDR_LO)
       if (at < 0) return this.access(hi, lo, IR)
     }
     // What an entry is is judged at the end: whatever it points to, a look-up there stays within one page.
     at += ((hi << 3) | (lo >>> 29)) & 0x3fe
-    const low3 = words[at] as number
-    const high3 = words[at + 1] as number
-    at = memory.find(high3 & ADDR_HI, low3 & ADDR_LO)
+    low = words[at] as number
+    high = words[at + 1] as number
+    odd |= (low ^ TABLE_2) | (~low & accessed)
+    permissions &= high
+    highs |= high
+    high &= ADDR_HI
+    offset = ((low & ADDR_LO) - hitLo) >>> 0
+    at = high === hitHi && offset <= last ? hitWord + (offset >>> 2) : memory.find(high, low & ADDR_LO)
     if (at < 0) return this.access(hi, lo, IR)
     at += (lo >>> 20) & 0x3fe
-    const low2 = words[at] as number
-    const high2 = words[at + 1] as number
-    at = memory.find(high2 & ADDR_HI, low2 & ADDR_LO)
+    low = words[at] as number
+    high = words[at + 1] as number
+    odd |= (low ^ TABLE_1) | (~low & accessed)
+    permissions &= high
+    highs |= high
+    high &= ADDR_HI
+    offset = ((low & ADDR_LO) - hitLo) >>> 0
+    at = high === hitHi && offset <= last ? hitWord + (offset >>> 2) : memory.find(high, low & ADDR_LO)
     if (at < 0) return this.access(hi, lo, IR)
     at += (lo >>> 11) & 0x3fe
-    const low = words[at] as number
-    const high = words[at + 1] as number
-    const kinds = ((low3 ^ TABLE_2) | (low2 ^ TABLE_1) | (low ^ LEAF)) & KIND
-    const marks = ~(low3 & low2 & low) & accessed
-    reserved = ((reserved | high3 | high2) & TABLE_RESERVED_HI) | (high & LEAF_RESERVED_HI)
-    permissions &= high3 & high2 & high
-    if ((kinds | marks | reserved) !== 0 || (permissions & IR) === 0) return this.access(hi, lo, IR)
-    at = memory.find(high & ADDR_HI, (low & ADDR_LO) | (lo & 0xfff))
+    low = words[at] as number
+    high = words[at + 1] as number
+    odd = ((odd | (low ^ LEAF)) & KIND) | ((odd | ~low) & accessed)
+    odd |= (highs & TABLE_RESERVED_HI) | (high & LEAF_RESERVED_HI)
+    if (odd !== 0 || (permissions & high & IR) === 0) return this.access(hi, lo, IR)
+    high &= ADDR_HI
+    low = (low & ADDR_LO) | (lo & PAGE_OFFSET)
+    offset = (low - hitLo) >>> 0
+    at = high === hitHi && offset <= last ? hitWord + (offset >>> 2) : memory.find(high, low)
     return at < 0 ? this.access(hi, lo, IR) : at
   }
 
@@ -210,36 +177,7 @@ export class HostWalk {
     return this.walk(hi, lo, need) === OK ? this.memory.find(this.paHi, this.paLo) : -1
   }
 
-  /** Ends a walk at a leaf that needs nothing but its page, or hands it to the checked walk. */
-  private leaf(
-    level: number,
-    reservedAbove: number,
-    high: number,
-    low: number,
-    hi: number,
-    lo: number,
-    permissions: number,
-    need: number,
-  ): number {
-    const set = this.accessedBit | ((need & IW) === 0 ? 0 : this.dirtyBit)
-    const reserved = (reservedAbove & TABLE_RESERVED_HI) | (high & LEAF_RESERVED_HI)
-    const plain = (low & set) === set && reserved === 0 && (permissions & need) === need
-    const kind = low & KIND
-    if (!plain || (kind !== LEAF && kind !== SIZED_LEAF)) return this.check(hi, lo, need)
-    const sizeLg2 = kind === LEAF ? 9 * level + 3 : pte.v1SizedLeafLg2(high, low)
-    if (kind === SIZED_LEAF && !pte.v1FitsLevel(sizeLg2, level)) return this.check(hi, lo, need)
-    this.permissions = (permissions & (IR | IW)) | (high & LEAF_FLAGS)
-    this.page(sizeLg2, high, low, hi, lo)
-    this.status = OK
-    return OK
-  }
-
-  private check(hi: number, lo: number, need: number): number {
-    this.status = this.walkChecked(hi, lo, need)
-    return this.status
-  }
-
-  private page(sizeLg2: number, high: number, low: number, hi: number, lo: number): number {
+  page(sizeLg2: number, high: number, low: number, hi: number, lo: number): number {
     this.sizeLg2 = sizeLg2
     if (sizeLg2 < 32) {
       const offset = (1 << sizeLg2) - 1

@@ -30,6 +30,12 @@ export const V1_NEXT_LEVEL_LEAF = 0
  * 2^(n + 1) bytes. The entry is repeated in every slot that the page covers. Table 14.
  */
 export const V1_NEXT_LEVEL_SIZED = 7
+/** What an entry is: PR and NextLevel. */
+export const V1_KIND: number = V1_PR | V1_NEXT_LEVEL
+/** Bits 60:52 of a PDE, in its high half. */
+export const V1_TABLE_RESERVED_HI = 0x1ff0_0000
+/** Bits 58:52 of a PTE. */
+export const V1_LEAF_RESERVED_HI = 0x07f0_0000
 /** U of an ATS translation response. Leaves only. */
 export const V1_U_HI: number = 1 << 27
 /** Force coherent: what an ATS response with N = 0 promises. Leaves only. */

@@ -1,4 +1,7 @@
-/** Caches do not show while software changes nothing: answers, faults and flags are those of a model without. */
+/**
+ * Neither caches nor a listener to walks show while software changes nothing: answers, faults and flags are those of a
+ * model without. A listener wants every step, which a model may take otherwise when nobody looks.
+ */
 import type { CachePolicies, CachePolicy, IommuModel, PhysicalMemory } from "@iommu/core"
 import { assertEqual } from "../assert.ts"
 import type { Random } from "../random.ts"
@@ -18,10 +21,13 @@ const ALL_ALIKE: readonly CachePolicy[] = ["hoard", "exact"]
 const APART: readonly CachePolicies[] = [
   { structures: "exact", walks: "exact", translations: "none" },
   { structures: "none", walks: "none", translations: "hoard" },
+  { structures: "exact", walks: "none", translations: "none" },
 ]
-const REQUESTS = 32
+const REQUESTS = 48
 /** Few enough for hits, of all kinds of accesses. */
 const PLACES = 6
+
+const UNHEARD = (): void => {}
 
 export function cachesDoNotShow(format: NestedFormat, random: Random): void {
   // A first stage alone reads its tables where the guest has them, which is where the host has them here.
@@ -44,7 +50,8 @@ function compare(
     const caches = typeof policy === "string" ? policy : `${policy.walks} and ${policy.translations}`
     return { memory, caches, model: format.start(memory, how, policy) }
   })
-  const [plain, ...cached] = memories as [(typeof memories)[number], ...typeof memories]
+  const [plain, ...others] = memories as [(typeof memories)[number], ...typeof memories]
+  const cached = [...others, traced(format, world, how)]
   const asked: Request = { hi: 0, lo: 0, access: 0 }
   const { large, page } = layoutOf(format)
   const places = Array.from({ length: PLACES }, () => {
@@ -63,7 +70,7 @@ function compare(
       if (status === 0) assertSame(model, plain.model, what)
       else assertSameFault(model, plain.model, what)
     }
-    if (status !== 0) mergeFlags(format, memories)
+    if (status !== 0) mergeFlags(format, [plain, ...cached])
   }
   for (const { caches, memory } of cached) {
     const { words } = plain.memory
@@ -73,6 +80,14 @@ function compare(
       }
     }
   }
+}
+
+/** As a model without caches, which shows what it does. */
+function traced(format: NestedFormat, world: NestedWorld, how: Configuration) {
+  const memory = copyOf(world.memory)
+  const model = format.start(memory, how, "none")
+  model.trace = UNHEARD
+  return { memory, caches: "traced", model }
 }
 
 /** How far a refused transaction got with its flags is the hardware's choice: from here on all got equally far. */

@@ -1,0 +1,165 @@
+import { ACCESS_READ, ACCESS_WRITE, cachePolicies, hi32, lo32 } from "@iommu/core"
+import fc from "fast-check"
+import { describe, expect, it } from "vitest"
+import type { AmdTranslationResult } from "../src/model/attributes.ts"
+import { Caches } from "../src/model/caches.ts"
+import { PlainWalk } from "../src/model/plain-walk.ts"
+import { Transaction } from "../src/model/transaction.ts"
+import { GuestWalk } from "../src/model/walk-stage1.ts"
+import { HostWalk, READ, WRITE } from "../src/model/walk-stage2.ts"
+import { A, bit, D, IR, IRW, IW, Machine, PR } from "./machine.ts"
+
+interface RandomEntry {
+  readonly table: number
+  /** NextLevel of an odd entry; null for one that suits its level. */
+  readonly next: bigint | null
+  readonly rights: bigint
+  readonly extra: bigint
+}
+
+const randomEntry = fc.record({
+  table: fc.nat(1),
+  next: fc.oneof({ weight: 16, arbitrary: fc.constant(null) }, fc.constantFrom(0n, 1n, 2n, 4n, 7n)),
+  rights: fc.oneof({ weight: 6, arbitrary: fc.constant(IRW) }, fc.constantFrom(IR, IW, 0n)),
+  extra: fc.oneof(
+    { weight: 12, arbitrary: fc.constantFrom(PR, PR | A | D, PR | A | D) },
+    fc.constantFrom(0n, PR | A, PR | D, PR | A | D, PR | bit(52), PR | bit(57), PR | bit(60)),
+    fc.constantFrom(PR | 0x1000n, PR | 0x3000n, PR | 0x1f_f000n, PR | 0xff_f000n),
+  ),
+})
+
+/** Host tables of four levels, two of each and four entries in each; level n is at 2 * (n - 1). */
+function randomTables(machine: Machine, entries: readonly RandomEntry[]): bigint[] {
+  const tables = Array.from({ length: 8 }, () => machine.table())
+  for (const [i, { table, next, rights, extra }] of entries.entries()) {
+    const level = (i >> 3) + 1
+    const below = level === 1 ? 0x20_0000n : (tables[2 * (level - 2) + table] as bigint)
+    const suits = BigInt(level - 1)
+    machine.set(tables[i >> 2] as bigint, { [i % 4]: below | ((next ?? suits) << 9n) | rights | extra })
+  }
+  return tables
+}
+
+/** A walk of random tables, and all that can be seen of it. */
+class World {
+  readonly machine: Machine = new Machine()
+  readonly walk: HostWalk
+  readonly plain: PlainWalk
+  readonly tables: readonly bigint[]
+  readonly result: AmdTranslationResult = {
+    paHi: 0,
+    paLo: 0,
+    sizeLg2: 0,
+    allowed: 0,
+    ipaHi: 0,
+    ipaLo: 0,
+    stage1SizeLg2: 0,
+    stage2SizeLg2: 0,
+    attributes: 0,
+    fault: null,
+  }
+
+  constructor(entries: readonly RandomEntry[], mode: number, had: bigint) {
+    const { memory } = this.machine
+    const caches = new Caches(cachePolicies("none"))
+    this.tables = randomTables(this.machine, entries)
+    this.walk = new HostWalk(memory, caches)
+    this.plain = new PlainWalk(memory, this.walk, new GuestWalk(memory, this.walk, new Transaction(), caches))
+    this.walk.accessedBit = (had & 1n) === 0n ? 0 : Number(A)
+    this.walk.dirtyBit = (had & 2n) === 0n ? 0 : Number(D)
+    const root = this.tables[2 * (mode - 1)] as bigint
+    this.walk.setRoot(mode, hi32(root), lo32(root), READ | WRITE)
+  }
+
+  get words(): readonly bigint[] {
+    return this.tables.flatMap(table => [0, 1, 2, 3].map(i => this.machine.entry(table, i)))
+  }
+}
+
+/** The result that the checked walk has in its fields. */
+function asResult(walk: HostWalk, hi: number, lo: number): AmdTranslationResult {
+  return {
+    paHi: walk.paHi,
+    paLo: walk.paLo >>> 0,
+    sizeLg2: walk.sizeLg2,
+    allowed: (walk.permissions >>> 29) & 3,
+    ipaHi: hi >>> 0,
+    ipaLo: lo >>> 0,
+    stage1SizeLg2: 0,
+    stage2SizeLg2: walk.sizeLg2,
+    attributes: (walk.permissions >>> 27) & 3,
+    fault: null,
+  }
+}
+
+describe("the plain host walk", () => {
+  it("answers as the checked one on random tables, and always where that marks nothing", () => {
+    let plain = 0
+    let translated = 0
+    fc.assert(
+      fc.property(
+        fc.array(randomEntry, { minLength: 32, maxLength: 32 }),
+        fc.constantFrom(2, 3, 4),
+        fc.array(fc.nat(3), { minLength: 5, maxLength: 5 }),
+        fc.constantFrom(0n, 1n, 3n),
+        fc.constantFrom(ACCESS_READ, ACCESS_WRITE, ACCESS_READ | ACCESS_WRITE),
+        (entries, mode, index, had, access) => {
+          const iova = index.reduce((sum, i, level) => sum | (BigInt(i) << BigInt(12 + 9 * level)), 0x120n)
+          const [hi, lo] = [hi32(iova % bit(12 + 9 * mode)), lo32(iova % bit(12 + 9 * mode))]
+          const world = new World(entries, mode, had)
+          const before = world.words
+          const isPlain = world.plain.stage2(hi, lo, access, world.result)
+          expect(world.words).toEqual(before)
+          const status = world.walk.walkChecked(hi, lo, access << 29)
+          const marks = world.words.some((word, n) => word !== before[n])
+          const isOrdinary = mode !== 2 && status === 0 && !marks
+          // An entry may skip levels, which is not plain.
+          if (isPlain || entries.every(({ next }) => next === null)) expect(isPlain).toBe(isOrdinary)
+          if (isPlain) expect(world.result).toEqual(asResult(world.walk, hi, lo))
+          plain += Number(isPlain)
+          translated += Number(status === 0)
+        },
+      ),
+      { seed: 48882, numRuns: 300 },
+    )
+    expect(plain).toBeGreaterThan(50)
+    expect(translated).toBeGreaterThan(plain)
+  })
+
+  it("finds for the hardware's own reads what the checked one finds", () => {
+    let found = 0
+    fc.assert(
+      fc.property(
+        fc.array(randomEntry, { minLength: 32, maxLength: 32 }),
+        fc.constantFrom(2, 3, 4),
+        fc.array(fc.nat(3), { minLength: 5, maxLength: 5 }),
+        fc.constantFrom(0n, 1n, 3n),
+        (entries, mode, index, had) => {
+          const iova = index.reduce((sum, i, level) => sum | (BigInt(i) << BigInt(12 + 9 * level)), 0x120n)
+          const [hi, lo] = [hi32(iova % bit(12 + 9 * mode)), lo32(iova % bit(12 + 9 * mode))]
+          const [quick, checked] = [new World(entries, mode, had), new World(entries, mode, had)]
+          const at = quick.walk.fetch(hi, lo)
+          const status = checked.walk.walkChecked(hi, lo, READ)
+          const { paHi, paLo, memory } = checked.walk
+          expect(at).toBe(status === 0 ? memory.find(paHi, paLo) : -1)
+          expect(quick.words).toEqual(checked.words)
+          found += Number(at >= 0)
+        },
+      ),
+      { seed: 48882, numRuns: 300 },
+    )
+    expect(found).toBeGreaterThan(50)
+  })
+
+  it.each(["the root", "a table", "a page"])("leaves to the checked one that %s is in no memory", what => {
+    const entries = Array.from({ length: 32 }, () => ({ table: 0, next: null, rights: IRW, extra: PR }))
+    const world = new World(entries, 3, 0n)
+    const nowhere = 0xf_0000_0000n
+    if (what === "the root") world.walk.setRoot(3, hi32(nowhere), lo32(nowhere), READ | WRITE)
+    const [table, leaf] = [bit(9) | PR | IRW | nowhere, PR | IRW | nowhere]
+    if (what === "a table") world.machine.set(world.tables[2] as bigint, { 0: table })
+    if (what === "a page") world.machine.set(world.tables[0] as bigint, { 0: leaf })
+    expect(world.plain.stage2(0, 0, ACCESS_READ, world.result)).toBe(what === "a page")
+    expect(world.walk.fetch(0, 0)).toBe(-1)
+  })
+})
