@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest"
-import { fastest, readColdStart } from "../src/cold-start.ts"
+import { asAtGoal, fastest, readColdStart } from "../src/cold-start.ts"
 import { BENCH_VENDORS } from "../src/machines.ts"
 import { allocatedBy, measureQuantity } from "../src/quantity.ts"
 import { queueWork } from "../src/queue.ts"
@@ -44,6 +44,10 @@ describe("cold starts", () => {
     ]
     expect(fastest(starts)).toBe(1)
     expect(fastest(starts.slice(0, 1))).toBe(2)
+  })
+
+  it("are told as on the machine of the goal", () => {
+    expect(asAtGoal(3, 15.2)).toBe(1.5)
   })
 
   it("are two numbers", () => {
