@@ -34,11 +34,11 @@ const rows: readonly (readonly [number, readonly number[]])[] = [
 for (const [type, row] of rows) EFFECTIVE.set(row, type * 8)
 
 /** Bits of a second-stage leaf that count: EMT, IPAT, SNP. */
-const SECOND_LEAF = SS_SNP | SS_IPAT | (7 << SS_EMT_SHIFT)
+export const SECOND_LEAF: number = SS_SNP | SS_IPAT | (7 << SS_EMT_SHIFT)
 /** Bits of a first-stage leaf that count; in a key above those of a second stage. */
-const FIRST_PAGE = FS_PAT | FS_PWT | FS_PCD
+export const FIRST_PAGE: number = FS_PAT | FS_PWT | FS_PCD
 const FIRST_LARGE = FS_PAT_LARGE | FS_PWT | FS_PCD
-const FIRST_LEAF_SHIFT = 12
+export const SECOND_LEAF_BITS = 12
 const SIZE_SHIFT = 26
 
 /**
@@ -47,12 +47,22 @@ const SIZE_SHIFT = 26
  */
 export function attributesOf(t: Transaction): number {
   const first = t.fsLeaf & (t.fsSizeLg2 === 12 ? FIRST_PAGE : FIRST_LARGE)
-  const key = (t.ssLeaf & SECOND_LEAF) | (first << FIRST_LEAF_SHIFT) | (t.fsSizeLg2 << SIZE_SHIFT)
+  const key = (t.ssLeaf & SECOND_LEAF) | (first << SECOND_LEAF_BITS) | (t.fsSizeLg2 << SIZE_SHIFT)
   if (key !== t.attributesKey) {
     t.attributes = combine(t)
     t.attributesKey = key
   }
   return t.attributes
+}
+
+/** As {@link attributesOf}, of 4 KiB pages with these leaves; plain-walk.ts asks when the key is not that of the last ones. */
+export function plainAttributes(t: Transaction, key: number, firstLeaf: number, secondLeaf: number): number {
+  t.fsLeaf = firstLeaf
+  t.fsSizeLg2 = 12
+  t.ssLeaf = secondLeaf
+  t.plainKey = key
+  t.plainAttributes = attributesOf(t)
+  return t.plainAttributes
 }
 
 function combine(t: Transaction): number {

@@ -21,6 +21,8 @@ import type { Transaction } from "./transaction.ts"
 
 const CONTEXT_WORDS = 7
 const PASID_WORDS = 10
+/** In the place of a device. */
+const NOBODY = -1
 
 // Copies: V8 reads an imported constant through its module.
 const { ACCESS_EXEC, ACCESS_PRIV } = core
@@ -34,9 +36,12 @@ export class Caches {
   readonly #contexts: CacheStore
   readonly #pasids: CacheStore
   // The request whose entries stand in the transaction, so that the next one of its kind needs no look-up.
-  private device = -1
+  private device = NOBODY
   private pasid = -1
   private access = 0
+  /** Whose requests to read or write may go to a plain walk without being looked at: nothing can have changed. */
+  plainDevice: number = NOBODY
+  plainPasid: number = NOBODY - 1
 
   constructor(policies: CacheKinds, cachingMode: boolean) {
     const policy = policies.structures
@@ -72,7 +77,21 @@ export class Caches {
   }
 
   forgetEntries(): void {
-    this.device = -1
+    this.device = NOBODY
+    this.forgetPlain()
+  }
+
+  /** A plain walk has answered a request with the entries in the transaction, which are asked no more where they are noted. */
+  notePlain(t: Transaction): void {
+    if (this.access !== 0 || this.device !== t.device || this.pasid !== t.pasid) return
+    this.plainDevice = t.device
+    this.plainPasid = t.pasid
+  }
+
+  /** Requests have to be looked at again: a register or the trace says something else. */
+  forgetPlain(): void {
+    this.plainDevice = NOBODY
+    this.plainPasid = NOBODY - 1
   }
 
   /** @returns false when the context entry has to be read; else it stands in `t`, or `t.reason` is what is wrong */

@@ -48,6 +48,7 @@ export function resolveEntries(t: Transaction): number {
   const { features } = t
   t.caches.forgetEntries()
   t.attributesKey = -1
+  t.plainKey = -1
   const ttm = (t.rootLo >>> TTM_SHIFT) & TTM_MASK
   t.fpd = false
   t.legacy = ttm === TTM_LEGACY
@@ -74,10 +75,9 @@ function resolveLegacy(t: Transaction): number {
   t.domainId = (t.contextLo1 >>> CONTEXT_DID_SHIFT_LO1) & 0xffff
   t.effectivePasid = 0
   t.privileged = false
-  t.ssAccessed = 0
   t.pwsnp = false
   t.mode = translationType(t) === TT_PASS_THROUGH ? MODE_PASS_THROUGH : MODE_SECOND
-  t.setSecondStage(t.contextHi, t.contextLo, t.contextLo1 & CONTEXT_AW_MASK_LO1)
+  t.setSecondStage(t.contextHi, t.contextLo, t.contextLo1 & CONTEXT_AW_MASK_LO1, 0)
   return 0
 }
 

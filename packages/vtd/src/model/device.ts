@@ -2,9 +2,8 @@
  * The remapping unit: registers, commands, fault log and translation put together.
  * Intel VT-d 5.10 (D51397-018) §11.4.4 for the global commands.
  */
+import * as core from "@iommu/core"
 import {
-  ACCESS_READ,
-  ACCESS_WRITE,
   type AtsCompletion,
   type AtsDevice,
   type AtsModel,
@@ -33,8 +32,10 @@ import {
   type VtdModelOptions,
 } from "./options.ts"
 import { PageRequestQueue } from "./page-requests.ts"
+import { plainFirst, plainNested, plainSecond } from "./plain-walk.ts"
 import { Registers } from "./registers.ts"
-import { REQUEST_UNTRANSLATED, Transaction } from "./transaction.ts"
+import * as transaction from "./transaction.ts"
+import { Transaction } from "./transaction.ts"
 import {
   identity,
   isInterruptAddress,
@@ -42,6 +43,10 @@ import {
   translateRemapped,
   type VtdTranslationResult,
 } from "./translate.ts"
+
+// Copies: V8 reads an imported constant through its module.
+const { INTERRUPT_MEGABYTE, MODE_FIRST, MODE_SECOND, REQUEST_UNTRANSLATED } = transaction
+const READ_WRITE = core.ACCESS_READ | core.ACCESS_WRITE
 
 const OFFSETS = {
   GCMD: reg.REGISTERS.GCMD[0],
@@ -118,6 +123,7 @@ export class VtdModel implements IommuModel, AtsModel {
 
   set trace(hook: ((step: WalkStep) => void) | null) {
     this.transaction.trace = hook
+    this.#caches.forgetPlain()
   }
 
   get onInvalidate(): ((invalidation: Invalidation) => void) | null {
@@ -145,6 +151,26 @@ export class VtdModel implements IommuModel, AtsModel {
       result.fault = null
       return 0
     }
+    const { caches } = t
+    if (
+      device === caches.plainDevice &&
+      pasid === caches.plainPasid &&
+      access > 0 &&
+      access <= READ_WRITE &&
+      (iovaHi !== 0 || iovaLo >>> 20 !== INTERRUPT_MEGABYTE)
+    ) {
+      const { mode } = t
+      if (
+        mode === MODE_FIRST
+          ? plainFirst(t, iovaHi, iovaLo, access, result)
+          : mode === MODE_SECOND
+            ? plainSecond(t, iovaHi, iovaLo, access, result)
+            : plainNested(t, iovaHi, iovaLo, access, result)
+      ) {
+        result.fault = null
+        return 0
+      }
+    }
     return this.translateAnew(device, pasid, iovaHi, iovaLo, access)
   }
 
@@ -162,7 +188,7 @@ export class VtdModel implements IommuModel, AtsModel {
     t.pasid = pasid < 0 ? -1 : pasid
     t.iovaHi = iovaHi | 0
     t.iovaLo = iovaLo | 0
-    t.access = (access & (ACCESS_READ | ACCESS_WRITE)) === 0 ? access | t.features.zeroLengthRead : access
+    t.access = (access & READ_WRITE) === 0 ? access | t.features.zeroLengthRead : access
     if (!this.enabled) {
       identity(t, result)
       result.fault = null
@@ -309,6 +335,7 @@ export class VtdModel implements IommuModel, AtsModel {
 
   #enable(enabled: boolean): void {
     this.enabled = enabled
+    this.#caches.forgetPlain()
     this.answers = enabled && this.#caches.tlb.recent.enabled
   }
 

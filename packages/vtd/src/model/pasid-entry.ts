@@ -42,7 +42,7 @@ const {
 } = pt
 const { ACCESS_EXEC } = core
 const { MODE_FIRST, REQUEST_PAGE } = transaction
-const { SS_A } = pte
+const { FS_A, FS_EA, FS_P, FS_US, SS_A } = pte
 
 /** From the PASID that counts to mode and tables. @returns 0 or the fault reason */
 export function resolvePasid(t: Transaction): number {
@@ -147,8 +147,7 @@ function applyPasidEntry(t: Transaction): boolean {
   if (pgtt === PGTT_SECOND || pgtt === PGTT_NESTED) {
     const aw = (lo >>> PE_AW_SHIFT) & PE_AW_MASK
     if (((features.widths >> aw) & 1) === 0) return false
-    t.setSecondStage(t.pasidHi, lo, aw)
-    t.ssAccessed = (lo & PE_SSADE) === 0 ? 0 : SS_A
+    t.setSecondStage(t.pasidHi, lo, aw, (lo & PE_SSADE) === 0 ? 0 : SS_A)
   }
   const hasFirst = pgtt === PGTT_FIRST || pgtt === PGTT_NESTED
   return !hasFirst || setFirstStage(t, t.pasidHi2, t.pasidLo2)
@@ -159,11 +158,14 @@ function setFirstStage(t: Transaction, hi2: number, lo2: number): boolean {
   const fspm = (lo2 >>> PE_FSPM_SHIFT_LO2) & PE_FSPM_MASK
   if (fspm !== FSPM_4_LEVEL && (fspm !== FSPM_5_LEVEL || !t.features.fs5lp)) return false
   t.fsLevels = fspm === FSPM_5_LEVEL ? 5 : 4
+  t.fsUnused = 64 - (9 * t.fsLevels + 12)
+  t.fsRsvdHi = t.features.fsRsvdHi
   t.fsTableHi = hi2 | 0
   t.fsTableLo = lo2 & ADDR_MASK_LO
   t.fsRootAt = t.memory.isVolatile ? -1 : t.memory.find(t.fsTableHi, t.fsTableLo)
   t.wpe = (lo2 & PE_WPE_LO2) !== 0
   t.eafe = (lo2 & PE_EAFE_LO2) !== 0
+  t.fsWanted = t.eafe ? FS_EA | FS_P | FS_US | FS_A : FS_P | FS_US | FS_A
   return t.mode === MODE_FIRST || !beyondSecondStage(t, hi2, t.fsTableLo)
 }
 

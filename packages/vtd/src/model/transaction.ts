@@ -3,7 +3,7 @@
  * found. One object serves all requests, so that a translation allocates nothing.
  */
 import type { PhysicalMemory, WalkStep } from "@iommu/core"
-import { ADDR_LO } from "../spec/page-tables.ts"
+import { ADDR_LO, SS_D } from "../spec/page-tables.ts"
 import type { Caches } from "./caches.ts"
 import type { Features } from "./options.ts"
 import type { Tlb } from "./tlb.ts"
@@ -74,15 +74,26 @@ export class Transaction {
   ssTableHi = 0
   ssTableLo = 0
   ssLevels = 0
-  /** Index in memory.words of a table of level 4; -1 for others, where no memory answers, and in volatile memory. */
+  /** Index in memory.words of the root table; -1 where no memory answers, and in volatile memory. */
   ssRootAt = -1
+  /** What plain walks ask of addresses and entries, from {@link features}. */
+  ssMaxHi = 0
+  ssRsvdHi = 0
+  ssPageRsvdLo = 0
   /** SS_A when SSADE is set, 0 when not. */
   ssAccessed = 0
+  /** SS_D when SSADE is set. */
+  ssDirty = 0
   fsTableHi = 0
   fsTableLo = 0
   fsLevels = 0
-  /** As {@link ssRootAt}, for any levels; the tables of a nested first stage lie elsewhere. */
+  /** As {@link ssRootAt}; the tables of a nested first stage lie elsewhere. */
   fsRootAt = -1
+  /** Upper bits of an address that {@link fsLevels} do not use. */
+  fsUnused = 0
+  fsRsvdHi = 0
+  /** FS_* that a read needs in all entries. */
+  fsWanted = 0
   wpe = false
   eafe = false
   /** Page walks snoop caches; without it no A/D flag can be updated. */
@@ -141,6 +152,9 @@ export class Transaction {
   /** The last leaves' bits that choose attributes, and what they chose; -1 once other entries are read. */
   attributesKey = -1
   attributes = 0
+  /** The same for plain walks. */
+  plainKey = -1
+  plainAttributes = 0
 
   /** Fault reason, 0 while there is none; the stage that refused, and the entry or address it refused at. */
   reason = 0
@@ -165,13 +179,20 @@ export class Transaction {
     this.access = access
   }
 
-  /** Table and width of the second stage; AW counts levels from 2. */
-  setSecondStage(tableHi: number, tableLo: number, aw: number): void {
+  /**
+   * Table and width of the second stage; AW counts levels from 2.
+   * @param accessed SS_A when SSADE is set, 0 when not
+   */
+  setSecondStage(tableHi: number, tableLo: number, aw: number, accessed: number): void {
     this.ssTableHi = tableHi | 0
     this.ssTableLo = tableLo & ADDR_LO
     this.ssLevels = aw + 2
-    const keepsRoot = aw === 2 && !this.memory.isVolatile
-    this.ssRootAt = keepsRoot ? this.memory.find(this.ssTableHi, this.ssTableLo) : -1
+    this.ssAccessed = accessed
+    this.ssDirty = accessed === 0 ? 0 : SS_D
+    this.ssRootAt = this.memory.isVolatile ? -1 : this.memory.find(this.ssTableHi, this.ssTableLo)
+    this.ssMaxHi = this.features.ssMaxHi[this.ssLevels] as number
+    this.ssRsvdHi = this.features.ssRsvdHi
+    this.ssPageRsvdLo = this.features.ssPageRsvdLo
   }
 
   /** Notes a fault. Returns its reason, for `return t.fail(...)`. */

@@ -8,6 +8,7 @@ import * as fr from "../spec/events.ts"
 import * as pte from "../spec/page-tables.ts"
 import { attributesOf, WB } from "./attributes.ts"
 import { resolveEntries } from "./device-entry.ts"
+import { translatePlain } from "./plain-walk.ts"
 import * as iotlb from "./tlb.ts"
 import { findTranslation, keepTranslation, prepareLookUp } from "./tlb.ts"
 import type { Transaction } from "./transaction.ts"
@@ -16,16 +17,12 @@ import {
   findPlainEntry,
   keepFirstTables,
   nestedReason,
-  plainFirst,
   updateFirstStageFlags,
   walkFirstStage,
-  wantedOfFirst,
 } from "./walk-stage1.ts"
 import * as second from "./walk-stage2.ts"
 import {
   beyondSecondStage,
-  findEntry,
-  findPlainLeaf,
   setSecondStageDirty,
   walkSecondPage,
   walkSecondStage,
@@ -33,17 +30,14 @@ import {
 } from "./walk-stage2.ts"
 
 // Copies: V8 reads an imported constant through its module, which costs a walk a third of its time.
-const { ACCESS_EXEC, ACCESS_READ, ACCESS_WRITE } = core
+const { ACCESS_READ, ACCESS_WRITE } = core
 const { INTERRUPT_MEGABYTE, MODE_FIRST, MODE_NESTED, MODE_PASS_THROUGH, MODE_SECOND } = transaction
 const { DIRTY, GRANTED, LEAF, PA_HI, PA_LO } = iotlb
 const { SS_NO_PERMISSION, SS_OK, SS_RESERVED_BIT, SS_ROOT_UNREADABLE } = second
 
-const { FS_D, FS_PS, FS_RW, SS_D, SS_R, SS_W } = pte
-
-const RW = SS_R | SS_W
 const READ_WRITE = ACCESS_READ | ACCESS_WRITE
 const PAGE_LG2 = 12
-const PAGE_MASK = -4096
+const PAGE_MASK = pte.ADDR_LO | 0
 const ADDR_HI_MASK = pte.ADDR_HI
 
 /** With attributes: memory type and snooping, see attributes.ts. */
@@ -82,7 +76,7 @@ export function translateRemapped(t: Transaction, result: VtdTranslationResult):
 /** The walks, once the entries are read. */
 export function translateResolved(t: Transaction, result: VtdTranslationResult): number {
   if (t.mode === MODE_PASS_THROUGH) return translatePassThrough(t, result)
-  if (!t.tlb.enabled) return t.trace === null && translatePlain(t, result) ? 0 : walk(t, result)
+  if (!t.tlb.enabled) return t.trace === null && takePlain(t, result) ? 0 : walk(t, result)
   const isPlain = t.mode === MODE_NESTED && t.trace === null && plainBelowTable(t, result)
   const reason = isPlain ? 0 : walk(t, result)
   if (reason === 0) {
@@ -90,6 +84,13 @@ export function translateResolved(t: Transaction, result: VtdTranslationResult):
     if (t.mode !== MODE_SECOND && t.fsStart > t.fsLeafLevel) keepFirstTables(t)
   }
   return reason
+}
+
+/** A plain walk; when the entries are kept, the next requests of the device and PASID go to it directly. */
+function takePlain(t: Transaction, result: VtdTranslationResult): boolean {
+  const isDone = translatePlain(t, result)
+  if (isDone) t.caches.notePlain(t)
+  return isDone
 }
 
 function walk(t: Transaction, result: VtdTranslationResult): number {
@@ -231,108 +232,6 @@ export function checkOutput(t: Transaction, result: VtdTranslationResult): numbe
     return t.fail(t.legacy ? fr.LGN_4 : fr.SGN_8, t.mode === MODE_FIRST ? 1 : 2, result.paHi, result.paLo)
   }
   return 0
-}
-
-/**
- * The translations that are nearly all: 4 KiB pages, tables that grant everything, flags that are set, nothing cached.
- * What is odd about entries is gathered and judged at the end; nothing is written before but what the leaves say.
- * Two stages take 110 ns so, of walks that keep what each level was in the transaction 138 (Node 24).
- * @returns false when anything is out of the ordinary, for the walks that follow the book step by step
- */
-function translatePlain(t: Transaction, result: VtdTranslationResult): boolean {
-  if (t.mode === MODE_SECOND) return plainSecond(t, result)
-  if (t.mode === MODE_NESTED) return plainNested(t, result)
-  return t.mode === MODE_FIRST && plainFirst(t, result)
-}
-
-function plainSecond(t: Transaction, result: VtdTranslationResult): boolean {
-  const hi = t.iovaHi
-  const lo = t.iovaLo
-  if (hi >>> 0 >= (t.features.ssMaxHi[t.ssLevels] as number)) return false
-  const at = findPlainLeaf(t, hi, lo)
-  if (at < 0 || !finishSecond(t, result, at, lo)) return false
-  result.ipaHi = hi
-  result.ipaLo = lo >>> 0
-  result.stage1SizeLg2 = 0
-  return true
-}
-
-/** The result of a second-stage leaf, where that grants what is asked. */
-function finishSecond(t: Transaction, result: VtdTranslationResult, at: number, lo: number): boolean {
-  const words = t.memory.words
-  const entryLo = words[at] as number
-  const access = t.access & READ_WRITE
-  const wanted = (access & ACCESS_WRITE) === 0 || t.ssAccessed === 0 ? access : access | SS_D
-  const paHi = (words[at + 1] as number) & ADDR_HI_MASK
-  if ((entryLo & wanted) !== wanted || (paHi === 0 && entryLo >>> 20 === INTERRUPT_MEGABYTE)) return false
-  t.ssLeaf = entryLo | 0
-  result.allowed = entryLo & RW
-  result.sizeLg2 = PAGE_LG2
-  result.stage2SizeLg2 = PAGE_LG2
-  result.attributes = attributesOf(t)
-  result.paHi = paHi
-  result.paLo = ((entryLo & PAGE_MASK) | (lo & 0xfff)) >>> 0
-  return true
-}
-
-/** The walk of {@link plainFirst} with every entry's address translated by the second stage. */
-function plainNested(t: Transaction, result: VtdTranslationResult): boolean {
-  const hi = t.iovaHi
-  const lo = t.iovaLo
-  const isFive = t.fsLevels === 5
-  const unused = isFive ? 7 : 16
-  if ((hi << unused) >> unused !== hi || (t.access & ACCESS_EXEC) !== 0) return false
-  const words = t.memory.words
-  const wanted = wantedOfFirst(t)
-  let odd = 0
-  let tops = 0
-  let rights = FS_RW
-  let tableHi = t.fsTableHi
-  let tableLo = t.fsTableLo
-  let at: number
-  if (isFive) {
-    at = findEntry(t, tableHi, tableLo | ((hi >>> 13) & 0xff8))
-    if (at < 0) return false
-    tableLo = words[at] as number
-    tops = words[at + 1] as number
-    odd = tableLo ^ wanted
-    rights &= tableLo
-    tableHi = tops & ADDR_HI_MASK
-  }
-  at = findEntry(t, tableHi, (tableLo & PAGE_MASK) | ((hi >>> 4) & 0xff8))
-  if (at < 0) return false
-  const low4 = words[at] as number
-  const high4 = words[at + 1] as number
-  at = findEntry(t, high4 & ADDR_HI_MASK, (low4 & PAGE_MASK) | (((hi << 5) | (lo >>> 27)) & 0xff8))
-  if (at < 0) return false
-  const low3 = words[at] as number
-  const high3 = words[at + 1] as number
-  at = findEntry(t, high3 & ADDR_HI_MASK, (low3 & PAGE_MASK) | ((lo >>> 18) & 0xff8))
-  if (at < 0) return false
-  const low2 = words[at] as number
-  const high2 = words[at + 1] as number
-  at = findEntry(t, high2 & ADDR_HI_MASK, (low2 & PAGE_MASK) | ((lo >>> 9) & 0xff8))
-  if (at < 0) return false
-  const low = words[at] as number
-  const leafWanted = (t.access & ACCESS_WRITE) === 0 ? wanted : wanted | FS_D
-  tops |= high4 | high3 | high2 | (words[at + 1] as number)
-  odd = (odd | (low4 ^ wanted) | (low3 ^ wanted) | (low2 ^ wanted)) & (wanted | FS_PS)
-  odd |= ((low & leafWanted) ^ leafWanted) | (tops & t.features.fsRsvdHi)
-  // Together the upper halves are no less than any of them.
-  if (odd !== 0 || (tops & ADDR_HI_MASK) >= (t.features.ssMaxHi[t.ssLevels] as number)) return false
-  const ipaHi = (words[at + 1] as number) & ADDR_HI_MASK
-  const ipaLo = (low & PAGE_MASK) | (lo & 0xfff)
-  at = findPlainLeaf(t, ipaHi, ipaLo)
-  t.fsLeaf = low | 0
-  t.fsSizeLg2 = PAGE_LG2
-  if (at < 0 || !finishSecond(t, result, at, lo)) return false
-  rights &= low4 & low3 & low2 & low
-  const writable = rights !== 0 || (t.privileged && !t.wpe)
-  if (!writable) result.allowed &= ACCESS_READ
-  result.ipaHi = ipaHi
-  result.ipaLo = ipaLo >>> 0
-  result.stage1SizeLg2 = PAGE_LG2
-  return true
 }
 
 /**

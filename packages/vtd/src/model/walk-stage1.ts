@@ -2,24 +2,20 @@
 import * as core from "@iommu/core"
 import * as fr from "../spec/events.ts"
 import * as pte from "../spec/page-tables.ts"
-import { attributesOf } from "./attributes.ts"
 import { spanHi, spanLo } from "./tlb.ts"
 import { traceFirstStage } from "./trace.ts"
 import type { Transaction } from "./transaction.ts"
 import * as transaction from "./transaction.ts"
-import type { VtdTranslationResult } from "./translate.ts"
 import * as second from "./walk-stage2.ts"
 import { beyondSecondStage, setSecondStageDirty, walkSecondStage, walkSecondTables } from "./walk-stage2.ts"
 
 // Copies: V8 reads an imported constant through its module, which costs a walk a third of its time.
-const { ACCESS_EXEC, ACCESS_READ, ACCESS_WRITE } = core
-const { INTERRUPT_MEGABYTE, LEAF_NOT_READ, MODE_NESTED } = transaction
+const { ACCESS_EXEC, ACCESS_WRITE } = core
+const { LEAF_NOT_READ, MODE_NESTED } = transaction
 const { ADDR_HI, ADDR_LO, FS_A, FS_D, FS_EA, FS_P, FS_PS, FS_RW, FS_US, FS_XD_HI, SS_R, SS_W } = pte
 
 const { SS_FLAG_UPDATE, SS_OK, SS_RESERVED_BIT, SS_ROOT_UNREADABLE, SS_TABLE_UNREADABLE } = second
 
-const READ_WRITE = ACCESS_READ | ACCESS_WRITE
-const PAGE_LG2 = 12
 const PAGE_MASK = ADDR_LO | 0
 const ADDR_HI_MASK = ADDR_HI
 /** Begin at the root, and take neither tables nor second-stage pages from the caches. */
@@ -90,8 +86,9 @@ export function findPlainEntry(t: Transaction): number {
   const words = memory.words
   const entry = words[at] as number
   const rights = cached[known + 2] as number
-  const wanted = wantedOfFirst(t)
-  const leafWanted = (t.access & ACCESS_WRITE) === 0 ? wanted : wanted | FS_D
+  const write = t.access & ACCESS_WRITE
+  const wanted = write === 0 ? t.fsWanted : t.fsWanted | FS_RW
+  const leafWanted = write === 0 ? wanted : wanted | FS_D
   const odd = (((rights | FS_P) & wanted) ^ wanted) | ((entry & leafWanted) ^ leafWanted)
   if ((odd | ((words[at + 1] as number) & t.features.fsRsvdHi)) !== 0) return -1
   t.fsLeaf = entry | 0
@@ -102,12 +99,6 @@ export function findPlainEntry(t: Transaction): number {
   t.fsLeafLevel = 1
   t.fsStart = 1
   return at
-}
-
-/** FS_* that all entries must have for a request; only the leaf has a dirty flag. */
-export function wantedOfFirst(t: Transaction): number {
-  const wanted = t.eafe ? FS_EA | FS_P | FS_US | FS_A : FS_P | FS_US | FS_A
-  return (t.access & ACCESS_WRITE) === 0 ? wanted : wanted | FS_RW
 }
 
 /** The deepest table on the way that a paging-structure cache knows. @returns index of its record, -1 without */
@@ -315,69 +306,4 @@ function updateEntry(t: Transaction, level: number): number {
   // Refuses for want of PWSNP alone.
   setSecondStageDirty(t, t.fsEntryLeafAt[level] as number)
   return 0
-}
-
-/** A first stage alone, as {@link findPlainEntry} without caches. @returns false when anything is out of the ordinary */
-export function plainFirst(t: Transaction, result: VtdTranslationResult): boolean {
-  const hi = t.iovaHi
-  const lo = t.iovaLo
-  const isFive = t.fsLevels === 5
-  const unused = isFive ? 7 : 16
-  if ((hi << unused) >> unused !== hi || (t.access & ACCESS_EXEC) !== 0) return false
-  const memory = t.memory
-  const words = memory.words
-  const wanted = wantedOfFirst(t)
-  let odd = 0
-  let tops = 0
-  let rights = FS_RW
-  let at = t.fsRootAt
-  if (at < 0) at = memory.find(t.fsTableHi, t.fsTableLo)
-  if (at < 0) return false
-  if (isFive) {
-    at += (hi >>> 15) & 0x3fe
-    rights = words[at] as number
-    tops = words[at + 1] as number
-    odd = rights ^ wanted
-    at = memory.find(tops & ADDR_HI_MASK, rights & PAGE_MASK)
-    if (at < 0) return false
-  }
-  at += (hi >>> 6) & 0x3fe
-  const low4 = words[at] as number
-  const high4 = words[at + 1] as number
-  at = memory.find(high4 & ADDR_HI_MASK, low4 & PAGE_MASK)
-  if (at < 0) return false
-  at += ((hi << 3) | (lo >>> 29)) & 0x3fe
-  const low3 = words[at] as number
-  const high3 = words[at + 1] as number
-  at = memory.find(high3 & ADDR_HI_MASK, low3 & PAGE_MASK)
-  if (at < 0) return false
-  at += (lo >>> 20) & 0x3fe
-  const low2 = words[at] as number
-  const high2 = words[at + 1] as number
-  at = memory.find(high2 & ADDR_HI_MASK, low2 & PAGE_MASK)
-  if (at < 0) return false
-  at += (lo >>> 11) & 0x3fe
-  const low = words[at] as number
-  const high = words[at + 1] as number
-  const leafWanted = (t.access & ACCESS_WRITE) === 0 ? wanted : wanted | FS_D
-  tops |= high4 | high3 | high2 | high
-  odd = (odd | (low4 ^ wanted) | (low3 ^ wanted) | (low2 ^ wanted)) & (wanted | FS_PS)
-  odd |= ((low & leafWanted) ^ leafWanted) | (tops & t.features.fsRsvdHi)
-  const paHi = high & ADDR_HI_MASK
-  if (odd !== 0 || (paHi === 0 && low >>> 20 === INTERRUPT_MEGABYTE)) return false
-  t.fsLeaf = low | 0
-  t.fsSizeLg2 = PAGE_LG2
-  rights &= low4 & low3 & low2 & low & FS_RW
-  const writable = rights !== 0 || (t.privileged && !t.wpe)
-  const paLo = ((low & PAGE_MASK) | (lo & 0xfff)) >>> 0
-  result.ipaHi = paHi
-  result.ipaLo = paLo
-  result.stage1SizeLg2 = PAGE_LG2
-  result.stage2SizeLg2 = 0
-  result.sizeLg2 = PAGE_LG2
-  result.allowed = writable ? READ_WRITE : ACCESS_READ
-  result.attributes = attributesOf(t)
-  result.paHi = paHi
-  result.paLo = paLo
-  return true
 }

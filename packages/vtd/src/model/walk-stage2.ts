@@ -147,7 +147,7 @@ function keepTables(t: Transaction, hi: number, lo: number): void {
  */
 export function findPlainLeaf(t: Transaction, hi: number, lo: number): number {
   let at = t.ssRootAt
-  if (at < 0) return findOtherLeaf(t, hi, lo)
+  if (at < 0 || t.ssLevels !== 4) return findOtherLeaf(t, hi, lo)
   const memory = t.memory
   const words = memory.words
   at += (hi >>> 6) & 0x3fe
@@ -178,8 +178,8 @@ export function findPlainLeaf(t: Transaction, hi: number, lo: number): number {
 /** As {@link findPlainLeaf}, for three and five levels: one function for both. */
 function findOtherLeaf(t: Transaction, hi: number, lo: number): number {
   const memory = t.memory
-  let at = memory.find(t.ssTableHi, t.ssTableLo)
-  if (at < 0 || t.ssLevels === 4) return -1
+  let at = t.ssRootAt
+  if (at < 0) return -1
   const words = memory.words
   const accessed = t.ssAccessed
   const wanted = RW | accessed
@@ -223,55 +223,6 @@ function findOtherLeaf(t: Transaction, hi: number, lo: number): number {
   odd |= (entryLo & (features.ssPageRsvdLo | accessed)) ^ accessed
   odd |= ((words[at + 1] as number) | tops) & features.ssRsvdHi
   return odd === 0 && (entryLo & RW) !== 0 ? at : -1
-}
-
-/**
- * A first-stage entry by its guest physical address. The walk is written out once more: beside the rights, which are
- * stricter here, it saves each entry a call.
- * @returns index in memory.words, -1 as {@link findPlainLeaf}
- */
-export function findEntry(t: Transaction, hi: number, lo: number): number {
-  let at = t.ssRootAt
-  if (at < 0) return findEntryBeyond(t, hi, lo)
-  const memory = t.memory
-  const words = memory.words
-  at += (hi >>> 6) & 0x3fe
-  const low4 = words[at] as number
-  const high4 = words[at + 1] as number
-  at = memory.find(high4 & ADDR_HI_MASK, low4 & PAGE_MASK)
-  if (at < 0) return -1
-  at += ((hi << 3) | (lo >>> 29)) & 0x3fe
-  const low3 = words[at] as number
-  const high3 = words[at + 1] as number
-  at = memory.find(high3 & ADDR_HI_MASK, low3 & PAGE_MASK)
-  if (at < 0) return -1
-  at += (lo >>> 20) & 0x3fe
-  const low2 = words[at] as number
-  const high2 = words[at + 1] as number
-  at = memory.find(high2 & ADDR_HI_MASK, low2 & PAGE_MASK)
-  if (at < 0) return -1
-  at += (lo >>> 11) & 0x3fe
-  const low = words[at] as number
-  const high = words[at + 1] as number
-  const features = t.features
-  const accessed = t.ssAccessed
-  // With SSADE, a read of a first-stage table needs both permissions.
-  const needed = accessed === 0 ? SS_R : RW | SS_A
-  const missing = (~(low4 & low3 & low2) & (RW | accessed)) | (~low & needed)
-  const odd = ((low4 | low3 | low2) & TABLE_ODD) | (low & features.ssPageRsvdLo)
-  if ((missing | odd | ((high4 | high3 | high2 | high) & features.ssRsvdHi)) !== 0) return -1
-  return memory.find(high & ADDR_HI_MASK, (low & PAGE_MASK) | (lo & 0xfff))
-}
-
-/** As {@link findEntry}, for a second stage of three or five levels. */
-function findEntryBeyond(t: Transaction, hi: number, lo: number): number {
-  const at = findPlainLeaf(t, hi, lo)
-  if (at < 0) return -1
-  const words = t.memory.words
-  const leaf = words[at] as number
-  const needed = t.ssAccessed === 0 ? SS_R : RW
-  if ((leaf & needed) !== needed) return -1
-  return t.memory.find((words[at + 1] as number) & ADDR_HI_MASK, (leaf & PAGE_MASK) | (lo & 0xfff))
 }
 
 function walkEveryStep(t: Transaction, hi: number, lo: number): number {
