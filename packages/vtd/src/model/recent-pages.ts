@@ -15,6 +15,8 @@ const ATTRIBUTES = 10
 const RECENT_LG2 = 4
 const RECENT_PAGES = 512
 const VALID = 1
+/** Sets devices apart; times 16 bits it stays a small integer, and no call is needed as for Math.imul. */
+const SPREAD = 2503
 
 /**
  * The last requests' pages with the whole answer, tables and entries included: one look-up for all. Every invalidation
@@ -41,7 +43,7 @@ export class RecentPages {
     result: VtdTranslationResult,
   ): boolean {
     const words = this.words
-    const at = ((((lo >>> 12) + Math.imul(device, 0x85eb_ca6b) + pasid) | 0) & this.mask) << RECENT_LG2
+    const at = (((lo >>> 12) + device * SPREAD + pasid) & this.mask) << RECENT_LG2
     if (
       words[at] !== ((lo & -4096) | VALID) ||
       words[at + 1] !== (hi | 0) ||
@@ -70,7 +72,7 @@ export class RecentPages {
     if (!this.enabled) return
     const words = this.words
     const lo = t.iovaLo
-    const at = ((((lo >>> 12) + Math.imul(t.device, 0x85eb_ca6b) + t.pasid) | 0) & this.mask) << RECENT_LG2
+    const at = (((lo >>> 12) + t.device * SPREAD + t.pasid) & this.mask) << RECENT_LG2
     this.used = true
     words[at] = (lo & -4096) | VALID
     words[at + 1] = t.iovaHi
