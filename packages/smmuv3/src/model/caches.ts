@@ -13,6 +13,7 @@
 import type { CacheKinds, CachePolicy, CacheStore } from "@iommu/core"
 import { DeviceEntry } from "./device-entry.ts"
 import { ContextEntry } from "./pasid-entry.ts"
+import { WAY_UNKNOWN } from "./plain-walk.ts"
 import { RecentPages } from "./recent-pages.ts"
 import {
   PAGE_LG2,
@@ -195,10 +196,13 @@ export class Caches {
   readonly tables: TableCache
   readonly stage2Tables: TableCache
   readonly recent: RecentPages
-  // The transaction whose STE and CD stand in their tables, so that the next one of its kind needs no look-up.
-  private isSettled = false
-  private device = 0
-  private pasid = 0
+  /**
+   * How transactions may go whose STE and CD stand in their tables, so that the next one of their stream and substream
+   * needs no look-up; and which these are.
+   */
+  way: number = WAY_UNKNOWN
+  device = 0
+  pasid = 0
 
   constructor({ structures, walks, translations, stage2Pages }: CacheKinds) {
     this.keepsStructures = structures !== "none"
@@ -216,20 +220,16 @@ export class Caches {
   }
 
   /** The STE and the CD found last are those of this stream and substream, and are kept. */
-  hasEntries(device: number, pasid: number): boolean {
-    return this.device === device && this.pasid === pasid && this.isSettled
-  }
-
-  noteEntries(device: number, pasid: number): void {
+  noteEntries(device: number, pasid: number, way: number): void {
     if (!this.keepsStructures) return
-    this.isSettled = true
+    this.way = way
     this.device = device
     this.pasid = pasid
   }
 
   /** Whoever looks for another STE or CD, or drops or replaces one, says so. */
   forgetEntries(): void {
-    this.isSettled = false
+    this.way = WAY_UNKNOWN
   }
 
   /** What answers whole transactions knows no more than the caches behind it. */

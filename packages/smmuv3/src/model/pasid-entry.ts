@@ -351,6 +351,7 @@ function configureStage1(
 function fillRange(geometry: Geometry, range: Range, inCommon: Common, memory: PhysicalMemory): void {
   geometry.enabled = range.enabled
   geometry.quick = false
+  geometry.rootAt = -1
   geometry.topByteIgnored = range.topByteIgnored
   geometry.unprivilegedOff = range.unprivilegedOff
   if (!range.enabled) return

@@ -124,7 +124,7 @@ export class Geometry {
   oddLeafHi = 0
   /** Bit that makes a leaf writable and clean, where hardware updates the dirty state. */
   dirtyHi = 0
-  /** Word index of a root of one page at a physical address, else -1; in volatile memory, too. */
+  /** Word index of a quick root of one page at a physical address, else -1; in volatile memory, too. */
   rootAt = -1
 
   fill(shape: TreeShape, memory: PhysicalMemory): void {
@@ -156,7 +156,7 @@ export class Geometry {
     this.oddTableHi = beyond | shape.limitMask
     this.oddLeafHi = beyond
     this.dirtyHi = shape.updatesDirty ? DBM_HI : 0
-    const keepsRoot = this.rootMask <= this.indexMask && !memory.isVolatile
+    const keepsRoot = this.quick && this.rootMask <= this.indexMask && !memory.isVolatile
     this.rootAt = keepsRoot ? memory.find(this.rootHi, this.rootLo) : -1
   }
 

@@ -18,6 +18,7 @@ import type { Caches } from "./caches.ts"
 import { ABORT, type DeviceEntry, SKIP_STAGE1, StreamTable } from "./device-entry.ts"
 import { type EventQueue, FaultSite, Reporter } from "./events.ts"
 import { ContextTable } from "./pasid-entry.ts"
+import { PlainWalk, WAY_COMPLETE, WAY_STAGE1, WAY_UNKNOWN } from "./plain-walk.ts"
 import type { Registers } from "./registers.ts"
 import type { Tracer } from "./trace.ts"
 import { type HeldTransaction, type HeldTransactions, Transaction } from "./transaction.ts"
@@ -27,14 +28,9 @@ import { Stage2Walk } from "./walk-stage2.ts"
 // V8 loads a binding of another module from memory at each use, one of its own not.
 const WRITE = ACCESS_WRITE
 const ALL_ACCESS = ACCESS_READ | ACCESS_WRITE | ACCESS_EXEC
-
-// What is between a plain transaction and its answer.
-const PLAIN_NOT = 0
-const PLAIN_PASS = 1
-const PLAIN_STAGE1 = 2
-const PLAIN_STAGE2 = 3
-const PLAIN_NESTED = 4
-const PLAIN_KEPT = 5
+const STAGE1 = WAY_STAGE1
+const UNKNOWN = WAY_UNKNOWN
+const COMPLETE = WAY_COMPLETE
 
 export class Translator {
   readonly result: Outcome
@@ -53,13 +49,13 @@ export class Translator {
   /** A listener to the interrupt of a fault is at work, of which the caller has yet to hear. */
   busy = false
   readonly caches: Caches
+  private readonly plain: PlainWalk
   private readonly recent: Caches["recent"]
   /** Transactions may be answered without looking at anything else. */
   private readonly answers: boolean
   private tracing = false
   /** Of the STE and CD found last. */
   private usesStage1 = false
-  private plain: number = PLAIN_NOT
 
   constructor(
     memory: PhysicalMemory,
@@ -78,6 +74,7 @@ export class Translator {
     this.contexts = new ContextTable(memory, registers, this.site, this.stage2, caches)
     this.reporter = new Reporter(events, this.transaction, this.site)
     this.result = new Outcome(registers, this.streams, this.contexts, this.stage1, this.stage2)
+    this.plain = new PlainWalk(memory, registers, caches, this.stage1, this.stage2, this.result)
     this.recent = caches.recent
     this.answers = caches.keepsStructures && caches.keepsTranslations
   }
@@ -94,12 +91,14 @@ export class Translator {
   /** @returns TRANSLATED, or REFUSED or HELD with the fault in {@link result} */
   translate(device: number, pasid: number, hi: number, lo: number, access: number): number {
     if (this.answers && this.recent.find(device, pasid, hi, lo, access, this.result)) return TRANSLATED
-    const isResolved = this.caches.hasEntries(device, pasid)
-    const isPlain = isResolved && this.plain !== PLAIN_NOT
-    if (isPlain && this.translatePlain(hi | 0, lo | 0, access)) return TRANSLATED
+    const { caches } = this
+    const way = device === caches.device && pasid === caches.pasid ? caches.way : UNKNOWN
+    if (way === STAGE1) {
+      if (this.plain.walk(hi, lo, access)) return TRANSLATED
+    } else if (way > COMPLETE && this.plain.follow(way, hi, lo, access)) return TRANSLATED
     if (this.result.fault !== null) this.result.fault = null
     this.transaction.begin(device, pasid, hi, lo, access)
-    return isResolved ? this.translateResolved() : this.translateAnew()
+    return way === UNKNOWN ? this.translateAnew() : this.translateResolved()
   }
 
   /** Nothing is known of the stream. */
@@ -119,9 +118,9 @@ export class Translator {
       if (found !== 0) return this.refuseContext(found, entry)
       this.enterStage1(entry)
     }
-    caches.noteEntries(t.device, t.pasid)
-    this.plain = this.tracing ? PLAIN_NOT : this.plainShape(entry)
-    if (this.plain !== PLAIN_NOT && this.translatePlain(t.hi, t.lo, t.access)) return TRANSLATED
+    const way = this.tracing ? COMPLETE : this.plain.load(entry, this.usesStage1)
+    caches.noteEntries(t.device, t.pasid, way)
+    if (this.plain.follow(way, t.hi, t.lo, t.access)) return TRANSLATED
     return this.translateResolved()
   }
 
@@ -133,42 +132,6 @@ export class Translator {
     const status = this.withoutStage1(entry)
     if (status === TRANSLATED) this.recent.keep(this.transaction, this.result)
     return status
-  }
-
-  /** How transactions of the stream may go without looking at kept pages or at rarities. */
-  private plainShape(entry: DeviceEntry): number {
-    if (!this.usesStage1 && !entry.stage2) return PLAIN_PASS
-    if (this.caches.keepsTranslations) return PLAIN_NOT
-    if (entry.stage2 && !entry.stage2Config.geometry.quick) return PLAIN_NOT
-    if (!this.usesStage1) return PLAIN_STAGE2
-    if (this.caches.keepsWalks) return PLAIN_KEPT
-    return entry.stage2 ? PLAIN_NESTED : PLAIN_STAGE1
-  }
-
-  /** @returns false when anything is out of the ordinary, for the way that follows the book step by step */
-  private translatePlain(hi: number, lo: number, access: number): boolean {
-    const { result, streams } = this
-    const { entry } = streams
-    const asked = entry.overrides ? entry.overridden(access) : access
-    switch (this.plain) {
-      case PLAIN_STAGE1:
-        if (!this.stage1.translatePlain(hi, lo, asked, result)) return false
-        break
-      case PLAIN_NESTED:
-        if (!this.stage1.translateNested(hi, lo, asked, result)) return false
-        break
-      case PLAIN_KEPT:
-        if (!this.stage1.translateKept(hi, lo, asked, result)) return false
-        break
-      case PLAIN_STAGE2:
-        if (!this.stage2.finish(hi, lo, asked, ALL_ACCESS, 0, result)) return false
-        break
-      default:
-        if (hi >>> (this.registers.features.oasBits - 32) !== 0) return false
-        result.fill(hi, lo, 0, 0, ALL_ACCESS, hi, lo)
-    }
-    if (result.fault !== null) result.fault = null
-    return true
   }
 
   /** Takes over what a device asks that is not an ordinary transaction. */
@@ -255,7 +218,7 @@ export class Translator {
       }
     }
     const isQuick = keepsTranslations && !this.tracing
-    const isNear = isQuick && s1.translateKept(t.hi, t.lo, entry.overridden(t.access), result)
+    const isNear = isQuick && this.plain.walkKept(t.hi, t.lo, entry.overridden(t.access))
     const done = isNear ? TRANSLATED : this.walk(entry)
     if (done !== TRANSLATED || !keepsTranslations) return done
     keepPage(caches.pages, this.contexts.context, t, result, s1, stage2)

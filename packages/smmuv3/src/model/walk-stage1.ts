@@ -8,18 +8,17 @@ import { ACCESS_PRIV, ACCESS_READ, ACCESS_WRITE, type PhysicalMemory } from "@io
 import { CLASS_TT, EVENTS } from "../spec/events.ts"
 import * as pte from "../spec/page-tables.ts"
 import { addressHi, descriptorKind, KIND_INVALID, KIND_LEAF, swap32 } from "../spec/page-tables.ts"
-import type { Outcome } from "./attributes.ts"
 import type { Caches } from "./caches.ts"
 import type { FaultSite } from "./events.ts"
 import * as tlb from "./tlb.ts"
 import { shapeOf } from "./tlb.ts"
 import type { Tracer } from "./trace.ts"
 import type { ContextTags, Geometry } from "./transaction.ts"
-import { needOf, rightsIndex, Stage1Config, stage1Rights, UPPER_RANGE } from "./transaction.ts"
+import { rightsIndex, Stage1Config, stage1Rights, UPPER_RANGE } from "./transaction.ts"
 import type { Stage2Walk } from "./walk-stage2.ts"
 
 // V8 loads a binding of another module from memory at each use, one of its own not.
-const { ADDR_HI, ADDR_LO, AF, DBM_HI, PAGE, S1_AP2: AP2, TYPE, TYPE_BLOCK, TYPE_PAGE, TYPE_TABLE } = pte
+const { AF, DBM_HI, S1_AP2: AP2 } = pte
 const { TABLE_HI, TABLE_LIMITS, TABLE_LO, TABLE_PA_HI, TABLE_PA_KNOWN, TABLE_PA_LO } = tlb
 const WRITE = ACCESS_WRITE
 
@@ -46,7 +45,7 @@ export class Stage1Walk {
   limits = 0
   sharing = -1
   level = 0
-  private usesUpper = false
+  usesUpper = false
 
   private readonly memory: PhysicalMemory
   private readonly words: Uint32Array
@@ -104,130 +103,6 @@ export class Stage1Walk {
     this.sharing = g.sharing
     this.usesUpper = upper
     return this.walkAll(g, g.withoutTopByte(vaHi), vaLo, need)
-  }
-
-  /**
-   * The translations that are nearly all: tables of the shape that {@link Geometry.quick} means, no limits from above,
-   * flags that are set, nothing cached. What is odd about tables is gathered and judged at the end. It knows success
-   * alone; whatever else there is, the complete walk meets it again and answers.
-   */
-  translatePlain(vaHi: number, vaLo: number, access: number, result: Outcome): boolean {
-    const { config, memory, words } = this
-    const g = vaHi < 0 ? config.upper : config.lower
-    // The top byte of an address without one repeats bit 55.
-    if (!g.quick || vaHi >> (g.inputBits - 32) !== vaHi >> 31) return false
-    const isDeep = g.startLevel === 0
-    const root = (isDeep ? vaHi >>> 7 : (vaHi << 2) | (vaLo >>> 30)) & g.rootMask
-    let at = g.rootAt
-    at = at >= 0 ? at + (root << 1) : memory.find(g.rootHi, g.rootLo | (root << 3))
-    if (at < 0) return false
-    let low = words[at] | 0
-    let high = words[at + 1] | 0
-    let kinds = low
-    let highs = high
-    if (isDeep) {
-      at = memory.find(high & ADDR_HI, (low & ADDR_LO) | (((vaHi << 5) | (vaLo >>> 27)) & 0xff8))
-      if (at < 0) return false
-      low = words[at] | 0
-      high = words[at + 1] | 0
-      kinds &= low
-      highs |= high
-    }
-    at = memory.find(high & ADDR_HI, (low & ADDR_LO) | ((vaLo >>> 18) & 0xff8))
-    if (at < 0) return false
-    low = words[at] | 0
-    if ((low & TYPE) === TYPE_TABLE) {
-      high = words[at + 1] | 0
-      highs |= high
-      at = memory.find(high & ADDR_HI, (low & ADDR_LO) | ((vaLo >>> 9) & 0xff8))
-      if (at < 0 || (words[at] & TYPE) !== TYPE_PAGE) return false
-    } else if ((low & TYPE) !== TYPE_BLOCK) return false
-    if ((kinds & TYPE) !== TYPE_TABLE || (highs & g.oddTableHi) !== 0) return false
-    return this.finish(g, at, vaLo, access, result)
-  }
-
-  /** The same with every table's address translated by stage 2. */
-  translateNested(vaHi: number, vaLo: number, access: number, result: Outcome): boolean {
-    const { config, stage2, words } = this
-    const g = vaHi < 0 ? config.upper : config.lower
-    if (!g.quick || vaHi >> (g.inputBits - 32) !== vaHi >> 31) return false
-    const isDeep = g.startLevel === 0
-    const root = (isDeep ? vaHi >>> 7 : (vaHi << 2) | (vaLo >>> 30)) & g.rootMask
-    let at = stage2.fetch(g.rootHi, g.rootLo | (root << 3))
-    if (at < 0) return false
-    let low = words[at] | 0
-    let high = words[at + 1] | 0
-    let kinds = low
-    let highs = high
-    if (isDeep) {
-      at = stage2.fetch(high & ADDR_HI, (low & ADDR_LO) | (((vaHi << 5) | (vaLo >>> 27)) & 0xff8))
-      if (at < 0) return false
-      low = words[at] | 0
-      high = words[at + 1] | 0
-      kinds &= low
-      highs |= high
-    }
-    at = stage2.fetch(high & ADDR_HI, (low & ADDR_LO) | ((vaLo >>> 18) & 0xff8))
-    if (at < 0) return false
-    low = words[at] | 0
-    if ((low & TYPE) === TYPE_TABLE) {
-      high = words[at + 1] | 0
-      highs |= high
-      at = stage2.fetch(high & ADDR_HI, (low & ADDR_LO) | ((vaLo >>> 9) & 0xff8))
-      if (at < 0 || (words[at] & TYPE) !== TYPE_PAGE) return false
-    } else if ((low & TYPE) !== TYPE_BLOCK) return false
-    if ((kinds & TYPE) !== TYPE_TABLE || (highs & g.oddTableHi) !== 0) return false
-    return this.finish(g, at, vaLo, access, result)
-  }
-
-  /** From the table of pages on, where that is kept with its physical address. */
-  translateKept(vaHi: number, vaLo: number, access: number, result: Outcome): boolean {
-    const { config, context, memory, words } = this
-    const { tables } = this.caches
-    const g = vaHi < 0 ? config.upper : config.lower
-    if (!g.quick || vaHi >> (g.inputBits - 32) !== vaHi >> 31) return false
-    const kept = tables.findNear(vaHi, vaLo, context.tag, context.regime)
-    if (kept < 0) return false
-    const records = tables.store.words
-    // A table of 4 KiB lies in one page of stage 2, so its address is known.
-    if (records[kept + TABLE_LIMITS] !== 0) return false
-    const tableLo = records[kept + TABLE_PA_LO] as number
-    const at = memory.find(records[kept + TABLE_PA_HI] as number, tableLo | ((vaLo >>> 9) & 0xff8))
-    if (at < 0 || (words[at] & TYPE) !== TYPE_PAGE) return false
-    this.leafHi = words[at + 1] | 0
-    this.limits = 0
-    this.level = pte.LAST_LEVEL
-    this.usesUpper = vaHi < 0
-    return this.finish(g, at, vaLo, access, result)
-  }
-
-  /** What a leaf gives, unless it does not allow the access or has something to update; then stage 2. */
-  private finish(g: Geometry, at: number, vaLo: number, access: number, result: Outcome): boolean {
-    const leaf = this.words[at] | 0
-    const high = this.words[at + 1] | 0
-    const low = (high & g.dirtyHi) === 0 ? leaf : leaf & ~AP2
-    const allowed = this.config.rights[rightsIndex(high, low, access)] as number
-    const need = needOf(access)
-    if ((leaf & AF) === 0 || (high & g.oddLeafHi) !== 0 || (allowed & need) !== need) return false
-    if (low !== leaf && (need & WRITE) !== 0) return false
-    const isPage = (leaf & PAGE) !== 0
-    const offset = isPage ? 0xfff : 0x1f_ffff
-    const outHi = high & ADDR_HI
-    const outLo = (leaf & ~offset) | (vaLo & offset)
-    const sizeLg2 = isPage ? 12 : 21
-    this.leafLo = leaf
-    this.sharing = -1
-    if (this.nested) return this.stage2.finish(outHi, outLo, access, allowed, sizeLg2, result)
-    result.known = -1
-    result.paHi = outHi
-    result.paLo = outLo >>> 0
-    result.ipaHi = outHi
-    result.ipaLo = outLo >>> 0
-    result.allowed = allowed
-    result.sizeLg2 = sizeLg2
-    result.stage1SizeLg2 = sizeLg2
-    result.stage2SizeLg2 = 0
-    return true
   }
 
   /** Every form, every fault, in the order of §7.3.22. */

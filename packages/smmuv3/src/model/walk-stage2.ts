@@ -209,10 +209,10 @@ export class Stage2Walk {
   }
 
   /**
-   * The result of both stages after stage 1, or of stage 2 alone; success alone.
+   * The result of both stages after stage 1, or of stage 2 alone, out of a page or a table that is kept; success alone.
    * @param stage1 what stage 1 allows, and @param stage1Lg2 log2 of its leaf, 0 without stage 1
    */
-  finish(
+  finishKept(
     ipaHi: number,
     ipaLo: number,
     access: number,
@@ -221,16 +221,15 @@ export class Stage2Walk {
     result: Outcome,
   ): boolean {
     const { config } = this
-    const { keepsWalks } = this.caches
-    const isKept = keepsWalks && this.recall(ipaHi, ipaLo)
-    if (!isKept && !(keepsWalks ? this.findNear(ipaHi, ipaLo) : this.findLeaf(ipaHi, ipaLo))) return false
+    const isKept = this.recall(ipaHi, ipaLo)
+    if (!isKept && !this.findNear(ipaHi, ipaLo)) return false
     const { leafHi, leafLo, sizeLg2 } = this
     const low = (leafHi & config.geometry.dirtyHi) === 0 ? leafLo : leafLo | AP_WRITE
     const allowed = stage1 & (config.rights[rightsIndex(leafHi, low, access)] as number)
     const need = needOf(access)
     if ((leafLo & AF) === 0 || (allowed & need) !== need || sizeLg2 > BLOCK_LG2) return false
     if (low !== leafLo && (need & WRITE) !== 0) return false
-    if (keepsWalks && !isKept) this.keepPage(ipaHi, ipaLo)
+    if (!isKept) this.keepPage(ipaHi, ipaLo)
     const offset = (1 << sizeLg2) - 1
     result.known = -1
     result.paHi = this.baseHi
@@ -241,6 +240,7 @@ export class Stage2Walk {
     result.stage1SizeLg2 = stage1Lg2
     result.stage2SizeLg2 = sizeLg2
     result.sizeLg2 = stage1Lg2 === 0 || sizeLg2 < stage1Lg2 ? sizeLg2 : stage1Lg2
+    if (result.fault !== null) result.fault = null
     return true
   }
 
