@@ -15,10 +15,12 @@ import fc from "fast-check"
 import { describe, expect, it } from "vitest"
 import {
   type CdFields,
+  HIGH_RAM,
   Machine,
   plainCd,
   plainStage2,
   RAM,
+  S1_PAGE,
   SHAPE_4K,
   type SteFields,
 } from "./model-machine.ts"
@@ -236,4 +238,61 @@ describe("the short ways through plain tables", () => {
       expect(allowed).toBeGreaterThan((WORLDS * REQUESTS) / 6)
     })
   }
+})
+
+/** Stream 1 has a page of stage 1 at 0x5000 that nothing is odd about. */
+const VA = 0x5000n
+const STRUCTURES: CachePolicies = { structures: "exact", walks: "none", translations: "none" }
+
+function plainMachine(caches: CachePolicies | "none") {
+  const m = new Machine({}, RAM_BYTES, caches)
+  const root = m.alloc()
+  const page = m.alloc()
+  m.map(root, SHAPE_4K, VA, page | S1_PAGE)
+  const context = m.cd(plainCd(root))
+  m.ste(1, { Config: 5n, S1ContextPtr: context >> 6n })
+  expect(m.access(1, VA)).toMatchObject({ ok: true, pa: page })
+  return { m, root, page, context }
+}
+
+describe("a plain walk of stage 1", () => {
+  it("is for the stream and substream that were looked up alone", () => {
+    const { m, page } = plainMachine(STRUCTURES)
+    const root = m.alloc()
+    const other = m.alloc()
+    m.map(root, SHAPE_4K, VA, other | S1_PAGE)
+    m.ste(2, { Config: 5n, S1ContextPtr: m.cd(plainCd(root)) >> 6n })
+    for (let n = 0; n < 2; n++) {
+      expect(m.access(1, VA)).toMatchObject({ ok: true, pa: page })
+      expect(m.access(1, VA, ACCESS_READ, 3)).toMatchObject({ ok: false })
+      expect(m.access(1, VA)).toMatchObject({ ok: true, pa: page })
+      expect(m.access(2, VA)).toMatchObject({ ok: true, pa: other })
+    }
+  })
+
+  it("is not for a range that a new CD turns off", () => {
+    const { m, root, context } = plainMachine("none")
+    m.cd({ ...plainCd(root), EPD0: 1n }, context)
+    expect(m.access(1, VA)).toMatchObject({ ok: false, fault: { reason: "F_TRANSLATION" } })
+  })
+
+  it("forgets the fault before it", () => {
+    const { m, page } = plainMachine(STRUCTURES)
+    expect(m.access(1, VA, ACCESS_READ)).toMatchObject({ ok: true, pa: page })
+    expect(m.access(1, 0x6000n)).toMatchObject({ ok: false })
+    expect(m.access(1, VA)).toMatchObject({ ok: true, pa: page })
+    expect(m.model.result.fault).toBeNull()
+  })
+
+  it("finds tables in another piece of memory than the one found last", () => {
+    const { m, root, page } = plainMachine(STRUCTURES)
+    const far = HIGH_RAM + 0x1000n
+    const address = VA + (1n << 21n)
+    m.map(root, { ...SHAPE_4K, leafLevel: 2 }, address, far | 3n)
+    m.memory.write64(far + 8n * (VA >> 12n), page | S1_PAGE)
+    for (let n = 0; n < 3; n++) {
+      expect(m.access(1, address)).toMatchObject({ ok: true, pa: page })
+      expect(m.access(1, VA)).toMatchObject({ ok: true, pa: page })
+    }
+  })
 })

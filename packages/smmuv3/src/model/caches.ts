@@ -38,15 +38,20 @@ const DESCRIPTOR_WORDS = 2
 
 const STRUCTURE_SETS = 32
 
-/** Structures that are checked and decoded once: each record has an object of its own, used again for the next one. */
+/**
+ * Structures that are checked and decoded once: each record has an object of its own, used again for the next one. The
+ * first is made beforehand, not during a transaction.
+ */
 export class DecodedCache<T> {
   private readonly store: CacheStore
-  private readonly objects: T[] = []
+  private readonly objects: T[]
   private readonly create: () => T
+  private used = 0
 
   constructor(policy: CachePolicy, create: () => T) {
     this.store = storeOf(policy, STRUCTURE_SETS, STRUCTURE_WORDS)
     this.create = create
+    this.objects = [create()]
   }
 
   /** @returns a record, or -1 */
@@ -57,7 +62,10 @@ export class DecodedCache<T> {
   insert(streamId: number, index: number): number {
     const at = this.store.insert(streamId, index, 0, 0)
     const { words } = this.store
-    if (words[at + STRUCTURE_OBJECT] === 0) words[at + STRUCTURE_OBJECT] = this.objects.push(this.create())
+    if (words[at + STRUCTURE_OBJECT] === 0) {
+      if (++this.used > this.objects.length) this.objects.push(this.create())
+      words[at + STRUCTURE_OBJECT] = this.used
+    }
     return at
   }
 
@@ -79,7 +87,8 @@ export class DecodedCache<T> {
 
   clear(): void {
     this.store.clear()
-    this.objects.length = 0
+    this.objects.length = 1
+    this.used = 0
   }
 }
 
@@ -217,6 +226,10 @@ export class Caches {
     this.tables = new TableCache(walks)
     this.stage2Tables = new TableCache(walks)
     this.recent = new RecentPages(this.keepsStructures && this.keepsTranslations)
+  }
+
+  hasEntries(device: number, pasid: number): boolean {
+    return this.device === device && this.pasid === pasid && this.way !== WAY_UNKNOWN
   }
 
   /** The STE and the CD found last are those of this stream and substream, and are kept. */

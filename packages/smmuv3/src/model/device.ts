@@ -24,7 +24,7 @@ import {
   type WalkStep,
 } from "@iommu/core"
 import { AtsPort, AtsService } from "./ats.ts"
-import { keepPage } from "./attributes.ts"
+import { keepPage, type Outcome } from "./attributes.ts"
 import { Caches } from "./caches.ts"
 import { CommandQueue } from "./commands.ts"
 import { type DeviceEntry, SKIP_STAGE1 } from "./device-entry.ts"
@@ -32,10 +32,15 @@ import { EventQueue } from "./events.ts"
 import { Interrupts } from "./interrupts.ts"
 import type { SmmuV3ModelOptions } from "./options.ts"
 import { PageRequestQueue } from "./page-requests.ts"
+import { type PlainWalk, WAY_STAGE1 } from "./plain-walk.ts"
+import type { RecentPages } from "./recent-pages.ts"
 import { Registers } from "./registers.ts"
 import { Tracer } from "./trace.ts"
 import { ABORT_IT, COMPLETE_IT, type HeldTransaction, HeldTransactions, WAIT } from "./transaction.ts"
 import { Translator } from "./translate.ts"
+
+// V8 loads a binding of another module from memory at each use, one of its own not.
+const STAGE1 = WAY_STAGE1
 
 /** An executable model of an SMMUv3, Non-secure. See docs/smmuv3.md for what it does not model. */
 export function smmuv3Model(options: SmmuV3ModelOptions): IommuModel & AtsModel & HoldingModel & WakingModel {
@@ -55,9 +60,12 @@ class SmmuV3Model implements IommuModel, AtsModel, HoldingModel, WakingModel {
   readonly #port = new AtsPort()
   readonly #ats: AtsService
   readonly #pageRequests: PageRequestQueue
-  // `translate` reads it: a private name (#) costs 2 ns a call.
+  // `translate` reads them: a private name (#) costs 2 ns a call.
   private readonly translator: Translator
-  readonly #caches: Caches
+  private readonly caches: Caches
+  private readonly recent: RecentPages
+  private readonly plain: PlainWalk
+  private readonly outcome: Outcome
   #trace: ((step: WalkStep) => void) | null = null
   onRelease: ((release: Release) => void) | null = null
 
@@ -67,17 +75,17 @@ class SmmuV3Model implements IommuModel, AtsModel, HoldingModel, WakingModel {
     this.#registers = registers
     this.#interrupts = new Interrupts(options.memory, registers)
     const { memory } = options
-    this.#caches = new Caches(cachePolicies(options.caches))
+    this.caches = new Caches(cachePolicies(options.caches))
     this.#commands = new CommandQueue(
       memory,
       registers,
       this.#interrupts,
       this.#held,
       this.#port,
-      this.#caches,
+      this.caches,
     )
     this.#events = new EventQueue(memory, registers, this.#interrupts)
-    this.translator = new Translator(memory, registers, this.#events, this.#held, this.#caches)
+    this.translator = new Translator(memory, registers, this.#events, this.#held, this.caches)
     this.#commands.prefetcher = new CachePrefetcher(registers, this.translator)
     this.#ats = new AtsService(registers, this.translator)
     this.#pageRequests = new PageRequestQueue(
@@ -93,17 +101,29 @@ class SmmuV3Model implements IommuModel, AtsModel, HoldingModel, WakingModel {
         this.#serveHeld()
       },
       translationDisabled: () => {
-        this.#caches.disable()
+        this.caches.disable()
         this.#held.abortAll()
       },
       eventsConsumed: () => this.#serveHeld(),
     }
     this.#held.limit = registers.features.stallMax
     this.mmio = registers
-    this.result = this.translator.result
+    this.recent = this.caches.recent
+    this.plain = this.translator.plain
+    this.outcome = this.translator.result
+    this.result = this.outcome
   }
 
   translate(device: number, pasid: number, iovaHi: number, iovaLo: number, access: number): number {
+    // What nearly all transactions need stands here, for each call less: a recent answer, or a plain walk.
+    const { caches, recent } = this
+    if (recent.enabled && recent.find(device, pasid, iovaHi, iovaLo, access, this.outcome)) return TRANSLATED
+    if (device === caches.device && pasid === caches.pasid) {
+      const { way } = caches
+      if (way === STAGE1) {
+        if (this.plain.walk(iovaHi, iovaLo, access)) return TRANSLATED
+      } else if (way > STAGE1 && this.plain.follow(way, iovaHi | 0, iovaLo | 0, access)) return TRANSLATED
+    }
     return this.translator.translate(device, pasid, iovaHi, iovaLo, access)
   }
 
@@ -197,7 +217,7 @@ class SmmuV3Model implements IommuModel, AtsModel, HoldingModel, WakingModel {
   restoreRegisters(values: Readonly<Record<string, bigint>>): string[] {
     this.#held.clear()
     const unknown = this.#registers.restore(values)
-    this.#caches.clear()
+    this.caches.clear()
     this.#held.limit = this.#registers.features.stallMax
     return unknown
   }

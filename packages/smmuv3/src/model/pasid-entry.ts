@@ -212,7 +212,10 @@ export class ContextTable {
     const w = this.decoded
     const { features } = this.registers
     const c = this.context
-    const reason = illegal(w, this.world, this.stallsOff, features)
+    const lower = lowerRange(w, this.world, features)
+    const upper = upperRange(w, this.world, features)
+    const reason =
+      illegal(w, this.world, this.stallsOff, features) ?? illegalRanges(w, lower, upper, features)
     if (reason !== null) {
       c.reason = reason
       return EVENTS.C_BAD_CD
@@ -224,7 +227,9 @@ export class ContextTable {
     c.unshared = (w[1] & cd.ASET) !== 0
     c.mairLo = w[6]
     c.mairHi = w[7]
-    configureStage1(c.stage1, w, this.world, features, this.memory)
+    configureStage1(c.stage1, w, this.world, features)
+    fillRange(c.stage1.lower, lower, this.memory)
+    fillRange(c.stage1.upper, upper, this.memory)
     return 0
   }
 }
@@ -241,22 +246,24 @@ function leafLg2(fmt: number): number {
   return fmt === S1FMT_4KB_L2 ? cd.L2_CDS_LG2_4KB : cd.L2_CDS_LG2_64KB
 }
 
-/** What both ranges of a CD have in common. */
-type Common = Pick<TreeShape, "outputBits" | "oasBits" | "bigEndian" | "updatesDirty">
-
 /** One of the two ranges of a CD, as it is in effect. */
-interface Range extends Omit<TreeShape, keyof Common | "inputBits" | "startLevel"> {
+interface Range extends TreeShape {
   readonly enabled: boolean
-  readonly size: number
 }
 
 /** EPDx do not exist for EL2 without E2H, which has the lower range alone. §5.4 EPD0. */
 function lowerRange(w: Int32Array, world: number, features: Features): Range {
   const granuleLg2 = GRANULE_LG2_TG0[(w[0] & cd.TG0) >>> cd.TG0_SHIFT]
+  const inputBits = 64 - (w[0] & cd.T0SZ)
   return {
     enabled: (w[0] & cd.EPD0) === 0 || world === WORLD_EL2,
     granuleLg2,
-    size: w[0] & cd.T0SZ,
+    inputBits,
+    startLevel: stage1StartLevel(granuleLg2, inputBits),
+    outputBits: features.outputBits(w[1] & cd.IPS),
+    oasBits: features.oasBits,
+    bigEndian: (w[0] & cd.ENDI) !== 0,
+    updatesDirty: updatesDirty(w),
     ds: effectiveDs(w, granuleLg2, features),
     rootHi: w[3] & 0x000f_ffff,
     rootLo: w[2] & cd.TTB0_LO,
@@ -269,10 +276,16 @@ function lowerRange(w: Int32Array, world: number, features: Features): Range {
 
 function upperRange(w: Int32Array, world: number, features: Features): Range {
   const granuleLg2 = GRANULE_LG2_TG1[(w[0] & cd.TG1) >>> cd.TG1_SHIFT]
+  const inputBits = 64 - ((w[0] & cd.T1SZ) >>> cd.T1SZ_SHIFT)
   return {
     enabled: (w[0] & cd.EPD1) === 0 && world !== WORLD_EL2,
     granuleLg2,
-    size: (w[0] & cd.T1SZ) >>> cd.T1SZ_SHIFT,
+    inputBits,
+    startLevel: stage1StartLevel(granuleLg2, inputBits),
+    outputBits: features.outputBits(w[1] & cd.IPS),
+    oasBits: features.oasBits,
+    bigEndian: (w[0] & cd.ENDI) !== 0,
+    updatesDirty: updatesDirty(w),
     ds: effectiveDs(w, granuleLg2, features),
     rootHi: w[5] & 0x000f_ffff,
     rootLo: w[4] & cd.TTB1_LO,
@@ -281,6 +294,11 @@ function upperRange(w: Int32Array, world: number, features: Features): Range {
     topByteIgnored: (w[1] & cd.TBI1) !== 0,
     unprivilegedOff: features.e0pd && world !== WORLD_EL2 && (w[4] & cd.E0PD1) !== 0,
   }
+}
+
+/** HD counts with HA alone. */
+function updatesDirty(w: Int32Array): boolean {
+  return (w[1] & cd.HA) !== 0 && (w[1] & cd.HD) !== 0
 }
 
 function effectiveDs(w: Int32Array, granuleLg2: number, features: Features): boolean {
@@ -296,66 +314,52 @@ function illegal(w: Int32Array, world: number, stallsOff: boolean, features: Fea
   if (f.termModel && (w[1] & cd.A) === 0) return "A is 0 where IDR0.TERM_MODEL allows aborts alone"
   if (f.stallModel === 1 && stalls) return "S is 1 where IDR0.STALL_MODEL has no stalls"
   if (f.stallModel === 2 && !stalls) return "S is 0 where IDR0.STALL_MODEL forces stalls"
-  const lower = lowerRange(w, world, features)
-  const upper = upperRange(w, world, features)
-  if (lower.enabled || upper.enabled) {
-    const there = (w[0] & cd.ENDI) !== 0 ? f.bigEndian : f.littleEndian
-    if (!there) return "ENDI selects an endianness that is not there"
-  }
   if ((w[1] & cd.AA64) === 0 || !f.aarch64) return "AA64 selects a table format that is not there"
   if ((w[1] & (cd.HA | cd.HD)) !== 0 && f.httu === 0) return "HA or HD is 1 where IDR0.HTTU is 0"
   if ((w[1] & cd.HD) !== 0 && f.httu === 1) return "HD is 1 where IDR0.HTTU has the Access flag alone"
   if (world !== WORLD_EL2 && !f.asid16 && w[1] >>> 24 !== 0) return "ASID has more than 8 bits"
-  const outputBits = f.outputBits(w[1] & cd.IPS)
-  return illegalRange(lower, "0", outputBits, f) ?? illegalRange(upper, "1", outputBits, f)
+  return null
 }
 
-function illegalRange(range: Range, name: string, outputBits: number, features: Features): string | null {
+function illegalRanges(w: Int32Array, lower: Range, upper: Range, features: Features): string | null {
+  if (lower.enabled || upper.enabled) {
+    const there = (w[0] & cd.ENDI) !== 0 ? features.bigEndian : features.littleEndian
+    if (!there) return "ENDI selects an endianness that is not there"
+  }
+  return illegalRange(lower, "0", features) ?? illegalRange(upper, "1", features)
+}
+
+function illegalRange(range: Range, name: string, features: Features): string | null {
   if (!range.enabled) return null
+  const { outputBits } = range
   const large = range.granuleLg2 === 16
   const most = features.smallTables ? (large ? 47 : 48) : 39
   const least = features.va52 && (large || range.ds) ? 12 : 16
-  if (range.size > most || range.size < least) return `T${name}SZ is out of range`
+  const size = 64 - range.inputBits
+  if (size > most || size < least) return `T${name}SZ is out of range`
   if (!features.hasGranule(range.granuleLg2)) return `TG${name} selects a granule that is not there`
   const rootBits = large || range.ds ? outputBits : Math.min(outputBits, 48)
   if (range.rootHi >>> (rootBits - 32) !== 0) return `TTB${name} exceeds the output size`
   return null
 }
 
-function configureStage1(
-  config: Stage1Config,
-  w: Int32Array,
-  world: number,
-  features: Features,
-  memory: PhysicalMemory,
-): void {
+function configureStage1(config: Stage1Config, w: Int32Array, world: number, features: Features): void {
   const onePrivilege = world === WORLD_EL2
   config.accessFaultsOff = (w[1] & cd.AFFD) !== 0
   config.updateAccess = (w[1] & cd.HA) !== 0
-  config.updateDirty = config.updateAccess && (w[1] & cd.HD) !== 0
+  config.updateDirty = updatesDirty(w)
   config.writeExecuteNever = (w[1] & cd.WXN) !== 0
   config.privilegedAccessNever = !onePrivilege && (w[1] & cd.PAN) !== 0
   config.panCoversExecute = features.epan && (w[3] & cd.EPAN) !== 0
   config.singlePrivilege = onePrivilege
   config.tabulate()
-  const inCommon: Common = {
-    outputBits: features.outputBits(w[1] & cd.IPS),
-    oasBits: features.oasBits,
-    bigEndian: (w[0] & cd.ENDI) !== 0,
-    updatesDirty: config.updateDirty,
-  }
-  fillRange(config.lower, lowerRange(w, world, features), inCommon, memory)
-  fillRange(config.upper, upperRange(w, world, features), inCommon, memory)
 }
 
-function fillRange(geometry: Geometry, range: Range, inCommon: Common, memory: PhysicalMemory): void {
+function fillRange(geometry: Geometry, range: Range, memory: PhysicalMemory): void {
   geometry.enabled = range.enabled
   geometry.quick = false
   geometry.rootAt = -1
   geometry.topByteIgnored = range.topByteIgnored
   geometry.unprivilegedOff = range.unprivilegedOff
-  if (!range.enabled) return
-  const inputBits = 64 - range.size
-  const startLevel = stage1StartLevel(range.granuleLg2, inputBits)
-  geometry.fill({ ...range, ...inCommon, inputBits, startLevel }, memory)
+  if (range.enabled) geometry.fill(range, memory)
 }

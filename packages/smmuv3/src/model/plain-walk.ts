@@ -14,13 +14,15 @@ import type { Caches } from "./caches.ts"
 import { DeviceEntry } from "./device-entry.ts"
 import type { Registers } from "./registers.ts"
 import * as tlb from "./tlb.ts"
-import { type Geometry, needOf, rightsIndex, Stage1Config, Stage2Config } from "./transaction.ts"
+import { type Geometry, needOf, rightsIndex, Stage1Config } from "./transaction.ts"
 import type { Stage1Walk } from "./walk-stage1.ts"
 import type { Stage2Walk } from "./walk-stage2.ts"
 
 // V8 loads a binding of another module from memory at each use, one of its own not.
-const { ADDR_HI, ADDR_LO, AF, PAGE, TYPE, TYPE_BLOCK, TYPE_PAGE, TYPE_TABLE } = pte
+const { ADDR_HI, AF, PAGE, TYPE, TYPE_BLOCK, TYPE_PAGE, TYPE_TABLE } = pte
 const { S1_AP2: AP2, S2_AP_WRITE: AP_WRITE } = pte
+/** Signed: a small integer to V8, as bits 31:0 of a descriptor are here. */
+const ADDR_LO = pte.ADDR_LO | 0
 const { TABLE_LIMITS, TABLE_PA_HI, TABLE_PA_LO } = tlb
 const WRITE = ACCESS_WRITE
 const EXEC = ACCESS_EXEC
@@ -33,7 +35,7 @@ const BLOCK_LG2 = 21
 /** What is between a plain transaction and its answer: nothing is known, or all that the book has. */
 export const WAY_UNKNOWN = 0
 export const WAY_COMPLETE = 1
-/** Stage 1 alone, nothing cached: the only way that a transaction need not ask {@link PlainWalk.follow} for. */
+/** Stage 1 alone, nothing cached: who asks goes it by himself, {@link PlainWalk.walk}. */
 export const WAY_STAGE1 = 2
 const WAY_STAGE2 = 3
 const WAY_NESTED = 4
@@ -46,7 +48,8 @@ const WAY_OVERRIDDEN = 8
 
 export class PlainWalk {
   private readonly memory: PhysicalMemory
-  private readonly words: Uint32Array
+  /** Signed, so that nothing needs to be made so. */
+  private readonly words: Int32Array
   private readonly registers: Registers
   private readonly caches: Caches
   private readonly stage1: Stage1Walk
@@ -55,7 +58,6 @@ export class PlainWalk {
   // Of the STE and the CD found last.
   private entry = new DeviceEntry()
   private config = new Stage1Config()
-  private config2 = new Stage2Config()
   private way = WAY_COMPLETE
 
   constructor(
@@ -67,7 +69,7 @@ export class PlainWalk {
     result: Outcome,
   ) {
     this.memory = memory
-    this.words = memory.words
+    this.words = new Int32Array(memory.words.buffer)
     this.registers = registers
     this.caches = caches
     this.stage1 = stage1
@@ -80,9 +82,9 @@ export class PlainWalk {
    * @returns how transactions of the stream may go without looking at kept pages or at rarities
    */
   load(entry: DeviceEntry, usesStage1: boolean): number {
-    this.entry = entry
-    this.config = this.stage1.config
-    this.config2 = entry.stage2Config
+    // A store of an object costs more than the comparison.
+    if (this.entry !== entry) this.entry = entry
+    if (this.config !== this.stage1.config) this.config = this.stage1.config
     this.way = this.wayOf(entry, usesStage1)
     return entry.overrides && this.way !== WAY_COMPLETE ? WAY_OVERRIDDEN : this.way
   }
@@ -100,18 +102,18 @@ export class PlainWalk {
   /** @returns whether the result is filled; a way that is not plain never does */
   follow(way: number, hi: number, lo: number, access: number): boolean {
     switch (way) {
-      case WAY_STAGE1:
-        return this.walk(hi, lo, access)
       case WAY_STAGE2:
-        return this.walkStage2(hi | 0, lo | 0, access, ALL_ACCESS, 0)
+        return this.walkStage2(hi, lo, access, ALL_ACCESS, 0)
       case WAY_NESTED:
-        return this.walkNested(hi | 0, lo | 0, access)
+        return this.walkNested(hi, lo, access)
       case WAY_KEPT:
-        return this.walkKept(hi | 0, lo | 0, access)
+        return this.walkKept(hi, lo, access)
       case WAY_KEPT_STAGE2:
-        return this.stage2.finishKept(hi | 0, lo | 0, access, ALL_ACCESS, 0, this.result)
+        return this.stage2.finishKept(hi, lo, access, ALL_ACCESS, 0, this.result)
       case WAY_PASS:
         return this.pass(hi, lo)
+      case WAY_STAGE1:
+        return this.walk(hi, lo, access)
       case WAY_OVERRIDDEN:
         return this.follow(this.way, hi, lo, this.entry.overridden(access))
       default:
@@ -140,8 +142,8 @@ export class PlainWalk {
       at = this.findRoot(g, hi, vaLo)
       if (at < 0) return false
     } else at += ((g.startLevel === 0 ? hi >>> 7 : (hi << 2) | (vaLo >>> 30)) & g.rootMask) << 1
-    let low = words[at] | 0
-    let high = words[at + 1] | 0
+    let low = words[at] as number
+    let high = words[at + 1] as number
     let kinds = low
     let highs = high
     let lo = 0
@@ -152,8 +154,8 @@ export class PlainWalk {
       offset = (lo - hitLo) >>> 0
       at = hi === hitHi && offset <= last ? hitWord + (offset >>> 2) : memory.find(hi, lo)
       if (at < 0) return false
-      low = words[at] | 0
-      high = words[at + 1] | 0
+      low = words[at] as number
+      high = words[at + 1] as number
       kinds &= low
       highs |= high
     }
@@ -162,8 +164,8 @@ export class PlainWalk {
     offset = (lo - hitLo) >>> 0
     at = hi === hitHi && offset <= last ? hitWord + (offset >>> 2) : memory.find(hi, lo)
     if (at < 0) return false
-    low = words[at] | 0
-    high = words[at + 1] | 0
+    low = words[at] as number
+    high = words[at + 1] as number
     let sizeLg2 = BLOCK_LG2
     let inLeaf = 0x1f_ffff
     if ((low & TYPE) !== TYPE_BLOCK) {
@@ -174,8 +176,8 @@ export class PlainWalk {
       offset = (lo - hitLo) >>> 0
       at = hi === hitHi && offset <= last ? hitWord + (offset >>> 2) : memory.find(hi, lo)
       if (at < 0) return false
-      low = words[at] | 0
-      high = words[at + 1] | 0
+      low = words[at] as number
+      high = words[at + 1] as number
       // Pages have the type of tables.
       kinds &= low
       sizeLg2 = 12
@@ -183,13 +185,13 @@ export class PlainWalk {
     }
     if ((kinds & TYPE) !== TYPE_TABLE) return false
     if (((highs & g.oddTableHi) | (high & g.oddLeafHi) | (~low & AF)) !== 0) return false
-    let rights = low
+    let ap = low
     if ((high & g.dirtyHi) !== 0) {
       // A write has a dirty state to update.
       if ((low & AP2) !== 0 && (access & WRITE) !== 0) return false
-      rights &= ~AP2
+      ap &= ~AP2
     }
-    const index = ((rights >>> 6) & 3) | ((high >>> 19) & 0xc) | ((access & PRIV) << 1)
+    const index = ((ap >>> 6) & 3) | ((high >>> 19) & 0xc) | ((access & PRIV) << 1)
     const allowed = config.rights[index] as number
     const need = (access & (EXEC | WRITE)) === EXEC ? EXEC : access & DATA_ACCESS
     if ((need & ~allowed) !== 0) return false
@@ -222,26 +224,26 @@ export class PlainWalk {
     if (!g.quick || vaHi >> (g.inputBits - 32) !== vaHi >> 31) return false
     let at = stage2.fetch(g.rootHi, g.rootLo | (rootIndex(g, vaHi, vaLo) << 3))
     if (at < 0) return false
-    let low = words[at] | 0
-    let high = words[at + 1] | 0
+    let low = words[at] as number
+    let high = words[at + 1] as number
     let kinds = low
     let highs = high
     if (g.startLevel === 0) {
       at = stage2.fetch(high & ADDR_HI, (low & ADDR_LO) | (((vaHi << 5) | (vaLo >>> 27)) & 0xff8))
       if (at < 0) return false
-      low = words[at] | 0
-      high = words[at + 1] | 0
+      low = words[at] as number
+      high = words[at + 1] as number
       kinds &= low
       highs |= high
     }
     at = stage2.fetch(high & ADDR_HI, (low & ADDR_LO) | ((vaLo >>> 18) & 0xff8))
     if (at < 0) return false
-    low = words[at] | 0
+    low = words[at] as number
     if ((low & TYPE) === TYPE_TABLE) {
-      high = words[at + 1] | 0
+      high = words[at + 1] as number
       highs |= high
       at = stage2.fetch(high & ADDR_HI, (low & ADDR_LO) | ((vaLo >>> 9) & 0xff8))
-      if (at < 0 || (words[at] & TYPE) !== TYPE_PAGE) return false
+      if (at < 0 || ((words[at] as number) & TYPE) !== TYPE_PAGE) return false
     } else if ((low & TYPE) !== TYPE_BLOCK) return false
     if ((kinds & TYPE) !== TYPE_TABLE || (highs & g.oddTableHi) !== 0) return false
     return this.finish(g, at, vaLo, access)
@@ -261,8 +263,8 @@ export class PlainWalk {
     if (records[kept + TABLE_LIMITS] !== 0) return false
     const tableLo = records[kept + TABLE_PA_LO] as number
     const at = memory.find(records[kept + TABLE_PA_HI] as number, tableLo | ((vaLo >>> 9) & 0xff8))
-    if (at < 0 || (words[at] & TYPE) !== TYPE_PAGE) return false
-    stage1.leafHi = words[at + 1] | 0
+    if (at < 0 || ((words[at] as number) & TYPE) !== TYPE_PAGE) return false
+    stage1.leafHi = words[at + 1] as number
     stage1.limits = 0
     stage1.level = pte.LAST_LEVEL
     stage1.usesUpper = vaHi < 0
@@ -271,8 +273,8 @@ export class PlainWalk {
 
   /** What a leaf of stage 1 gives, unless it does not allow the access or has something to update; then stage 2. */
   private finish(g: Geometry, at: number, vaLo: number, access: number): boolean {
-    const leaf = this.words[at] | 0
-    const high = this.words[at + 1] | 0
+    const leaf = this.words[at] as number
+    const high = this.words[at + 1] as number
     const low = (high & g.dirtyHi) === 0 ? leaf : leaf & ~AP2
     const allowed = this.config.rights[rightsIndex(high, low, access)] as number
     const need = needOf(access)
@@ -307,8 +309,8 @@ export class PlainWalk {
     stage1: number,
     stage1Lg2: number,
   ): boolean {
-    const { config2, memory, words } = this
-    const g = config2.geometry
+    const { memory, words } = this
+    const { geometry: g, rights } = this.entry.stage2Config
     const { hitHi, hitLo, hitLast, hitWord } = memory
     const last = hitLast >>> 0
     if (ipaHi >>> (g.inputBits - 32) !== 0) return false
@@ -317,8 +319,8 @@ export class PlainWalk {
       at = this.findRoot(g, ipaHi, ipaLo)
       if (at < 0) return false
     } else at += ((g.startLevel === 0 ? ipaHi >>> 7 : (ipaHi << 2) | (ipaLo >>> 30)) & g.rootMask) << 1
-    let low = words[at] | 0
-    let high = words[at + 1] | 0
+    let low = words[at] as number
+    let high = words[at + 1] as number
     let kinds = low
     let highs = high
     let hi = 0
@@ -330,8 +332,8 @@ export class PlainWalk {
       offset = (lo - hitLo) >>> 0
       at = hi === hitHi && offset <= last ? hitWord + (offset >>> 2) : memory.find(hi, lo)
       if (at < 0) return false
-      low = words[at] | 0
-      high = words[at + 1] | 0
+      low = words[at] as number
+      high = words[at + 1] as number
       kinds &= low
       highs |= high
     }
@@ -340,8 +342,8 @@ export class PlainWalk {
     offset = (lo - hitLo) >>> 0
     at = hi === hitHi && offset <= last ? hitWord + (offset >>> 2) : memory.find(hi, lo)
     if (at < 0) return false
-    low = words[at] | 0
-    high = words[at + 1] | 0
+    low = words[at] as number
+    high = words[at + 1] as number
     let sizeLg2 = BLOCK_LG2
     if ((low & TYPE) !== TYPE_BLOCK) {
       kinds &= low
@@ -351,20 +353,20 @@ export class PlainWalk {
       offset = (lo - hitLo) >>> 0
       at = hi === hitHi && offset <= last ? hitWord + (offset >>> 2) : memory.find(hi, lo)
       if (at < 0) return false
-      low = words[at] | 0
-      high = words[at + 1] | 0
+      low = words[at] as number
+      high = words[at + 1] as number
       kinds &= low
       sizeLg2 = 12
     }
     if ((kinds & TYPE) !== TYPE_TABLE) return false
     if (((highs & g.oddTableHi) | (high & g.oddLeafHi) | (~low & AF)) !== 0) return false
-    let rights = low
+    let ap = low
     if ((high & g.dirtyHi) !== 0) {
       if ((low & AP_WRITE) === 0 && (access & WRITE) !== 0) return false
-      rights |= AP_WRITE
+      ap |= AP_WRITE
     }
-    const index = ((rights >>> 6) & 3) | ((high >>> 19) & 0xc) | ((access & PRIV) << 1)
-    const allowed = stage1 & (config2.rights[index] as number)
+    const index = ((ap >>> 6) & 3) | ((high >>> 19) & 0xc) | ((access & PRIV) << 1)
+    const allowed = stage1 & (rights[index] as number)
     const need = (access & (EXEC | WRITE)) === EXEC ? EXEC : access & DATA_ACCESS
     if ((need & ~allowed) !== 0) return false
     const { result } = this

@@ -17,6 +17,8 @@ const RECENT_PAGES = 512
 /** In the first word of a slot in use, beside the page's address. */
 const RECENT_VALID = 1
 const PAGE_MASK = -4096
+/** Slots from one device's page to the same page of the next: odd, so that no two of 512 have the same one. */
+const DEVICE_STRIDE = 37
 
 /**
  * The first level in front of all caches, as hardware has one: the last transactions' pages with the whole answer, by
@@ -25,7 +27,7 @@ const PAGE_MASK = -4096
  */
 export class RecentPages {
   private readonly words: Int32Array
-  private readonly enabled: boolean
+  readonly enabled: boolean
   private readonly mask: number
   private isEmpty = true
 
@@ -38,7 +40,7 @@ export class RecentPages {
   /** @returns whether the answer is known; then the result is filled */
   find(device: number, pasid: number, hi: number, lo: number, access: number, result: Outcome): boolean {
     const words = this.words
-    const at = this.slotOf(device, pasid, lo)
+    const at = (((lo >>> 12) + device * DEVICE_STRIDE + pasid) & this.mask) << RECENT_LG2
     if (
       words[at] !== ((lo & PAGE_MASK) | RECENT_VALID) ||
       words[at + 1] !== (hi | 0) ||
@@ -67,7 +69,7 @@ export class RecentPages {
   keep({ device, pasid, hi, lo, access }: Transaction, result: Outcome): void {
     if (!this.enabled) return
     const words = this.words
-    const at = this.slotOf(device, pasid, lo)
+    const at = (((lo >>> 12) + device * DEVICE_STRIDE + pasid) & this.mask) << RECENT_LG2
     this.isEmpty = false
     words[at] = (lo & PAGE_MASK) | RECENT_VALID
     words[at + 1] = hi
@@ -87,9 +89,5 @@ export class RecentPages {
     if (this.isEmpty) return
     this.words.fill(0)
     this.isEmpty = true
-  }
-
-  private slotOf(device: number, pasid: number, lo: number): number {
-    return (((lo >>> 12) + Math.imul(device, 0x85eb_ca6b) + pasid) & this.mask) << RECENT_LG2
   }
 }

@@ -174,13 +174,6 @@ export class Geometry {
 /** Bit 55 of an address picks the range, as bit 23 of its high half. */
 export const UPPER_RANGE: number = 1 << 23
 
-/** What tags translations through a CD, in the form that caches use. §3.17. */
-export interface ContextTags {
-  readonly tag: number
-  readonly globalTag: number
-  readonly regime: number
-}
-
 /** Both ranges of a CD, decoded. */
 export class Stage1Config {
   /** TTB0 and TTB1. */
@@ -196,7 +189,7 @@ export class Stage1Config {
   /** EL2 without E2H has one privilege level and one range. */
   singlePrivilege = false
   /** {@link stage1Rights} of leaves without limits from above, by {@link rightsIndex}. */
-  readonly rights: Uint8Array = new Uint8Array(RIGHTS)
+  rights: Uint8Array = NO_RIGHTS
 
   /** E0PD of either range. */
   get asksPrivilege(): boolean {
@@ -210,9 +203,11 @@ export class Stage1Config {
 
   /** After any other field changed. */
   tabulate(): void {
-    for (let n = 0; n < RIGHTS; n++) {
-      this.rights[n] = stage1Rights(this, indexedHi(n), indexedLo(n), 0, indexedPrivilege(n))
-    }
+    const privileges = (this.privilegedAccessNever ? 2 : 0) | (this.panCoversExecute ? 4 : 0)
+    const kind = privileges | (this.writeExecuteNever ? 1 : 0) | (this.singlePrivilege ? 8 : 0)
+    this.rights = STAGE1_RIGHTS[kind] ??= Uint8Array.from(NO_RIGHTS, (_none, n) =>
+      stage1Rights(this, indexedHi(n), indexedLo(n), 0, indexedPrivilege(n)),
+    )
   }
 }
 
@@ -229,21 +224,25 @@ export class Stage2Config {
   /** IDR3.XNX: bits 54:53 tell privileged from unprivileged execution. */
   xnx = false
   /** {@link stage2Rights} of leaves without DBM, by {@link rightsIndex}. */
-  readonly rights: Uint8Array = new Uint8Array(RIGHTS)
+  rights: Uint8Array = NO_RIGHTS
 
   /** After any other field changed. */
   tabulate(): void {
-    for (let n = 0; n < RIGHTS; n++) {
-      this.rights[n] = stage2Rights(this, indexedHi(n), indexedLo(n), indexedPrivilege(n))
-    }
+    this.rights = STAGE2_RIGHTS[this.xnx ? 1 : 0] ??= Uint8Array.from(NO_RIGHTS, (_none, n) =>
+      stage2Rights(this, indexedHi(n), indexedLo(n), indexedPrivilege(n)),
+    )
   }
 }
 
 /** Rights of leaves of both stages hang on bits 7:6 and 54:53, and on who asks: privileged accesses in the upper half. */
-const RIGHTS = 32
+const NO_RIGHTS = new Uint8Array(32)
 const indexedLo = (index: number): number => (index & 3) << 6
 const indexedHi = (index: number): number => (index & 0xc) << 19
 const indexedPrivilege = (index: number): boolean => index >= 16
+/** By what else they hang on, tabulated once: the usual ones before the first transaction. */
+const STAGE1_RIGHTS: Uint8Array[] = []
+const STAGE2_RIGHTS: Uint8Array[] = []
+new Stage1Config().tabulate()
 
 /** What an access asks of a leaf. Instruction fetches need execution alone, and writes are data: DDI 0487 §D8.4, §13.1.2. */
 export function needOf(access: number): number {

@@ -18,7 +18,7 @@ import type { Caches } from "./caches.ts"
 import { ABORT, type DeviceEntry, SKIP_STAGE1, StreamTable } from "./device-entry.ts"
 import { type EventQueue, FaultSite, Reporter } from "./events.ts"
 import { ContextTable } from "./pasid-entry.ts"
-import { PlainWalk, WAY_COMPLETE, WAY_STAGE1, WAY_UNKNOWN } from "./plain-walk.ts"
+import { PlainWalk, WAY_COMPLETE } from "./plain-walk.ts"
 import type { Registers } from "./registers.ts"
 import type { Tracer } from "./trace.ts"
 import { type HeldTransaction, type HeldTransactions, Transaction } from "./transaction.ts"
@@ -28,9 +28,6 @@ import { Stage2Walk } from "./walk-stage2.ts"
 // V8 loads a binding of another module from memory at each use, one of its own not.
 const WRITE = ACCESS_WRITE
 const ALL_ACCESS = ACCESS_READ | ACCESS_WRITE | ACCESS_EXEC
-const STAGE1 = WAY_STAGE1
-const UNKNOWN = WAY_UNKNOWN
-const COMPLETE = WAY_COMPLETE
 
 export class Translator {
   readonly result: Outcome
@@ -49,10 +46,8 @@ export class Translator {
   /** A listener to the interrupt of a fault is at work, of which the caller has yet to hear. */
   busy = false
   readonly caches: Caches
-  private readonly plain: PlainWalk
+  readonly plain: PlainWalk
   private readonly recent: Caches["recent"]
-  /** Transactions may be answered without looking at anything else. */
-  private readonly answers: boolean
   private tracing = false
   /** Of the STE and CD found last. */
   private usesStage1 = false
@@ -76,7 +71,6 @@ export class Translator {
     this.result = new Outcome(registers, this.streams, this.contexts, this.stage1, this.stage2)
     this.plain = new PlainWalk(memory, registers, caches, this.stage1, this.stage2, this.result)
     this.recent = caches.recent
-    this.answers = caches.keepsStructures && caches.keepsTranslations
   }
 
   set trace(tracer: Tracer | null) {
@@ -88,17 +82,14 @@ export class Translator {
     this.contexts.trace = tracer
   }
 
-  /** @returns TRANSLATED, or REFUSED or HELD with the fault in {@link result} */
+  /**
+   * A transaction that neither a recent answer nor a plain walk gave an answer to.
+   * @returns TRANSLATED, or REFUSED or HELD with the fault in {@link result}
+   */
   translate(device: number, pasid: number, hi: number, lo: number, access: number): number {
-    if (this.answers && this.recent.find(device, pasid, hi, lo, access, this.result)) return TRANSLATED
-    const { caches } = this
-    const way = device === caches.device && pasid === caches.pasid ? caches.way : UNKNOWN
-    if (way === STAGE1) {
-      if (this.plain.walk(hi, lo, access)) return TRANSLATED
-    } else if (way > COMPLETE && this.plain.follow(way, hi, lo, access)) return TRANSLATED
     if (this.result.fault !== null) this.result.fault = null
     this.transaction.begin(device, pasid, hi, lo, access)
-    return way === UNKNOWN ? this.translateAnew() : this.translateResolved()
+    return this.caches.hasEntries(device, pasid) ? this.translateResolved() : this.translateAnew()
   }
 
   /** Nothing is known of the stream. */
@@ -118,7 +109,7 @@ export class Translator {
       if (found !== 0) return this.refuseContext(found, entry)
       this.enterStage1(entry)
     }
-    const way = this.tracing ? COMPLETE : this.plain.load(entry, this.usesStage1)
+    const way = this.tracing ? WAY_COMPLETE : this.plain.load(entry, this.usesStage1)
     caches.noteEntries(t.device, t.pasid, way)
     if (this.plain.follow(way, t.hi, t.lo, t.access)) return TRANSLATED
     return this.translateResolved()

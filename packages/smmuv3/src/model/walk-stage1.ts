@@ -13,7 +13,7 @@ import type { FaultSite } from "./events.ts"
 import * as tlb from "./tlb.ts"
 import { shapeOf } from "./tlb.ts"
 import type { Tracer } from "./trace.ts"
-import type { ContextTags, Geometry } from "./transaction.ts"
+import type { Geometry } from "./transaction.ts"
 import { rightsIndex, Stage1Config, stage1Rights, UPPER_RANGE } from "./transaction.ts"
 import type { Stage2Walk } from "./walk-stage2.ts"
 
@@ -21,6 +21,13 @@ import type { Stage2Walk } from "./walk-stage2.ts"
 const { AF, DBM_HI, S1_AP2: AP2 } = pte
 const { TABLE_HI, TABLE_LIMITS, TABLE_LO, TABLE_PA_HI, TABLE_PA_KNOWN, TABLE_PA_LO } = tlb
 const WRITE = ACCESS_WRITE
+
+/** What tags translations through a CD, in the form that caches use. §3.17. */
+interface ContextTags {
+  readonly tag: number
+  readonly globalTag: number
+  readonly regime: number
+}
 
 export class Stage1Walk {
   /** Of the transaction under way. */

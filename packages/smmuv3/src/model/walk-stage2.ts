@@ -16,11 +16,13 @@ import type { Tracer } from "./trace.ts"
 import { needOf, rightsIndex, Stage2Config, stage2Rights } from "./transaction.ts"
 
 // V8 loads a binding of another module from memory at each use, one of its own not: 5 of 29 ns a walk.
-const { ADDR_HI, ADDR_LO, AF, DBM_HI, PAGE, TYPE, TYPE_BLOCK, TYPE_PAGE, TYPE_TABLE } = pte
-const { S2_AP_SHIFT, S2_AP_WRITE: AP_WRITE, S2_MEM_ATTR: MEM_ATTR } = pte
+const { ADDR_HI, AF, DBM_HI, PAGE, TYPE, TYPE_BLOCK, TYPE_PAGE, TYPE_TABLE } = pte
+/** Signed: a small integer to V8. */
+const ADDR_LO = pte.ADDR_LO | 0
+const { S2_AP_WRITE: AP_WRITE, S2_MEM_ATTR: MEM_ATTR } = pte
 const { TABLE_HI, TABLE_LO } = tlb
 const WRITE = ACCESS_WRITE
-const DATA_ACCESS = ACCESS_READ | ACCESS_WRITE
+const READ = ACCESS_READ
 /** Of a leaf: the Access flag, and that it may be read. */
 const READABLE = pte.AF | (ACCESS_READ << pte.S2_AP_SHIFT)
 /** log2 of the blocks of level 2 with a 4 KiB granule. */
@@ -45,12 +47,14 @@ export class Stage2Walk {
 
   private readonly memory: PhysicalMemory
   private readonly words: Uint32Array
+  private readonly signed: Int32Array
   private readonly site: FaultSite
   private readonly caches: Caches
 
   constructor(memory: PhysicalMemory, site: FaultSite, caches: Caches) {
     this.memory = memory
     this.words = memory.words
+    this.signed = new Int32Array(memory.words.buffer)
     this.site = site
     this.caches = caches
   }
@@ -76,8 +80,11 @@ export class Stage2Walk {
    */
   walk(ipaHi: number, ipaLo: number, need: number): number {
     if (this.caches.keepsWalks) return this.walkKept(ipaHi, ipaLo, need)
-    const quick = this.isPlain && need <= DATA_ACCESS
-    return quick && this.walkPlain(ipaHi, ipaLo, need) ? 0 : this.walkAll(ipaHi, ipaLo, need)
+    const isQuick = need === READ && this.config.geometry.quick && this.trace === null
+    if (!isQuick || this.fetch(ipaHi, ipaLo) < 0) return this.walkAll(ipaHi, ipaLo, need)
+    const { leafHi, leafLo } = this
+    this.accept(leafHi, leafLo, leafHi & ADDR_HI, ipaHi, ipaLo, (leafLo & PAGE) !== 0 ? 12 : BLOCK_LG2)
+    return 0
   }
 
   private walkKept(ipaHi: number, ipaLo: number, need: number): number {
@@ -108,7 +115,7 @@ export class Stage2Walk {
     return true
   }
 
-  /** The leaf of a page, below a table that is kept; success alone, as in {@link findPlain}. */
+  /** The leaf of a page, below a table that is kept; success alone. */
   private findNear(ipaHi: number, ipaLo: number): boolean {
     const g = this.config.geometry
     const { stage2Tables } = this.caches
@@ -136,76 +143,70 @@ export class Stage2Walk {
     words[at + LEAF_SHAPE] = shapeOf(this.config.geometry.stride + 3, this.leafLevel)
   }
 
-  /** Whether {@link findPlain} and {@link fetch} may be tried. */
-  get isPlain(): boolean {
-    return this.config.geometry.quick && this.trace === null
-  }
-
   /**
-   * The leaf of an address in tables of the shape that nearly all have, unrolled. What is odd about the tables is
-   * judged at the end: whatever one points to, a look-up there stays within one page. It knows success alone; whatever
-   * else there is, the complete walk meets it again and answers.
-   * @returns word index of the leaf's descriptor, of a page or of a block of level 2, to be judged by the caller; or -1
-   */
-  findPlain(ipaHi: number, ipaLo: number): number {
-    const g = this.config.geometry
-    const { memory, words } = this
-    // Reading the segment hit last once, not with each table, saves a nested walk 13 of 141 ns.
-    const { hitHi, hitLo, hitLast, hitWord } = memory
-    if (ipaHi >>> (g.inputBits - 32) !== 0) return -1
-    const isDeep = g.startLevel === 0
-    const root = (isDeep ? ipaHi >>> 7 : (ipaHi << 2) | (ipaLo >>> 30)) & g.rootMask
-    let at = g.rootAt
-    at = at >= 0 ? at + (root << 1) : memory.find(g.rootHi, g.rootLo | (root << 3))
-    if (at < 0) return -1
-    let low = words[at] | 0
-    let highs = words[at + 1] | 0
-    let kinds = low
-    let hi = highs & ADDR_HI
-    let lo = low & ADDR_LO
-    let offset = 0
-    if (isDeep) {
-      lo |= ((ipaHi << 5) | (ipaLo >>> 27)) & 0xff8
-      offset = (lo - hitLo) >>> 0
-      at = hi === hitHi && offset <= hitLast >>> 0 ? hitWord + (offset >>> 2) : memory.find(hi, lo)
-      if (at < 0) return -1
-      low = words[at] | 0
-      hi = words[at + 1] | 0
-      kinds &= low
-      highs |= hi
-      hi &= ADDR_HI
-      lo = low & ADDR_LO
-    }
-    lo |= (ipaLo >>> 18) & 0xff8
-    offset = (lo - hitLo) >>> 0
-    at = hi === hitHi && offset <= hitLast >>> 0 ? hitWord + (offset >>> 2) : memory.find(hi, lo)
-    if (at < 0) return -1
-    low = words[at] | 0
-    if ((low & TYPE) === TYPE_TABLE) {
-      hi = words[at + 1] | 0
-      highs |= hi
-      hi &= ADDR_HI
-      lo = (low & ADDR_LO) | ((ipaLo >>> 9) & 0xff8)
-      offset = (lo - hitLo) >>> 0
-      at = hi === hitHi && offset <= hitLast >>> 0 ? hitWord + (offset >>> 2) : memory.find(hi, lo)
-      if (at < 0 || (words[at] & TYPE) !== TYPE_PAGE) return -1
-    } else if ((low & TYPE) !== TYPE_BLOCK) return -1
-    if ((kinds & TYPE) !== TYPE_TABLE) return -1
-    return ((highs & g.oddTableHi) | (words[at + 1] & g.oddLeafHi)) === 0 ? at : -1
-  }
-
-  /**
-   * {@link walk} for a read of a table of stage 1, without a result in the fields. A nested walk has four of these
-   * (125 against 173 ns).
+   * {@link walk} for a read of a table or CD of stage 1, with nothing but the leaf's descriptor in the fields: plain
+   * tables and success alone, as in plain-walk.ts.
    * @returns word index in memory, or -1 for the complete walk to say why
    */
   fetch(ipaHi: number, ipaLo: number): number {
-    const at = this.findPlain(ipaHi, ipaLo)
+    const g = this.config.geometry
+    const { memory, signed: words } = this
+    // Reading the segment hit last once, not with each table, saves a nested walk 13 of 141 ns.
+    const { hitHi, hitLo, hitLast, hitWord } = memory
+    const last = hitLast >>> 0
+    if (ipaHi >>> (g.inputBits - 32) !== 0) return -1
+    let at = g.rootAt
+    const root = (g.startLevel === 0 ? ipaHi >>> 7 : (ipaHi << 2) | (ipaLo >>> 30)) & g.rootMask
+    at = at >= 0 ? at + (root << 1) : memory.find(g.rootHi, g.rootLo | (root << 3))
     if (at < 0) return -1
-    const low = this.words[at] | 0
-    if ((low & READABLE) !== READABLE || this.forbids(low)) return -1
-    const offset = (low & PAGE) !== 0 ? 0xfff : 0x1f_ffff
-    return this.memory.find(this.words[at + 1] & ADDR_HI, (low & ~offset) | (ipaLo & offset))
+    let low = words[at] as number
+    let high = words[at + 1] as number
+    let kinds = low
+    let highs = high
+    let hi = 0
+    let lo = 0
+    let offset = 0
+    if (g.startLevel === 0) {
+      lo = (low & ADDR_LO) | (((ipaHi << 5) | (ipaLo >>> 27)) & 0xff8)
+      hi = high & ADDR_HI
+      offset = (lo - hitLo) >>> 0
+      at = hi === hitHi && offset <= last ? hitWord + (offset >>> 2) : memory.find(hi, lo)
+      if (at < 0) return -1
+      low = words[at] as number
+      high = words[at + 1] as number
+      kinds &= low
+      highs |= high
+    }
+    lo = (low & ADDR_LO) | ((ipaLo >>> 18) & 0xff8)
+    hi = high & ADDR_HI
+    offset = (lo - hitLo) >>> 0
+    at = hi === hitHi && offset <= last ? hitWord + (offset >>> 2) : memory.find(hi, lo)
+    if (at < 0) return -1
+    low = words[at] as number
+    high = words[at + 1] as number
+    let inLeaf = 0x1f_ffff
+    if ((low & TYPE) !== TYPE_BLOCK) {
+      kinds &= low
+      highs |= high
+      lo = (low & ADDR_LO) | ((ipaLo >>> 9) & 0xff8)
+      hi = high & ADDR_HI
+      offset = (lo - hitLo) >>> 0
+      at = hi === hitHi && offset <= last ? hitWord + (offset >>> 2) : memory.find(hi, lo)
+      if (at < 0) return -1
+      low = words[at] as number
+      high = words[at + 1] as number
+      kinds &= low
+      inLeaf = 0xfff
+    }
+    if ((kinds & TYPE) !== TYPE_TABLE) return -1
+    if (((highs & g.oddTableHi) | (high & g.oddLeafHi) | (~low & READABLE)) !== 0) return -1
+    if (this.config.protectTables && this.forbids(low)) return -1
+    this.leafLo = low
+    this.leafHi = high
+    lo = (low & ~inLeaf) | (ipaLo & inLeaf)
+    hi = high & ADDR_HI
+    offset = (lo - hitLo) >>> 0
+    return hi === hitHi && offset <= last ? hitWord + (offset >>> 2) : memory.find(hi, lo)
   }
 
   /**
@@ -241,26 +242,6 @@ export class Stage2Walk {
     result.stage2SizeLg2 = sizeLg2
     result.sizeLg2 = stage1Lg2 === 0 || sizeLg2 < stage1Lg2 ? sizeLg2 : stage1Lg2
     if (result.fault !== null) result.fault = null
-    return true
-  }
-
-  /** {@link findPlain} with the leaf in the fields. */
-  private findLeaf(ipaHi: number, ipaLo: number): boolean {
-    const at = this.findPlain(ipaHi, ipaLo)
-    if (at < 0) return false
-    this.leafLo = this.words[at] | 0
-    this.leafHi = this.words[at + 1] | 0
-    this.baseHi = this.leafHi & ADDR_HI
-    this.sizeLg2 = (this.leafLo & PAGE) !== 0 ? 12 : BLOCK_LG2
-    return true
-  }
-
-  private walkPlain(ipaHi: number, ipaLo: number, need: number): boolean {
-    if (!this.findLeaf(ipaHi, ipaLo)) return false
-    const { leafHi, leafLo, sizeLg2 } = this
-    const wanted = AF | (need << S2_AP_SHIFT)
-    if ((leafLo & wanted) !== wanted) return false
-    this.accept(leafHi, leafLo, this.baseHi, ipaHi, ipaLo, sizeLg2)
     return true
   }
 
