@@ -9,6 +9,7 @@ import {
   type Fault,
   type HoldingModel,
   type IommuModel,
+  type MemoryRange,
   type PhysicalMemory,
   translateRequest,
   type WakingModel,
@@ -51,10 +52,12 @@ export class Machine {
     id: Partial<IdRegisters> = {},
     ramBytes: bigint = RAM_BYTES,
     caches: CachePolicy | CachePolicies = "none",
+    more: readonly MemoryRange[] = [],
   ) {
     this.#end = RAM + ramBytes
     this.memory = createMemory([
       { base: RAM, size: ramBytes },
+      ...more,
       { base: HIGH_RAM, size: HIGH_RAM_BYTES },
     ])
     this.model = smmuv3Model({ memory: this.memory, id, caches })

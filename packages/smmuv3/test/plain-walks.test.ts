@@ -13,6 +13,7 @@ import {
 } from "@iommu/core"
 import fc from "fast-check"
 import { describe, expect, it } from "vitest"
+import { IDR3 } from "../src/spec/registers.ts"
 import {
   type CdFields,
   HIGH_RAM,
@@ -21,6 +22,7 @@ import {
   plainStage2,
   RAM,
   S1_PAGE,
+  S2_PAGE,
   SHAPE_4K,
   type SteFields,
 } from "./model-machine.ts"
@@ -244,6 +246,8 @@ describe("the short ways through plain tables", () => {
 const VA = 0x5000n
 const STRUCTURES: CachePolicies = { structures: "exact", walks: "none", translations: "none" }
 
+const WALKS: CachePolicies = { structures: "exact", walks: "exact", translations: "none" }
+
 function plainMachine(caches: CachePolicies | "none") {
   const m = new Machine({}, RAM_BYTES, caches)
   const root = m.alloc()
@@ -292,6 +296,164 @@ describe("a plain walk of stage 1", () => {
     m.memory.write64(far + 8n * (VA >> 12n), page | S1_PAGE)
     for (let n = 0; n < 3; n++) {
       expect(m.access(1, address)).toMatchObject({ ok: true, pa: page })
+      expect(m.access(1, VA)).toMatchObject({ ok: true, pa: page })
+    }
+  })
+
+  it.each([STRUCTURES, WALKS])("leaves nothing of stage 2, or of leaves without shareability", caches => {
+    const { m, page, context, root } = plainMachine(caches)
+    m.cd({ ...plainCd(root), MAIR0: 0xffn }, context)
+    const stage2 = m.alloc()
+    m.map(stage2, SHAPE_4K, VA, page | S2_PAGE)
+    m.ste(2, { Config: 6n, ...plainStage2(stage2) })
+    const wide = m.alloc()
+    m.map(wide, SHAPE_4K, VA, page | (S1_PAGE & ~0x300n))
+    m.ste(3, {
+      Config: 5n,
+      S1ContextPtr: m.cd({ ...plainCd(wide), ASID: 3n, DS: 1n, SH0: 2n, MAIR0: 0xffn }) >> 6n,
+    })
+    m.ste(4, { Config: 5n, S1ContextPtr: context >> 6n })
+    for (const other of [2, 3]) {
+      expect(m.access(4, VA)).toMatchObject({ ok: true, stage2Size: 0n })
+      expect(m.model.result.attributes).toBe(0x3ff)
+      expect(m.access(other, VA)).toMatchObject({ ok: true, pa: page })
+    }
+    expect(m.access(4, VA)).toMatchObject({ ok: true, stage2Size: 0n })
+    expect(m.access(4, VA)).toMatchObject({ ok: true, stage2Size: 0n })
+    expect(m.model.result.attributes).toBe(0x3ff)
+  })
+
+  it("tells EL2, which has one privilege, from EL1", () => {
+    const m = new Machine({}, RAM_BYTES, STRUCTURES)
+    const root = m.alloc()
+    m.map(root, SHAPE_4K, VA, m.alloc() | (S1_PAGE & ~0x40n))
+    const context = m.cd(plainCd(root))
+    m.ste(1, { Config: 5n, S1ContextPtr: context >> 6n })
+    m.ste(2, { Config: 5n, S1ContextPtr: context >> 6n, STRW: 2n })
+    for (let n = 0; n < 2; n++) {
+      expect(m.access(1, VA).ok).toBe(false)
+      expect(m.access(2, VA).ok).toBe(true)
+    }
+  })
+
+  it("tells an SMMU with XNX from one without", () => {
+    for (const XNX of [1n, 0n]) {
+      const m = new Machine({ IDR3: Number(IDR3.encode({ XNX })[0]) }, RAM_BYTES, STRUCTURES)
+      const root = m.alloc()
+      m.map(root, SHAPE_4K, VA, m.alloc() | S2_PAGE | (1n << 53n))
+      m.ste(1, { Config: 6n, ...plainStage2(root) })
+      expect(m.access(1, VA, ACCESS_EXEC).ok).toBe(true)
+      expect(m.access(1, VA, ACCESS_EXEC | ACCESS_PRIV).ok).toBe(XNX === 0n)
+    }
+  })
+
+  it("tells PAN from PAN with EPAN", () => {
+    const m = new Machine({}, RAM_BYTES, STRUCTURES)
+    const root = m.alloc()
+    // Privileged alone, and executable to all.
+    m.map(root, SHAPE_4K, VA, m.alloc() | (S1_PAGE & ~0x40n))
+    m.ste(1, { Config: 5n, S1ContextPtr: m.cd({ ...plainCd(root), PAN: 1n }) >> 6n })
+    m.ste(2, { Config: 5n, S1ContextPtr: m.cd({ ...plainCd(root), PAN: 1n, EPAN: 1n }) >> 6n })
+    for (let n = 0; n < 2; n++) {
+      expect(m.access(1, VA, ACCESS_READ | ACCESS_PRIV).ok).toBe(true)
+      expect(m.access(2, VA, ACCESS_READ | ACCESS_PRIV).ok).toBe(false)
+    }
+  })
+})
+
+/** Behind a gap above RAM; and 4 GiB above RAM, where bits 31:0 are the same. */
+const BEHIND = { base: RAM + RAM_BYTES + 0x1000n, size: 0x3000n }
+const ABOVE = { base: RAM + (1n << 32n), size: RAM_BYTES }
+/** Four tables of a tree that lead to each other, and what the last of them maps. */
+type Pages = readonly (readonly [from: bigint, to: bigint])[]
+
+function plant(m: Machine, tables: readonly bigint[], pages: Pages, leaf: bigint): bigint {
+  const [root, ...below] = tables as [bigint, ...bigint[]]
+  const [first] = pages[0] ?? [VA]
+  let table = root
+  below.forEach((next, level) => {
+    m.memory.write64(table + 8n * ((first >> BigInt(39 - 9 * level)) & 0x1ffn), next | 3n)
+    table = next
+  })
+  for (const [from, to] of pages) m.memory.write64(table + 8n * ((from >> 12n) & 0x1ffn), to | leaf)
+  return root
+}
+
+/** Each level's table where a comparison that is left out would find another one in its place. */
+const PLACES_OF_TABLES = [1, 2, 3].flatMap(level => [
+  { level, what: "behind a gap", table: BEHIND.base, decoy: BEHIND.base + 0x1000n },
+  { level, what: "4 GiB above", table: ABOVE.base + 0x3_0000n, decoy: RAM + 0x3_0000n },
+])
+
+describe("tables in pieces of memory that are easily confused", () => {
+  for (const { level, what, table, decoy } of PLACES_OF_TABLES) {
+    const machine = () => new Machine({}, RAM_BYTES, STRUCTURES, [BEHIND, ABOVE])
+    const treesOf = (m: Machine) => {
+      const real = [0, 1, 2, 3].map(n => (n === level ? table : m.alloc()))
+      const decoys = [0, 1, 2, 3].map(n =>
+        n === level ? decoy : n < level ? (real[n] as bigint) : m.alloc(),
+      )
+      return { real, decoys }
+    }
+
+    it(`level ${level} ${what}, one stage`, () => {
+      for (const leaf of [S1_PAGE, S2_PAGE]) {
+        const m = machine()
+        const { real, decoys } = treesOf(m)
+        const [page, other] = [m.alloc(), m.alloc()]
+        plant(m, decoys, [[VA, other]], leaf)
+        const root = plant(m, real, [[VA, page]], leaf)
+        const context = m.cd(plainCd(root))
+        m.ste(1, { Config: leaf === S1_PAGE ? 5n : 6n, ...plainStage2(root), S1ContextPtr: context >> 6n })
+        for (let n = 0; n < 3; n++) {
+          // Whoever looks for the root leaves the piece of memory that has it as the one found last.
+          m.memory.find(0, Number(root))
+          expect(m.access(1, VA)).toMatchObject({ ok: true, pa: page })
+        }
+      }
+    })
+
+    it(`level ${level} ${what}, below tables of stage 1`, () => {
+      const m = machine()
+      const { real, decoys } = treesOf(m)
+      const [page, other] = [m.alloc(), m.alloc()]
+      const stage1 = [0, 1, 2, 3].map(() => m.alloc())
+      const shadow = [0, 1, 2, 3].map(() => m.alloc())
+      const context = m.cd(plainCd(stage1[0] as bigint))
+      const same = [...stage1, page, other, context].map(at => [at, at] as const)
+      plant(m, decoys, [...same, ...stage1.map((at, n) => [at, shadow[n] as bigint] as const)], S2_PAGE)
+      const root = plant(m, real, same, S2_PAGE)
+      plant(m, stage1, [[VA, page]], S1_PAGE)
+      // As the stage 1 tables, but for the page.
+      for (const [n, at] of stage1.entries()) m.memory.write(shadow[n] as bigint, m.memory.read(at, 0x1000))
+      m.memory.write64((shadow[3] as bigint) + 8n * (VA >> 12n), other | S1_PAGE)
+      m.ste(1, { Config: 7n, ...plainStage2(root), S1ContextPtr: context >> 6n })
+      for (let n = 0; n < 3; n++) {
+        m.memory.find(0, Number(root))
+        expect(m.access(1, VA)).toMatchObject({ ok: true, pa: page })
+      }
+    })
+  }
+
+  it.each(PLACES_OF_TABLES.slice(0, 2))("a table of stage 1 $what, by its physical address", place => {
+    const m = new Machine({}, RAM_BYTES, STRUCTURES, [BEHIND, ABOVE])
+    const [page, other] = [m.alloc(), m.alloc()]
+    const stage1 = [m.alloc(), m.alloc(), m.alloc(), m.alloc()]
+    const context = m.cd(plainCd(stage1[0] as bigint))
+    const last = stage1[3] as bigint
+    const same = [...stage1.slice(0, 3), page, other, context].map(at => [at, at] as const)
+    const root = plant(
+      m,
+      [m.alloc(), m.alloc(), m.alloc(), m.alloc()],
+      [...same, [last, place.table]],
+      S2_PAGE,
+    )
+    plant(m, stage1, [], S1_PAGE)
+    m.memory.write64(place.table + 8n * (VA >> 12n), page | S1_PAGE)
+    m.memory.write64(place.decoy + 8n * (VA >> 12n), other | S1_PAGE)
+    m.ste(1, { Config: 7n, ...plainStage2(root), S1ContextPtr: context >> 6n })
+    for (let n = 0; n < 3; n++) {
+      m.memory.find(0, Number(root))
       expect(m.access(1, VA)).toMatchObject({ ok: true, pa: page })
     }
   })
