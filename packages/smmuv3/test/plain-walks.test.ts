@@ -326,13 +326,14 @@ describe("a plain walk of stage 1", () => {
   it("tells EL2, which has one privilege, from EL1", () => {
     const m = new Machine({}, RAM_BYTES, STRUCTURES)
     const root = m.alloc()
+    // With WXN, executable to who may not write it: to nobody in EL2.
     m.map(root, SHAPE_4K, VA, m.alloc() | (S1_PAGE & ~0x40n))
-    const context = m.cd(plainCd(root))
+    const context = m.cd({ ...plainCd(root), WXN: 1n })
     m.ste(1, { Config: 5n, S1ContextPtr: context >> 6n })
     m.ste(2, { Config: 5n, S1ContextPtr: context >> 6n, STRW: 2n })
     for (let n = 0; n < 2; n++) {
-      expect(m.access(1, VA).ok).toBe(false)
-      expect(m.access(2, VA).ok).toBe(true)
+      expect(m.access(1, VA, ACCESS_EXEC).ok).toBe(true)
+      expect(m.access(2, VA, ACCESS_EXEC).ok).toBe(false)
     }
   })
 
@@ -340,10 +341,11 @@ describe("a plain walk of stage 1", () => {
     for (const XNX of [1n, 0n]) {
       const m = new Machine({ IDR3: Number(IDR3.encode({ XNX })[0]) }, RAM_BYTES, STRUCTURES)
       const root = m.alloc()
-      m.map(root, SHAPE_4K, VA, m.alloc() | S2_PAGE | (1n << 53n))
+      // XN[1:0] 3: privileged alone; without XNX nobody.
+      m.map(root, SHAPE_4K, VA, m.alloc() | S2_PAGE | (3n << 53n))
       m.ste(1, { Config: 6n, ...plainStage2(root) })
-      expect(m.access(1, VA, ACCESS_EXEC).ok).toBe(true)
-      expect(m.access(1, VA, ACCESS_EXEC | ACCESS_PRIV).ok).toBe(XNX === 0n)
+      expect(m.access(1, VA, ACCESS_EXEC).ok).toBe(false)
+      expect(m.access(1, VA, ACCESS_EXEC | ACCESS_PRIV).ok).toBe(XNX === 1n)
     }
   })
 
