@@ -1,4 +1,14 @@
-import { ACCESS_READ, ACCESS_WRITE, cachePolicies, hi32, lo32 } from "@iommu/core"
+import { EVERYTHING } from "@iommu/amd"
+import {
+  ACCESS_EXEC,
+  ACCESS_PRIV,
+  ACCESS_READ,
+  ACCESS_WRITE,
+  cachePolicies,
+  hi32,
+  lo32,
+  NO_PASID,
+} from "@iommu/core"
 import fc from "fast-check"
 import { describe, expect, it } from "vitest"
 import type { AmdTranslationResult } from "../src/model/attributes.ts"
@@ -7,7 +17,9 @@ import { PlainWalk } from "../src/model/plain-walk.ts"
 import { Transaction } from "../src/model/transaction.ts"
 import { GuestWalk } from "../src/model/walk-stage1.ts"
 import { HostWalk, READ, WRITE } from "../src/model/walk-stage2.ts"
-import { A, bit, D, IR, IRW, IW, Machine, PR } from "./machine.ts"
+import { EFR_NXSup } from "../src/spec/registers.ts"
+import { GuestMachine } from "./guest-machine.ts"
+import { A, bit, D, DTE_GIOV, GCR3_TRP_MODE, IR, IRW, IW, Machine, ON, PR, PRWU } from "./machine.ts"
 
 interface RandomEntry {
   readonly table: number
@@ -184,4 +196,64 @@ describe("the plain host walk", () => {
     expect(plain.stage2(0, 0, ACCESS_READ, result)).toBe(false)
     expect(walk.fetch(0, 0)).toBe(-1)
   })
+})
+
+/** A device with guest tables, all flags set, and where the entries are that lead to a page. */
+function nested(levels: 4 | 5, extFeatures: bigint, caches: "none" | typeof NO_IOTLB) {
+  const machine = new GuestMachine(3, ON | GCR3_TRP_MODE, { extFeatures, caches })
+  machine.device(DTE_GIOV, 0n, BigInt(levels - 4))
+  const flags = PRWU | A
+  const tables = machine.guest(0, machine.table({ 0: 0x30_0000n | flags | D }), levels, flags)
+  return { machine, entries: [...tables, machine.host] }
+}
+
+const NO_IOTLB = { structures: "exact", walks: "none", translations: "none" } as const
+const ACCESSES = [
+  ACCESS_READ,
+  ACCESS_WRITE,
+  ACCESS_READ | ACCESS_EXEC,
+  ACCESS_READ | ACCESS_PRIV,
+  ACCESS_WRITE | ACCESS_PRIV,
+]
+
+/** What comes of each kind of access, the flags in the entries included, which are put back; as text, to compare fast. */
+function outcomes({ machine, entries }: ReturnType<typeof nested>, iova: bigint): string[] {
+  return ACCESSES.map(access => {
+    const before = entries.map(table => machine.entry(table, 0))
+    const outcome = machine.read(1, iova, NO_PASID, access)
+    const after = entries.map(table => machine.entry(table, 0))
+    for (const [n, table] of entries.entries()) machine.set(table, { 0: before[n] as bigint })
+    const { attributes } = machine.model.result
+    return JSON.stringify([outcome, attributes, after], (_key, value) =>
+      typeof value === "bigint" ? `${value}` : value,
+    )
+  })
+}
+
+describe.each([
+  ["of 4 levels", 4, EVERYTHING],
+  ["of 5 levels", 5, EVERYTHING],
+  ["of 4 levels without NX", 4, EVERYTHING & ~BigInt(EFR_NXSup)],
+] as const)("a plain walk of guest tables %s", (_what, levels, extFeatures) => {
+  it.each([["none"], [NO_IOTLB]] as const)(
+    "answers as the book with any bit of any entry or of the address flipped, caches %o",
+    caches => {
+      const plain = nested(levels, extFeatures, caches)
+      const complete = nested(levels, extFeatures, caches)
+      complete.machine.model.trace = () => undefined
+      for (let n = 0n; n < 64n; n++) {
+        expect(outcomes(plain, 0x123n ^ bit(Number(n))), `bit ${n} of the address`).toEqual(
+          outcomes(complete, 0x123n ^ bit(Number(n))),
+        )
+      }
+      for (const [index, table] of plain.entries.entries()) {
+        for (let n = 0; n < 64; n++) {
+          const value = plain.machine.entry(table, 0)
+          for (const { machine } of [plain, complete]) machine.set(table, { 0: value ^ bit(n) })
+          expect(outcomes(plain, 0x123n), `bit ${n} of entry ${index}`).toEqual(outcomes(complete, 0x123n))
+          for (const { machine } of [plain, complete]) machine.set(table, { 0: value })
+        }
+      }
+    },
+  )
 })

@@ -61,7 +61,7 @@ export class DeviceEntries {
    */
   private repeatsDevice = NOBODY
   private repeatsPasid = 0
-  /** As that, where its requests go through host tables alone and none of these is cached. */
+  /** As that, where its requests go through host tables alone, which are plain as far as the entry says. */
   plainDevice = NOBODY
 
   // The entry that is set up: whose it is, and what it says beside what the walkers have taken over.
@@ -181,7 +181,7 @@ export class DeviceEntries {
     if (device !== this.current) return
     this.repeatsDevice = device
     this.repeatsPasid = pasid
-    if (!this.usesGuest && !this.caches.isOn) this.plainDevice = device
+    if (!this.usesGuest && !this.caches.isOn && this.host.rootAt >= 0) this.plainDevice = device
   }
 
   private fetch(device: number): number {

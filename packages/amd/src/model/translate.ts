@@ -278,7 +278,7 @@ export class Translator {
 
   private throughHost(hi: number, lo: number, access: number): number {
     const { host } = this
-    if (this.walksPlain && this.plain.stage2(hi, lo, access, this.result)) return OK
+    if (this.walksPlain && host.rootAt >= 0 && this.plain.stage2(hi, lo, access, this.result)) return OK
     if (this.isCaching) host.walkThrough(hi, lo, needOf(access))
     else host.walk(hi, lo, needOf(access))
     if (host.status !== OK) return this.refuseHost(hi, lo, access)
