@@ -8,7 +8,6 @@ import { CONTEXT, GCMD, GUEST_OFFSET, PASID_TABLE, ROOT, RTADDR, SCALABLE, SRTP,
 const NO_IOTLB = { structures: "exact", walks: "none", translations: "none" } as const
 const READ_WRITE = ACCESS_READ | ACCESS_WRITE
 const PAGE = 0x7f_5000n
-const GUEST_PAGE = 0x7_3000n
 const FS_ROOT = 0x5000n
 const FIRST = 1n << 6n
 const SECOND = 2n << 6n
@@ -37,6 +36,8 @@ interface Tables {
   readonly iova: bigint
   /** Where the entries are that a translation reads. */
   readonly entries: readonly bigint[]
+  /** Root and levels of the second stage below a first one. */
+  readonly host?: readonly [bigint, number]
 }
 
 type Build = (caches: "none" | typeof NO_IOTLB) => Tables
@@ -74,6 +75,11 @@ function second(levels: number, word0 = 0n, capabilities = EVERYTHING): Build {
   }
 }
 
+/** Of two stages: in no table of the second is its entry the first. */
+function guestPageOf(ssLevels: number): bigint {
+  return ssLevels === 3 ? 0x4027_3000n : 0x80_4027_3000n
+}
+
 function nested(
   fsLevels: number,
   ssLevels: number,
@@ -85,9 +91,10 @@ function nested(
     const unit = new Unit(capabilities, HOST_WIDTH, caches)
     const root = unit.page()
     const iova = iovaOf(fsLevels)
-    const guest = unit.mapGuest(FS_ROOT, fsLevels, iova, GUEST_PAGE | 0x67n)
+    const guestPage = guestPageOf(ssLevels)
+    const guest = unit.mapGuest(FS_ROOT, fsLevels, iova, guestPage | 0x67n)
     const entries = [...guest]
-    for (const gpa of [...guest.map(entry => (entry - GUEST_OFFSET) & ~0xfffn), GUEST_PAGE]) {
+    for (const gpa of [...guest.map(entry => (entry - GUEST_OFFSET) & ~0xfffn), guestPage]) {
       entries.push(...unit.mapSecond(root, ssLevels, gpa, (gpa + GUEST_OFFSET) | 3n))
     }
     const host = [...new Set(entries.slice(guest.length))]
@@ -98,7 +105,7 @@ function nested(
       WORD1,
       FS_ROOT | word2 | (fsLevels === 5 ? FIVE_LEVELS : 0n),
     )
-    return { unit, iova, entries: [...guest, ...host] }
+    return { unit, iova, entries: [...guest, ...host], host: [root, ssLevels] }
   }
 }
 
@@ -132,6 +139,7 @@ function baited(tables: Tables): Tables {
   const { unit } = tables
   const bait = unit.page()
   for (let n = 0n; n < 512n; n++) unit.put(bait + n * 8n, bait | WILLING)
+  if (tables.host !== undefined) unit.mapSecond(...tables.host, bait, bait | WILLING)
   for (let n = 1; n < 1024; n += 2) unit.memory.words[n] = Number(bait | WILLING)
   return tables
 }
