@@ -141,7 +141,7 @@ export class StreamTable {
 
   /** Word index of an STE, or minus the number of the event. */
   private locate(streamId: number): number {
-    if (this.generation !== this.registers.generation) this.readRegisters()
+    if (this.generation !== this.registers.generation) this.configure()
     if (this.sizeLg2 < 32 && streamId >>> this.sizeLg2 !== 0) return -EVENTS.C_BAD_STREAMID
     let tableHi = this.baseHi
     let tableLo = this.baseLo
@@ -159,7 +159,8 @@ export class StreamTable {
     return at
   }
 
-  private readRegisters(): void {
+  /** Takes over what registers say; when they change, or with the next transaction after that. */
+  configure(): void {
     const r = this.registers
     const cfg = r.get("STRTAB_BASE_CFG")
     const literal = cfg & reg.STRTAB_BASE_CFG_LOG2SIZE

@@ -100,6 +100,7 @@ class SmmuV3Model implements IommuModel, AtsModel, HoldingModel, WakingModel {
         this.#commands.run()
         this.#serveHeld()
       },
+      translationEnabled: () => this.translator.streams.configure(),
       translationDisabled: () => {
         this.caches.disable()
         this.#held.abortAll()

@@ -246,17 +246,21 @@ function leafLg2(fmt: number): number {
   return fmt === S1FMT_4KB_L2 ? cd.L2_CDS_LG2_4KB : cd.L2_CDS_LG2_64KB
 }
 
-/** One of the two ranges of a CD, as it is in effect. */
-interface Range extends TreeShape {
-  readonly enabled: boolean
-}
+/** One of the two ranges of a CD, as it is in effect. A range without tables is decoded no further. */
+type Range =
+  | (TreeShape & { readonly enabled: true })
+  | (Pick<TreeShape, "topByteIgnored" | "unprivilegedOff"> & { readonly enabled: false })
 
 /** EPDx do not exist for EL2 without E2H, which has the lower range alone. §5.4 EPD0. */
 function lowerRange(w: Int32Array, world: number, features: Features): Range {
+  const topByteIgnored = (w[1] & cd.TBI0) !== 0
+  const unprivilegedOff = features.e0pd && world !== WORLD_EL2 && (w[2] & cd.E0PD0) !== 0
+  if ((w[0] & cd.EPD0) !== 0 && world !== WORLD_EL2)
+    return { enabled: false, topByteIgnored, unprivilegedOff }
   const granuleLg2 = GRANULE_LG2_TG0[(w[0] & cd.TG0) >>> cd.TG0_SHIFT]
   const inputBits = 64 - (w[0] & cd.T0SZ)
   return {
-    enabled: (w[0] & cd.EPD0) === 0 || world === WORLD_EL2,
+    enabled: true,
     granuleLg2,
     inputBits,
     startLevel: stage1StartLevel(granuleLg2, inputBits),
@@ -269,16 +273,20 @@ function lowerRange(w: Int32Array, world: number, features: Features): Range {
     rootLo: w[2] & cd.TTB0_LO,
     sharing: (w[0] & cd.SH0) >>> cd.SH0_SHIFT,
     limitMask: features.had && (w[2] & cd.HAD0) !== 0 ? 0 : LIMITS,
-    topByteIgnored: (w[1] & cd.TBI0) !== 0,
-    unprivilegedOff: features.e0pd && world !== WORLD_EL2 && (w[2] & cd.E0PD0) !== 0,
+    topByteIgnored,
+    unprivilegedOff,
   }
 }
 
 function upperRange(w: Int32Array, world: number, features: Features): Range {
+  const topByteIgnored = (w[1] & cd.TBI1) !== 0
+  const unprivilegedOff = features.e0pd && world !== WORLD_EL2 && (w[4] & cd.E0PD1) !== 0
+  if ((w[0] & cd.EPD1) !== 0 || world === WORLD_EL2)
+    return { enabled: false, topByteIgnored, unprivilegedOff }
   const granuleLg2 = GRANULE_LG2_TG1[(w[0] & cd.TG1) >>> cd.TG1_SHIFT]
   const inputBits = 64 - ((w[0] & cd.T1SZ) >>> cd.T1SZ_SHIFT)
   return {
-    enabled: (w[0] & cd.EPD1) === 0 && world !== WORLD_EL2,
+    enabled: true,
     granuleLg2,
     inputBits,
     startLevel: stage1StartLevel(granuleLg2, inputBits),
@@ -291,8 +299,8 @@ function upperRange(w: Int32Array, world: number, features: Features): Range {
     rootLo: w[4] & cd.TTB1_LO,
     sharing: (w[0] & cd.SH1) >>> cd.SH1_SHIFT,
     limitMask: features.had && (w[4] & cd.HAD1) !== 0 ? 0 : LIMITS,
-    topByteIgnored: (w[1] & cd.TBI1) !== 0,
-    unprivilegedOff: features.e0pd && world !== WORLD_EL2 && (w[4] & cd.E0PD1) !== 0,
+    topByteIgnored,
+    unprivilegedOff,
   }
 }
 

@@ -46,6 +46,8 @@ const is64 = (name: reg.RegisterName): boolean => reg.REGISTERS[name][1] === 8
 export interface RegisterEffects {
   /** The Command queue may have something to do. */
   runCommands(): void
+  /** CR0.SMMUEN went to 1. */
+  translationEnabled(): void
   /** CR0.SMMUEN went to 0. */
   translationDisabled(): void
   /** Software made room in the Event queue. */
@@ -170,10 +172,13 @@ export class Registers implements Mmio {
     if (features.pri) known |= reg.CR0_PRIQEN
     if (features.ats) known |= reg.CR0_ATSCHK
     if (features.vmw) known |= reg.CR0_VMW
-    const disabled = this.get("CR0ACK") & ~value & reg.CR0_SMMUEN
+    const before = this.get("CR0ACK")
+    const disabled = before & ~value & reg.CR0_SMMUEN
+    const enabled = ~before & value & reg.CR0_SMMUEN
     this.set("CR0", value & known)
     this.set("CR0ACK", value & known)
     this.generation++
+    if (enabled !== 0) this.effects?.translationEnabled()
     if (disabled !== 0) this.effects?.translationDisabled()
     this.effects?.runCommands()
   }
