@@ -5,10 +5,10 @@
  * words or a register changed: comparing eight words costs less than checking them.
  */
 import { ACCESS_EXEC, ACCESS_PRIV, ACCESS_WRITE, NO_PASID, type PhysicalMemory } from "@iommu/core"
-import * as ste from "../spec/device-table.ts"
+import * as deviceTable from "../spec/device-table.ts"
 import { EVENTS } from "../spec/events.ts"
 import { GRANULE_LG2_TG0, stage2LevelFits, stage2StartLevel } from "../spec/page-tables.ts"
-import * as reg from "../spec/registers.ts"
+import * as registers from "../spec/registers.ts"
 import { DEFAULT_INPUT, overriddenInput } from "./attributes.ts"
 import { type Caches, DESCRIPTOR_HI, DESCRIPTOR_LO } from "./caches.ts"
 import type { FaultSite } from "./events.ts"
@@ -16,6 +16,10 @@ import type { Features } from "./options.ts"
 import type { Registers } from "./registers.ts"
 import type { Tracer } from "./trace.ts"
 import { Stage2Config } from "./transaction.ts"
+
+// V8 loads a binding of another module from memory at each use, one of its own not, and takes long to find it first.
+const ste = { ...deviceTable }
+const reg = { ...registers }
 
 /** Translation regimes of Non-secure streams, §5.2 STRW. */
 export const WORLD_EL1 = 0
