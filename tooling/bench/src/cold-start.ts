@@ -2,7 +2,7 @@
 import { execFileSync } from "node:child_process"
 import { fileURLToPath } from "node:url"
 import { BENCH_VENDORS } from "./machines.ts"
-import { sample } from "./measure.ts"
+import { keepsLimit, sample } from "./measure.ts"
 import type { QuantityCase } from "./quantity.ts"
 import { BARE_WALK_NS, walkYardstick } from "./yardsticks.ts"
 
@@ -35,6 +35,7 @@ export function coldStartQuantities(): QuantityCase[] {
       subject: nested.name,
       unit: `ms where a bare walk takes ${BARE_WALK_NS} ns`,
       limit: GOAL_MS,
+      isRatio: true,
       measure: () => besideBareWalks(["--no-lazy", COLD_PROCESS, key, "no-iotlb"]),
     },
     {
@@ -63,7 +64,7 @@ function besideBareWalks(args: readonly string[]): number {
     starts.push(start(args))
     if (n % PROCESSES !== 0) continue
     const ms = asAtGoal(fastest(starts), Math.min(...walks))
-    if (ms <= GOAL_MS || n === TRIES * PROCESSES) return ms
+    if (keepsLimit(ms, GOAL_MS) || n === TRIES * PROCESSES) return ms
   }
 }
 

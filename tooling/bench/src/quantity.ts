@@ -1,6 +1,7 @@
 /** What has no price to compare with a yardstick's: bytes, milliseconds from a standing start, rates, growth. */
 import { setFlagsFromString } from "node:v8"
 import { runInNewContext } from "node:vm"
+import { keepsLimit } from "./measure.ts"
 
 export interface QuantityCase {
   readonly what: string
@@ -8,6 +9,8 @@ export interface QuantityCase {
   readonly unit: string
   /** The most that is allowed; null where there is no promise. */
   readonly limit: number | null
+  /** True for what is set against a yardstick's time: two runs of it differ as ratios do. */
+  readonly isRatio?: boolean
   measure(): number
 }
 
@@ -21,9 +24,10 @@ export interface Quantity {
   readonly ok: boolean
 }
 
-export function measureQuantity({ what, subject, unit, limit, measure }: QuantityCase): Quantity {
+export function measureQuantity({ what, subject, unit, limit, isRatio, measure }: QuantityCase): Quantity {
   const value = measure()
-  return { what, subject, value, unit, limit, ok: limit === null || value <= limit }
+  const ok = isRatio === true ? keepsLimit(value, limit) : limit === null || value <= limit
+  return { what, subject, value, unit, limit, ok }
 }
 
 const ALLOCATION_ROUNDS = 5

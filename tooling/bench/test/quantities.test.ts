@@ -15,6 +15,13 @@ describe("quantities", () => {
     const quantity = measureQuantity({ ...toy, limit, measure: () => value })
     expect(quantity).toEqual({ ...toy, value, limit, ok })
   })
+
+  it.each([
+    [3.08, true],
+    [3.1, false],
+  ])("set against a yardstick of %d with limit 3: %s", (value, ok) => {
+    expect(measureQuantity({ ...toy, limit: 3, isRatio: true, measure: () => value }).ok).toBe(ok)
+  })
 })
 
 describe("allocation", () => {

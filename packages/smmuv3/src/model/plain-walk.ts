@@ -28,6 +28,7 @@ const WRITE = ACCESS_WRITE
 const EXEC = ACCESS_EXEC
 const PRIV = ACCESS_PRIV
 const DATA_ACCESS = ACCESS_READ | ACCESS_WRITE
+const EXEC_OR_WRITE = ACCESS_EXEC | ACCESS_WRITE
 const ALL_ACCESS = ACCESS_READ | ACCESS_WRITE | ACCESS_EXEC
 /** log2 of the blocks of level 2 with a 4 KiB granule. */
 const BLOCK_LG2 = 21
@@ -193,7 +194,7 @@ export class PlainWalk {
     }
     const index = ((ap >>> 6) & 3) | ((high >>> 19) & 0xc) | ((access & PRIV) << 1)
     const allowed = config.rights[index] as number
-    const need = (access & (EXEC | WRITE)) === EXEC ? EXEC : access & DATA_ACCESS
+    const need = (access & EXEC_OR_WRITE) === EXEC ? EXEC : access & DATA_ACCESS
     if ((need & ~allowed) !== 0) return false
     const { result, stage1 } = this
     stage1.leafLo = low
@@ -367,7 +368,7 @@ export class PlainWalk {
     }
     const index = ((ap >>> 6) & 3) | ((high >>> 19) & 0xc) | ((access & PRIV) << 1)
     const allowed = stage1 & (rights[index] as number)
-    const need = (access & (EXEC | WRITE)) === EXEC ? EXEC : access & DATA_ACCESS
+    const need = (access & EXEC_OR_WRITE) === EXEC ? EXEC : access & DATA_ACCESS
     if ((need & ~allowed) !== 0) return false
     const { result } = this
     this.stage2.leafLo = low
