@@ -328,14 +328,8 @@ function illegal(w: Int32Array, config: number, features: Features): string | nu
   }
   if (eats === ste.EATS_FULL && stalls && stage2) return "EATS asks for full ATS on a stream with S2S 1"
   if (!strwUnused(config, features) && (w[2] & (1 << ste.STRW_SHIFT)) !== 0) return "STRW is Reserved"
-  if (stage1) {
-    const reason = illegalStage1(w, features)
-    if (reason !== null) return reason
-  }
-  if (stage2) {
-    const reason = illegalStage2(w, features)
-    if (reason !== null) return reason
-  }
+  const reason = (stage1 ? illegalStage1(w, features) : null) ?? (stage2 ? illegalStage2(w, features) : null)
+  if (reason !== null) return reason
   const el1 = strwUnused(config, features) || (w[2] & ste.STRW) === 0
   const usesVmid = features.s2p && config !== ste.CONFIG_BYPASS && el1
   if (usesVmid && !features.vmid16 && (w[4] & 0xff00) !== 0) return "S2VMID has more than 8 bits"
