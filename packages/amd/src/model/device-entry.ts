@@ -62,7 +62,7 @@ export class DeviceEntries {
   private repeatsDevice = NOBODY
   private repeatsPasid = 0
   /** As that, where its requests go through host tables alone, which are plain as far as the entry says. */
-  plainDevice = NOBODY
+  plainDevice: number = NOBODY
 
   // The entry that is set up: whose it is, and what it says beside what the walkers have taken over.
   private current = NOBODY
