@@ -6,7 +6,7 @@
  * each moment an entry is the old one, the new one, or not valid; and what it ignores may change at any time.
  */
 import { IommuError, type PhysicalMemory } from "@iommu/core"
-import { CMD_CFGI_STE, CMD_CFGI_STE_RANGE, LEAF } from "../spec/commands.ts"
+import { CMD_CFGI_STE, CMD_CFGI_STE_RANGE, CMD_PREFETCH_CONFIG, LEAF } from "../spec/commands.ts"
 import * as ste from "../spec/device-table.ts"
 import {
   STRTAB_BASE_CFG_FMT_SHIFT,
@@ -259,11 +259,13 @@ export class DeviceTable {
   }
 
   /**
-   * Changes what a stream does, in the order that a live STE needs.
+   * Changes what a stream does, in the order that a live STE needs. The new STE is likely to be used soon, and the
+   * SMMU is told so, as Linux does (§4.2.1).
    * @throws EIO, ETIMEDOUT: the old STE is in place then
    */
   write(streamId: number, words: Entry): void {
     updateEntry(this.#hardware.memory, this.#steAt(streamId), words, STE_KIND, () => this.#forget(streamId))
+    this.#hardware.queue.hint(CMD_PREFETCH_CONFIG, streamId, 0, 0)
   }
 
   read(streamId: number): Entry {

@@ -69,6 +69,13 @@ export class CommandQueue {
     this.#written++
   }
 
+  /** Hands over a command that nobody waits for. It is left out where the queue is full. */
+  hint(word0: number, word1: number, word2: number, word3: number): void {
+    if (this.#written - this.#consumed === this.#size) return
+    this.push(word0, word1, word2, word3)
+    this.#mmio.write32(CMDQ_PROD, this.#register(this.#written))
+  }
+
   /**
    * Waits until every command before it is done.
    * @throws EIO when the hardware refused one, which is then skipped; ETIMEDOUT when it hangs
