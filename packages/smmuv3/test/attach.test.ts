@@ -107,6 +107,16 @@ describe("a device", () => {
 })
 
 describe("a paging domain", () => {
+  it("has its stream's configuration prefetched, so that the first request reads no structure", () => {
+    const host = new Host(SMMUV3_QEMU_NESTED)
+    const device = host.device(0x10)
+    const domain = host.alloc(device)
+    domain.map(0x1000n, 0x5000n, 0x1000n, RW)
+    domain.attachDev(device)
+    host.memory.write64(host.steAt(device.id) as bigint, 0n)
+    expect(host.dma(device, 0x1000n)).toBe(0x5000n)
+  })
+
   it("on stage 1 has the STE and CD that Linux writes", () => {
     const host = new Host(SMMUV3_QEMU_NESTED)
     const device = host.device(0x10)

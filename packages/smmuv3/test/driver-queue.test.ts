@@ -7,6 +7,8 @@ const BASE = 0x4000_0000
 const SIZE_LG2 = 3
 /** CMD_TLBI_NH_ASID, IHI 0070 §4.1.1. */
 const NH_ASID = 0x11
+/** CMD_PREFETCH_CONFIG. */
+const PREFETCH_CONFIG = 0x01
 
 function setUp(): { smmu: FakeSmmu; queue: CommandQueue } {
   const smmu = new FakeSmmu()
@@ -70,6 +72,37 @@ describe("the Command queue", () => {
     push(queue, 21)
     expect(queue.trySync()).toBe(-1)
     expect(tags(smmu)).toEqual([21])
+  })
+
+  it("hands over a hint at once, and says nothing of one that is refused", () => {
+    const { smmu, queue } = setUp()
+    queue.hint(PREFETCH_CONFIG, 5, 0, 0)
+    expect(smmu.commands.map(command => command.opcode)).toEqual([PREFETCH_CONFIG])
+    smmu.refuse = ({ opcode }) => (opcode === PREFETCH_CONFIG ? 1 : 0)
+    queue.hint(PREFETCH_CONFIG, 6, 0, 0)
+    push(queue, 1)
+    expect(queue.trySync()).toBe(-1)
+    smmu.takeCommands()
+    queue.hint(PREFETCH_CONFIG, 7, 0, 0)
+    smmu.refuse = ({ opcode }) => (opcode === NH_ASID ? 1 : 0)
+    push(queue, 2)
+    expect(queue.trySync()).toBe(queue.position - 2)
+  })
+
+  it("gives up on hardware that refuses even CMD_SYNC: EIO", () => {
+    const { smmu, queue } = setUp()
+    smmu.refuse = () => 1
+    push(queue, 1)
+    expect(codeOf(() => queue.sync())).toBe("EIO")
+  })
+
+  it("leaves a hint out where it is full", () => {
+    const { smmu, queue } = setUp()
+    for (let tag = 1; tag <= 2 ** SIZE_LG2; tag++) push(queue, tag)
+    queue.hint(PREFETCH_CONFIG, 5, 0, 0)
+    queue.sync()
+    expect(smmu.commands.map(({ opcode }) => opcode)).not.toContain(PREFETCH_CONFIG)
+    expect(tags(smmu)).toEqual([1, 2, 3, 4, 5, 6, 7, 8])
   })
 
   it("throws EIO from sync for a refused command", () => {

@@ -44,6 +44,9 @@ export class CommandQueue {
   #written = 0
   #consumed = 0
   #refused = -1
+  /** Position of the last hint, and of the last command that a CMD_SYNC has replaced. */
+  #hinted = -1
+  #replaced = -1
   #retries = 0
 
   constructor(options: QueueOptions) {
@@ -69,9 +72,10 @@ export class CommandQueue {
     this.#written++
   }
 
-  /** Hands over a command that nobody waits for. It is left out where the queue is full. */
+  /** Hands over a command that nobody waits for, nor for its refusal. It is left out where the queue is full. */
   hint(word0: number, word1: number, word2: number, word3: number): void {
     if (this.#written - this.#consumed === this.#size) return
+    this.#hinted = this.#written
     this.push(word0, word1, word2, word3)
     this.#mmio.write32(CMDQ_PROD, this.#register(this.#written))
   }
@@ -148,7 +152,9 @@ export class CommandQueue {
       throw new IommuError("ETIMEDOUT", `the Command queue stays in error ${error} (CMDQ_CONS.ERR)`)
     }
     if (!mayPass) {
-      if (this.#refused < 0) this.#refused = this.#consumed
+      if (this.#replaced === this.#consumed) throw new IommuError("EIO", "the SMMU refuses CMD_SYNC")
+      this.#replaced = this.#consumed
+      if (this.#refused < 0 && this.#consumed !== this.#hinted) this.#refused = this.#consumed
       this.#write(this.#consumed, CMD_SYNC, 0, 0, 0)
     }
     this.#mmio.write32(GERRORN, this.#mmio.read32(GERRORN) ^ GERROR_CMDQ_ERR)
