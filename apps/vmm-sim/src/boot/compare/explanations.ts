@@ -117,8 +117,8 @@ const SMMUV3: readonly Explanation[] = [
   },
   {
     side: "first",
-    lines: /^CMD_PREFETCH_CONFIG |^CMD_TLBI_NH_ASID /,
-    why: "Linux hints at the new entry, and drops what an ASID may have left when it takes it; ours drops translations when it takes their tables away.",
+    lines: /^CMD_TLBI_NH_ASID /,
+    why: "Linux drops what an ASID may have left when it takes it; ours drops translations when it takes their tables away.",
   },
 ]
 
