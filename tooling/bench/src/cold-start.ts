@@ -4,6 +4,7 @@ import { fileURLToPath } from "node:url"
 import { BENCH_VENDORS } from "./machines.ts"
 import { keepsLimit, sample } from "./measure.ts"
 import type { QuantityCase } from "./quantity.ts"
+import { TRIES } from "./tries.ts"
 import { BARE_WALK_NS, walkYardstick } from "./yardsticks.ts"
 
 const PROCESSES = 9
@@ -17,8 +18,6 @@ export interface ColdStart {
 }
 
 const GOAL_MS = 0.7
-/** As often may a case be tried that breaks its limit, see tries.ts. */
-const TRIES = 5
 /** Samples of the bare walk beside each process, and CPU time of one: enough to meet the machine at its fastest. */
 const SAMPLES = 3
 const SAMPLE_MS = 4

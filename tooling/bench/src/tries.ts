@@ -6,7 +6,7 @@ import type { BenchCase } from "./bench-case.ts"
 import { keepsLimit, type Measurement, type MeasureOptions, measure, sample, WARM_UP_MS } from "./measure.ts"
 
 /** Of each case, the first included. */
-const TRIES = 5
+export const TRIES = 5
 
 /**
  * @param freshCases the same cases on memory of their own

@@ -44,13 +44,9 @@ function compare(
   random: Random,
 ): void {
   const how = world.configurations[stages]
-  const policies = ["none" as const, ...ALL_ALIKE, random.pick(APART)]
-  const memories = policies.map(policy => {
-    const memory = copyOf(world.memory)
-    const caches = typeof policy === "string" ? policy : `${policy.walks} and ${policy.translations}`
-    return { memory, caches, model: format.start(memory, how, policy) }
-  })
-  const [plain, ...others] = memories as [(typeof memories)[number], ...typeof memories]
+  const plain = side(format, world, how, "none")
+  const policies = [...ALL_ALIKE, random.pick(APART)]
+  const others = policies.map(policy => side(format, world, how, policy))
   const cached = [...others, traced(format, world, how)]
   const asked: Request = { hi: 0, lo: 0, access: 0 }
   const { large, page } = layoutOf(format)
@@ -82,12 +78,23 @@ function compare(
   }
 }
 
+/** A model and memory of its own. */
+function side(
+  format: NestedFormat,
+  world: NestedWorld,
+  how: Configuration,
+  policy: CachePolicy | CachePolicies,
+) {
+  const memory = copyOf(world.memory)
+  const caches = typeof policy === "string" ? policy : `${policy.walks} and ${policy.translations}`
+  return { memory, caches, model: format.start(memory, how, policy) }
+}
+
 /** As a model without caches, which shows what it does. */
 function traced(format: NestedFormat, world: NestedWorld, how: Configuration) {
-  const memory = copyOf(world.memory)
-  const model = format.start(memory, how, "none")
-  model.trace = UNHEARD
-  return { memory, caches: "traced", model }
+  const watched = { ...side(format, world, how, "none"), caches: "traced" }
+  watched.model.trace = UNHEARD
+  return watched
 }
 
 /** How far a refused transaction got with its flags is the hardware's choice: from here on all got equally far. */
