@@ -10,7 +10,7 @@ import {
   NO_PASID,
 } from "@iommu/core"
 import fc from "fast-check"
-import { describe, expect, it } from "vitest"
+import { describe, expect, it, vi } from "vitest"
 import type { AmdTranslationResult } from "../src/model/attributes.ts"
 import { Caches } from "../src/model/caches.ts"
 import { PlainWalk } from "../src/model/plain-walk.ts"
@@ -58,18 +58,7 @@ class World {
   readonly walk: HostWalk
   readonly plain: PlainWalk
   readonly tables: readonly bigint[]
-  readonly result: AmdTranslationResult = {
-    paHi: 0,
-    paLo: 0,
-    sizeLg2: 0,
-    allowed: 0,
-    ipaHi: 0,
-    ipaLo: 0,
-    stage1SizeLg2: 0,
-    stage2SizeLg2: 0,
-    attributes: 0,
-    fault: null,
-  }
+  readonly result: AmdTranslationResult = this.machine.model.result
 
   constructor(entries: readonly RandomEntry[], mode: number, had: bigint) {
     const { memory } = this.machine
@@ -185,6 +174,17 @@ describe("the plain host walk", () => {
     const iova = 1n << BigInt(12 + 9 * (level - 2))
     expect(plain.stage2(hi32(iova), lo32(iova), ACCESS_READ, result)).toBe(false)
     expect(walk.fetch(hi32(iova), lo32(iova))).toBe(-1)
+  })
+
+  it.each([3, 4])("needs no help for the hardware's own reads of %i levels whose marks are set", mode => {
+    const world = new World(
+      oneOfEach.map(entry => ({ ...entry, extra: PR | A })),
+      mode,
+      1n,
+    )
+    const checked = vi.spyOn(world.walk, "walkChecked")
+    expect(world.walk.fetch(0, 0)).toBeGreaterThanOrEqual(0)
+    expect(checked).not.toHaveBeenCalled()
   })
 
   it("leaves to the checked one that the root is in no memory; a page may be", () => {

@@ -30,12 +30,8 @@ const { ATTRIBUTES, CLEAN, INFO, LG2_MASK, PA_HI, PA_LO, SIZE_LG2_SHIFT } = cach
 const SIZE: number = LG2_MASK << SIZE_LG2_SHIFT
 const SMALL_PAGE: number = PAGE_LG2 << SIZE_LG2_SHIFT
 
-// What stands in PR and NextLevel.
-const LEAF = 0x001
-const SIZED_LEAF = 0xe01
-const TABLE_1 = 0x201
-const TABLE_2 = 0x401
-const TABLE_3 = 0x601
+const { V1_KIND_LEAF: LEAF, V1_KIND_SIZED_LEAF: SIZED_LEAF } = pte
+const { V1_KIND_TABLE_1: TABLE_1, V1_KIND_TABLE_2: TABLE_2, V1_KIND_TABLE_3: TABLE_3 } = pte
 
 export class PlainWalk {
   private readonly memory: PhysicalMemory

@@ -29,10 +29,12 @@ const LEAF_FLAGS = pte.V1_U_HI | pte.V1_FC_HI
 /** What host tables grant to everybody. */
 const HOST_INDIFFERENT = ACCESS_EXEC | cached.GRANT_USER
 
-const LEAF = 0x001
-const TABLE_1 = 0x201
-const TABLE_2 = 0x401
-const TABLE_3 = 0x601
+const {
+  V1_KIND_LEAF: LEAF,
+  V1_KIND_TABLE_1: TABLE_1,
+  V1_KIND_TABLE_2: TABLE_2,
+  V1_KIND_TABLE_3: TABLE_3,
+} = pte
 
 const { HOST_TABLES, ATTRIBUTES, CLEAN, INFO, PA_HI, PA_LO, TABLE_HI, TABLE_LO, TABLE_RIGHTS } = cached
 const { LG2_MASK, SIZE_LG2_SHIFT } = cached
@@ -115,9 +117,9 @@ export class HostWalk {
     if (at < 0 || hi >>> this.beyondShift !== 0) return this.access(hi, lo, IR)
     const { words, hitHi, hitLo, hitWord } = memory
     const last = memory.hitLast >>> 0
-    const accessed = this.accessedBit
     let permissions = this.rootPermissions
     let odd = 0
+    let marks = -1
     let highs = 0
     let high = 0
     let low = 0
@@ -126,7 +128,8 @@ export class HostWalk {
       at += (hi >>> 6) & 0x3fe
       low = words[at] as number
       high = words[at + 1] as number
-      odd = (low ^ TABLE_3) | (~low & accessed)
+      odd = low ^ TABLE_3
+      marks = low
       permissions &= high
       highs = high
       high &= ADDR_HI
@@ -138,7 +141,8 @@ export class HostWalk {
     at += ((hi << 3) | (lo >>> 29)) & 0x3fe
     low = words[at] as number
     high = words[at + 1] as number
-    odd |= (low ^ TABLE_2) | (~low & accessed)
+    odd |= low ^ TABLE_2
+    marks &= low
     permissions &= high
     highs |= high
     high &= ADDR_HI
@@ -148,7 +152,8 @@ export class HostWalk {
     at += (lo >>> 20) & 0x3fe
     low = words[at] as number
     high = words[at + 1] as number
-    odd |= (low ^ TABLE_1) | (~low & accessed)
+    odd |= low ^ TABLE_1
+    marks &= low
     permissions &= high
     highs |= high
     high &= ADDR_HI
@@ -158,7 +163,7 @@ export class HostWalk {
     at += (lo >>> 11) & 0x3fe
     low = words[at] as number
     high = words[at + 1] as number
-    odd = ((odd | (low ^ LEAF)) & KIND) | ((odd | ~low) & accessed)
+    odd = ((odd | (low ^ LEAF)) & KIND) | (~(marks & low) & this.accessedBit)
     odd |= (highs & TABLE_RESERVED_HI) | (high & LEAF_RESERVED_HI)
     if (odd !== 0 || (permissions & high & IR) === 0) return this.access(hi, lo, IR)
     high &= ADDR_HI

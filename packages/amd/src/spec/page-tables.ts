@@ -32,6 +32,12 @@ export const V1_NEXT_LEVEL_LEAF = 0
 export const V1_NEXT_LEVEL_SIZED = 7
 /** What an entry is: PR and NextLevel. */
 export const V1_KIND: number = V1_PR | V1_NEXT_LEVEL
+const kindOf = (nextLevel: number): number => V1_PR | (nextLevel << V1_NEXT_LEVEL_SHIFT)
+export const V1_KIND_LEAF: number = kindOf(V1_NEXT_LEVEL_LEAF)
+export const V1_KIND_SIZED_LEAF: number = kindOf(V1_NEXT_LEVEL_SIZED)
+export const V1_KIND_TABLE_1: number = kindOf(1)
+export const V1_KIND_TABLE_2: number = kindOf(2)
+export const V1_KIND_TABLE_3: number = kindOf(3)
 /** Bits 60:52 of a PDE, in its high half. */
 export const V1_TABLE_RESERVED_HI = 0x1ff0_0000
 /** Bits 58:52 of a PTE. */
