@@ -19,7 +19,23 @@ import { GuestWalk } from "../src/model/walk-stage1.ts"
 import { HostWalk, READ, WRITE } from "../src/model/walk-stage2.ts"
 import { EFR_NXSup } from "../src/spec/registers.ts"
 import { GuestMachine } from "./guest-machine.ts"
-import { A, bit, D, DTE_GIOV, GCR3_TRP_MODE, IR, IRW, IW, Machine, ON, PR, PRWU } from "./machine.ts"
+import {
+  A,
+  bit,
+  D,
+  DTE_GIOV,
+  GCR3_TRP_MODE,
+  IR,
+  IRW,
+  IW,
+  Machine,
+  ON,
+  PR,
+  PRWU,
+  page,
+  pde,
+  REG,
+} from "./machine.ts"
 
 interface RandomEntry {
   readonly table: number
@@ -257,3 +273,18 @@ describe.each([
     },
   )
 })
+
+it.each(["none", NO_IOTLB, "exact"] as const)(
+  "no device goes through another's tables, caches %o",
+  caches => {
+    const machine = new Machine({ caches })
+    const level1 = machine.table({ 0: page(0x5000n) })
+    machine.hostDevice(1, 3, machine.table({ 0: pde(2, machine.table({ 0: pde(1, level1) })) }))
+    const ask = (device: number, pasid: number = NO_PASID): number =>
+      machine.model.translate(device, pasid, 0, 0, ACCESS_READ)
+    expect(ask(-1)).not.toBe(0)
+    expect([ask(1), ask(1), ask(1)]).toEqual([0, 0, 0])
+    machine.model.mmio.write64(REG.CONTROL, machine.model.mmio.read64(REG.CONTROL))
+    for (const pasid of [NO_PASID, 0]) expect(ask(-1, pasid)).not.toBe(0)
+  },
+)

@@ -231,6 +231,21 @@ describe("requests that go to a plain walk directly", () => {
     expect(unit.code(iova)).toBe(0)
   })
 
+  it.each(["none", NO_IOTLB, "exact"] as const)("are never those of no device, caches %o", caches => {
+    const { unit, iova } = second(4)(NO_IOTLB)
+    const again = vtdModel({ memory: unit.memory, caches })
+    again.mmio.write64(RTADDR, ROOT | SCALABLE)
+    again.mmio.write32(GCMD, SRTP)
+    again.mmio.write32(GCMD, TE)
+    const ask = (device: number, pasid: number): number =>
+      again.translate(device, pasid, hi32(iova), lo32(iova), ACCESS_READ)
+    expect(ask(-1, NO_PASID)).not.toBe(0)
+    expect([ask(0, NO_PASID), ask(0, NO_PASID)]).toEqual([0, 0])
+    again.mmio.write32(GCMD, 0)
+    again.mmio.write32(GCMD, TE)
+    for (const pasid of [NO_PASID, NO_PASID - 1, 0]) expect(ask(-1, pasid)).not.toBe(0)
+  })
+
   it("show a trace its steps", () => {
     const { unit, iova } = second(4)(NO_IOTLB)
     expect(unit.code(iova)).toBe(0)

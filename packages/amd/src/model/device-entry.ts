@@ -33,8 +33,8 @@ const RIGHTS = dte.IR | dte.IW
 /** IR and IW stand above the DomainID in the tag of cached translations. */
 const RIGHTS_TO_TAG = 13
 const DTE_WORDS = DTE_BYTES / 4
-/** No device has this ID. */
-const NOBODY = -1
+/** In the place of a device, while none is known. Who asks in its name is a device that does not exist. */
+export const NOBODY = -1
 
 /** HATS 3 says that there are no host tables at all. */
 const HATS_NONE = 3
@@ -153,7 +153,7 @@ export class DeviceEntries {
   load(): number {
     const t = this.transaction
     this.forgetRequest()
-    if (t.device !== this.current) this.status = this.fetch(t.device)
+    if (this.current === NOBODY || t.device !== this.current) this.status = this.fetch(t.device)
     if (this.status !== OK || !this.valid) return this.status
     return this.select(t.pasid)
   }
@@ -173,7 +173,7 @@ export class DeviceEntries {
 
   /** As {@link load} when the last request was of the same device and PASID, and came to be {@link repeatable}. */
   repeats(device: number, pasid: number): boolean {
-    return device === this.repeatsDevice && pasid === this.repeatsPasid
+    return device === this.repeatsDevice && pasid === this.repeatsPasid && device !== NOBODY
   }
 
   /** The request that was loaded goes through tables, and no register says otherwise of any address. */

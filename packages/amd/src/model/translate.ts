@@ -20,7 +20,7 @@ import {
   UNTRANSLATED,
 } from "./attributes.ts"
 import type { Caches } from "./caches.ts"
-import type { DeviceEntries } from "./device-entry.ts"
+import { type DeviceEntries, NOBODY } from "./device-entry.ts"
 import type { EventLog } from "./events.ts"
 import type { PasidEntries } from "./pasid-entry.ts"
 import type { PlainWalk } from "./plain-walk.ts"
@@ -54,6 +54,7 @@ const IommuEn = reg.CONTROL_IommuEn
 const ExEn = reg.EXCL_ExEn
 const HyperTransport = SPECIAL_HI
 const INTERRUPTS = INTERRUPT_MEGABYTE
+const UNKNOWN_DEVICE = NOBODY
 
 const CONTROL = dwordOf("CONTROL")
 const EXCL_BASE = dwordOf("EXCL_BASE")
@@ -132,7 +133,7 @@ export class Translator {
       }
     }
     // Host tables alone are never reached with a PASID.
-    const isPlain = device === this.entries.plainDevice && pasid === NONE
+    const isPlain = device === this.entries.plainDevice && pasid === NONE && device !== UNKNOWN_DEVICE
     if (isPlain && hi !== HyperTransport && (hi !== 0 || lo >>> 20 !== INTERRUPTS)) {
       if (this.plain.stage2(hi, lo, access, this.result)) return OK
     }

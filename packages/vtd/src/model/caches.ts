@@ -40,8 +40,9 @@ export class Caches {
   private pasid = -1
   private access = 0
   /** Whose requests to read or write may go to a plain walk without being looked at: nothing can have changed. */
-  plainDevice: number = NOBODY
-  plainPasid: number = NOBODY - 1
+  isPlain = false
+  plainDevice = 0
+  plainPasid = 0
 
   constructor(policies: CacheKinds, cachingMode: boolean) {
     const policy = policies.structures
@@ -84,14 +85,14 @@ export class Caches {
   /** A plain walk has answered a request with the entries in the transaction, which are asked no more where they are noted. */
   notePlain(t: Transaction): void {
     if (this.access !== 0 || this.device !== t.device || this.pasid !== t.pasid) return
+    this.isPlain = true
     this.plainDevice = t.device
     this.plainPasid = t.pasid
   }
 
   /** Requests have to be looked at again: a register or the trace says something else. */
   forgetPlain(): void {
-    this.plainDevice = NOBODY
-    this.plainPasid = NOBODY - 1
+    this.isPlain = false
   }
 
   /** @returns false when the context entry has to be read; else it stands in `t`, or `t.reason` is what is wrong */

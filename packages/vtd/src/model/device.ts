@@ -153,6 +153,7 @@ export class VtdModel implements IommuModel, AtsModel {
     }
     const { caches } = t
     if (
+      caches.isPlain &&
       device === caches.plainDevice &&
       pasid === caches.plainPasid &&
       access > 0 &&
